@@ -1,0 +1,122 @@
+//! Asks the compiler about `core::alloc::Allocator`, because no feature can know which compiler a build uses.
+//!
+//! | cfg | says |
+//! | --- | --- |
+//! | `family_alloc_core_allocator` | families implement the trait: the feature `allocator-api` is on, the compiler has it |
+//! | `family_alloc_core_allocator_unstable` | the compiler has the trait only behind `feature(allocator_api)` |
+//!
+//! Where the compiler cannot have the trait (stable before 1.100), `allocator-api` does nothing: a feature is switched on
+//! for all who depend on this crate at once, and an error would punish the ones that never asked.
+//!
+//! The second cfg is set for `allocator-api2-02` too: with `allocator-api2/nightly` switched on somewhere in the build,
+//! the trait of 0.2 is core's, and naming it takes the gate.
+
+use std::env;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// Implements the trait in full, through a macro as the crate does; `{gate}` and `{allow}` open the feature or are empty.
+const PROBE: &str = r#"
+#![no_std]
+{gate}
+
+{allow}
+macro_rules! implement {
+    ($name:ident) => {
+        unsafe impl core::alloc::Allocator for $name {
+            fn allocate(&self, _: Layout) -> Result<NonNull<[u8]>, core::alloc::AllocError> {
+                Err(core::alloc::AllocError)
+            }
+            fn allocate_zeroed(&self, _: Layout) -> Result<NonNull<[u8]>, core::alloc::AllocError> {
+                Err(core::alloc::AllocError)
+            }
+            unsafe fn deallocate(&self, _: NonNull<u8>, _: Layout) {}
+            unsafe fn grow(
+                &self,
+                _: NonNull<u8>,
+                _: Layout,
+                _: Layout,
+            ) -> Result<NonNull<[u8]>, core::alloc::AllocError> {
+                Err(core::alloc::AllocError)
+            }
+            unsafe fn grow_zeroed(
+                &self,
+                _: NonNull<u8>,
+                _: Layout,
+                _: Layout,
+            ) -> Result<NonNull<[u8]>, core::alloc::AllocError> {
+                Err(core::alloc::AllocError)
+            }
+            unsafe fn shrink(
+                &self,
+                _: NonNull<u8>,
+                _: Layout,
+                _: Layout,
+            ) -> Result<NonNull<[u8]>, core::alloc::AllocError> {
+                Err(core::alloc::AllocError)
+            }
+        }
+    };
+}
+
+use core::{alloc::Layout, ptr::NonNull};
+
+pub struct Probe;
+implement!(Probe);
+"#;
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=RUSTC_BOOTSTRAP");
+    println!("cargo::rustc-check-cfg=cfg(family_alloc_core_allocator)");
+    println!("cargo::rustc-check-cfg=cfg(family_alloc_core_allocator_unstable)");
+
+    let implemented = env::var_os("CARGO_FEATURE_ALLOCATOR_API").is_some();
+    let named = env::var_os("CARGO_FEATURE_ALLOCATOR_API2_02").is_some();
+    if !implemented && !named {
+        return;
+    }
+    let stable = compiles("", "");
+    let unstable = !stable
+        && compiles(
+            "#![feature(allow_internal_unstable)]",
+            "#[allow_internal_unstable(allocator_api)]",
+        );
+    if implemented && (stable || unstable) {
+        println!("cargo::rustc-cfg=family_alloc_core_allocator");
+    }
+    if unstable {
+        println!("cargo::rustc-cfg=family_alloc_core_allocator_unstable");
+    }
+}
+
+/// Whether the compiler that builds this crate, for its target and with its flags, takes the probe.
+fn compiles(gate: &str, allow: &str) -> bool {
+    let source = PROBE.replace("{gate}", gate).replace("{allow}", allow);
+    let Some(mut compiler) = compiler() else { return false };
+    let Ok(mut child) = compiler.spawn() else { return false };
+    let written = child.stdin.take().is_some_and(|mut stdin| stdin.write_all(source.as_bytes()).is_ok());
+    let accepted = child.wait().is_ok_and(|status| status.success());
+    written && accepted
+}
+
+/// The compiler as cargo calls it, reading a library from its standard input.
+fn compiler() -> Option<Command> {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty());
+    let mut words = [set("RUSTC_WRAPPER"), set("RUSTC_WORKSPACE_WRAPPER"), set("RUSTC")].into_iter().flatten();
+    let mut command = Command::new(words.next()?);
+    command
+        .args(words)
+        .args(["--edition=2024", "--crate-name=probe", "--crate-type=lib", "--emit=metadata", "--cap-lints=allow"])
+        .arg("--out-dir")
+        .arg(PathBuf::from(env::var_os("OUT_DIR")?))
+        .arg("--target")
+        .arg(env::var_os("TARGET")?)
+        .args(env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default().split('\x1f').filter(|flag| !flag.is_empty()))
+        .arg("-")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Some(command)
+}

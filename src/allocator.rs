@@ -1,0 +1,236 @@
+//! Layer 8: the `Allocator` traits, one impl of each enabled world for every family.
+//!
+//! A *world* is one definition of the trait: `allocator_api2` 0.2, 0.3 and 0.4, and core's own. Families are declared in
+//! other crates, where our features cannot be seen; so the choice is made here, by which of two definitions a macro has,
+//! and `family!` calls [`__impl_allocators!`](crate::__impl_allocators) knowing nothing of it.
+//!
+//! ```text
+//! family! ── __impl_allocators! ─┬─ __impl_allocator_api2_02! ─┐
+//!                                ├─ __impl_allocator_api2_03! ─┼─ __impl_allocator! ── crate::__private
+//!                                ├─ __impl_allocator_api2_04! ─┤
+//!                                └─ __impl_allocator_core! ────┘
+//! ```
+//!
+//! Two of the worlds may be one: `allocator-api2/nightly`, which any crate of the build may switch on, turns the trait of
+//! 0.2 into core's. [`own_02`] finds that out, and the impl of 0.2 is then none.
+//!
+//! Where core's trait is unstable, `build.rs` sets `family_alloc_core_allocator_unstable`, and the macros may name the
+//! trait in crates that have not opened the feature gate: whoever declares a family need not know who switched it on.
+//!
+//! The impls hold no code of their own: layouts, zero sizes and failures are the engine's.
+
+/// The worlds, by the names that the macros use.
+#[doc(hidden)]
+pub mod worlds {
+    #[cfg(feature = "allocator-api2-02")]
+    pub use allocator_api2_02 as v02;
+    #[cfg(feature = "allocator-api2-03")]
+    pub use allocator_api2_03 as v03;
+    #[cfg(feature = "allocator-api2-04")]
+    pub use allocator_api2_04 as v04;
+
+    #[cfg(all(feature = "allocator-api2-02", family_alloc_core_allocator))]
+    pub use super::own_02::{Answer, Asks02, LayoutErr};
+}
+
+/// Whether the trait of 0.2 is core's, asked where core's trait is implemented as well.
+///
+/// The answer hangs on one name. Core's module `alloc` has kept `LayoutErr`, deprecated since 1.52; `allocator_api2`
+/// never had it. So in a block that imports all of 0.2's `alloc`, the name means core's type if 0.2's `alloc` *is*
+/// core's, and else it means the type of that name out here.
+#[cfg(all(feature = "allocator-api2-02", family_alloc_core_allocator))]
+mod own_02 {
+    /// Meant where 0.2 has a trait of its own.
+    pub enum LayoutErr {}
+
+    pub trait Asks02<'nothing> {
+        type LayoutErr;
+    }
+
+    const _: () = {
+        #[allow(unused_imports, reason = "0.2 may have nothing of use here: that is the question")]
+        use allocator_api2_02::alloc::*;
+
+        #[allow(deprecated, reason = "the deprecated name is the one that only core has")]
+        impl<Family> Asks02<'_> for Family {
+            type LayoutErr = LayoutErr;
+        }
+    };
+
+    /// The answer of this build.
+    pub type Answer = <() as Asks02<'static>>::LayoutErr;
+}
+
+/// Implements for the family `$family` the `Allocator` of every world that this crate was built with.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __impl_allocators {
+    ($family:ident) => {
+        $crate::__impl_allocator_api2_02!($family);
+        $crate::__impl_allocator_api2_03!($family);
+        $crate::__impl_allocator_api2_04!($family);
+        $crate::__impl_allocator_core!($family);
+    };
+}
+
+#[cfg(all(feature = "allocator-api2-02", not(family_alloc_core_allocator)))]
+#[doc(hidden)]
+#[macro_export]
+#[cfg_attr(family_alloc_core_allocator_unstable, allow_internal_unstable(allocator_api))]
+macro_rules! __impl_allocator_api2_02 {
+    ($family:ident) => {
+        $crate::__impl_allocator!($family, [$crate::__private::worlds::v02::alloc]);
+    };
+}
+
+#[cfg(all(feature = "allocator-api2-02", family_alloc_core_allocator))]
+#[doc(hidden)]
+#[macro_export]
+#[cfg_attr(family_alloc_core_allocator_unstable, allow_internal_unstable(allocator_api))]
+macro_rules! __impl_allocator_api2_02 {
+    ($family:ident) => {
+        $crate::__impl_allocator!(
+            $family,
+            [$crate::__private::worlds::v02::alloc]
+            where for<'nothing> $family: $crate::__private::worlds::Asks02<'nothing, LayoutErr = $crate::__private::worlds::LayoutErr>
+        );
+    };
+}
+
+#[cfg(not(feature = "allocator-api2-02"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __impl_allocator_api2_02 {
+    ($family:ident) => {};
+}
+
+#[cfg(feature = "allocator-api2-03")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __impl_allocator_api2_03 {
+    ($family:ident) => {
+        $crate::__impl_allocator!($family, [$crate::__private::worlds::v03::alloc]);
+    };
+}
+
+#[cfg(not(feature = "allocator-api2-03"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __impl_allocator_api2_03 {
+    ($family:ident) => {};
+}
+
+#[cfg(feature = "allocator-api2-04")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __impl_allocator_api2_04 {
+    ($family:ident) => {
+        $crate::__impl_allocator!($family, [$crate::__private::worlds::v04::alloc]);
+    };
+}
+
+#[cfg(not(feature = "allocator-api2-04"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __impl_allocator_api2_04 {
+    ($family:ident) => {};
+}
+
+#[cfg(all(family_alloc_core_allocator, feature = "allocator-api2-02"))]
+#[doc(hidden)]
+#[macro_export]
+#[cfg_attr(family_alloc_core_allocator_unstable, allow_internal_unstable(allocator_api))]
+macro_rules! __impl_allocator_core {
+    ($family:ident) => {
+        $crate::__impl_allocator!($family, [::core::alloc]
+            where for<'nothing> $family: $crate::__private::worlds::Asks02<'nothing, LayoutErr = $crate::__private::worlds::Answer>
+        );
+    };
+}
+
+#[cfg(all(family_alloc_core_allocator, not(feature = "allocator-api2-02")))]
+#[doc(hidden)]
+#[macro_export]
+#[cfg_attr(family_alloc_core_allocator_unstable, allow_internal_unstable(allocator_api))]
+macro_rules! __impl_allocator_core {
+    ($family:ident) => {
+        $crate::__impl_allocator!($family, [::core::alloc]);
+    };
+}
+
+#[cfg(not(family_alloc_core_allocator))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __impl_allocator_core {
+    ($family:ident) => {};
+}
+
+/// Implements the `Allocator` of the module `$world` for `$family`.
+#[doc(hidden)]
+#[macro_export]
+#[cfg_attr(family_alloc_core_allocator_unstable, allow_internal_unstable(allocator_api))]
+macro_rules! __impl_allocator {
+    ($family:ident, [$($world:tt)+] $($bound:tt)*) => {
+        // SAFETY: a family lives as long as the process and has no state in its values: every copy is the same
+        // allocator, and what one hands out stays allocated until it comes back through any of them.
+        unsafe impl $($world)+::Allocator for $family $($bound)* {
+            #[inline(always)]
+            fn allocate(
+                &self,
+                layout: ::core::alloc::Layout,
+            ) -> ::core::result::Result<::core::ptr::NonNull<[u8]>, $($world)+::AllocError> {
+                $crate::__private::allocate::<$family>(layout).ok_or($($world)+::AllocError)
+            }
+
+            #[inline(always)]
+            fn allocate_zeroed(
+                &self,
+                layout: ::core::alloc::Layout,
+            ) -> ::core::result::Result<::core::ptr::NonNull<[u8]>, $($world)+::AllocError> {
+                $crate::__private::allocate_zeroed::<$family>(layout).ok_or($($world)+::AllocError)
+            }
+
+            #[inline(always)]
+            unsafe fn deallocate(&self, ptr: ::core::ptr::NonNull<u8>, layout: ::core::alloc::Layout) {
+                // SAFETY: the caller's promise is the one asked for here: `ptr` is allocated by this family, `layout`
+                // fits it.
+                unsafe { $crate::__private::deallocate::<$family>(ptr, layout) }
+            }
+
+            #[inline(always)]
+            unsafe fn grow(
+                &self,
+                ptr: ::core::ptr::NonNull<u8>,
+                old_layout: ::core::alloc::Layout,
+                new_layout: ::core::alloc::Layout,
+            ) -> ::core::result::Result<::core::ptr::NonNull<[u8]>, $($world)+::AllocError> {
+                // SAFETY: as in `deallocate`, and the caller promises that the new size is not below the old one.
+                unsafe { $crate::__private::grow::<$family>(ptr, old_layout, new_layout) }.ok_or($($world)+::AllocError)
+            }
+
+            #[inline(always)]
+            unsafe fn grow_zeroed(
+                &self,
+                ptr: ::core::ptr::NonNull<u8>,
+                old_layout: ::core::alloc::Layout,
+                new_layout: ::core::alloc::Layout,
+            ) -> ::core::result::Result<::core::ptr::NonNull<[u8]>, $($world)+::AllocError> {
+                // SAFETY: as in `grow`.
+                unsafe { $crate::__private::grow_zeroed::<$family>(ptr, old_layout, new_layout) }
+                    .ok_or($($world)+::AllocError)
+            }
+
+            #[inline(always)]
+            unsafe fn shrink(
+                &self,
+                ptr: ::core::ptr::NonNull<u8>,
+                old_layout: ::core::alloc::Layout,
+                new_layout: ::core::alloc::Layout,
+            ) -> ::core::result::Result<::core::ptr::NonNull<[u8]>, $($world)+::AllocError> {
+                // SAFETY: as in `deallocate`, and the caller promises that the new size is not above the old one.
+                unsafe { $crate::__private::shrink::<$family>(ptr, old_layout, new_layout) }
+                    .ok_or($($world)+::AllocError)
+            }
+        }
+    };
+}

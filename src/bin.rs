@@ -1,0 +1,271 @@
+//! What all threads share of one (family, class): a lock, the slabs with room, and the depot.
+//!
+//! ```text
+//!   take: depot ─► slabs with recycled slots ─► fresh part of the current slab ─► a new slab from the pool
+//!   give: depot, while it has room and the program is not only freeing ─► each slot to its slab ─► empty slab to the pool
+//! ```
+//!
+//! The depot is a stack of whole batches, copied in and out under the lock, so that slots which pass from one thread to
+//! another touch no slab. It keeps slabs from becoming empty, so a bin that only ever gets slots back empties it.
+//!
+//! **B1** A slab is in `partial` exactly while `recycled > 0`. **B2** `used_slots` is the sum of `used` over the bin's slabs;
+//! what is outside of the bin, in caches and with clients, is `used_slots − depot_slots`.
+
+use core::ops::Range;
+
+use crate::capacity::{batch_slots, depot_batches, fresh_slots};
+use crate::header::{Directory, SlabHeader};
+use crate::slab::Geometry;
+use crate::sync::Lock;
+
+/// Batches that come back one after another, without one taken, before the depot is emptied into its slabs.
+const SURPLUS_BATCHES: u32 = 64;
+
+/// What [`Bin::take`] found.
+pub(crate) enum Taken {
+    /// This many addresses were written to the buffer.
+    Recycled(usize),
+    /// Slots that were never used, in address order.
+    Fresh(Fresh),
+}
+
+/// A range of fresh slots.
+pub(crate) struct Fresh {
+    pub(crate) range: Range<usize>,
+    /// Whether all of it is known to read zero.
+    pub(crate) zeroed: bool,
+}
+
+/// Numbers of one bin at one moment.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct BinCounts {
+    pub(crate) slab_count: usize,
+    /// Slots in caches and with clients.
+    pub(crate) out_slots: usize,
+    pub(crate) depot_slots: usize,
+    /// Slots in slabs that could be handed out, fresh ones included.
+    pub(crate) free_slots: usize,
+}
+
+/// The depot's place in memory: room for `depot_batches` batches, owned by one bin.
+#[derive(Clone, Copy)]
+pub(crate) struct DepotMemory(pub(crate) *mut usize);
+
+/// One bin. Padded so that two bins never share a pair of cache lines.
+#[repr(align(128))]
+pub(crate) struct Bin(Lock<State>);
+
+struct State {
+    partial: Option<&'static SlabHeader>,
+    current: Option<&'static SlabHeader>,
+    slab_count: usize,
+    used_slots: usize,
+    depot_len: usize,
+    surplus: u32,
+}
+
+// SAFETY: the headers that the state refers to belong to the lock around it (S1 in `slab`).
+unsafe impl Send for State {}
+
+impl Bin {
+    pub(crate) const fn new() -> Self {
+        Self(Lock::new(State { partial: None, current: None, slab_count: 0, used_slots: 0, depot_len: 0, surplus: 0 }))
+    }
+
+    /// Takes up to `out.len()` recycled slots, at most a batch, or else a range of fresh ones. `None`: out of memory.
+    pub(crate) fn take(&self, geometry: &Geometry<'_>, depot: DepotMemory, out: &mut [usize]) -> Option<Taken> {
+        let mut state = self.0.lock();
+        state.surplus = 0;
+        if let Some(count) = state.take_from_depot(geometry, depot, out) {
+            return Some(Taken::Recycled(count));
+        }
+        match state.take_recycled(geometry, out) {
+            0 => state.carve(geometry, fresh_slots(geometry.class)).map(Taken::Fresh),
+            count => Some(Taken::Recycled(count)),
+        }
+    }
+
+    /// Takes one slot, for a caller without a cache.
+    pub(crate) fn take_one(&self, geometry: &Geometry<'_>) -> Option<(usize, bool)> {
+        let mut state = self.0.lock();
+        let mut one = [0];
+        match state.take_recycled(geometry, &mut one) {
+            0 => state.carve(geometry, 1).map(|fresh| (fresh.range.start, fresh.zeroed)),
+            _ => Some((one[0], false)),
+        }
+    }
+
+    /// Takes slots back: into the depot if they are a whole batch and it has room, else each to its slab.
+    ///
+    /// # Safety
+    /// The addresses are used slots of this bin, each once, and nobody uses them any more.
+    pub(crate) unsafe fn give(&self, geometry: &Geometry<'_>, depot: DepotMemory, slots: &[usize]) {
+        let mut state = self.0.lock();
+        if state.give_to_depot(geometry, depot, slots) {
+            return;
+        }
+        // SAFETY: the caller's promise is the same.
+        unsafe { state.give_to_slabs(geometry, slots) };
+        if state.surplus >= SURPLUS_BATCHES {
+            state.empty_depot(geometry, depot);
+        }
+    }
+
+    /// Takes back what is left of a fresh range.
+    ///
+    /// # Safety
+    /// As for [`give`](Self::give): `range` is the rest of one range that [`take`](Self::take) returned.
+    pub(crate) unsafe fn give_fresh(&self, geometry: &Geometry<'_>, range: Range<usize>) {
+        let mut state = self.0.lock();
+        let slab = Directory::of(geometry.unit_shift).header(range.start);
+        let count = range.len() / geometry.class.slot_bytes();
+        if geometry.uncarve(slab, &range) {
+            state.used_slots -= count;
+            state.retire_if_empty(geometry, slab);
+            return;
+        }
+        for address in range.step_by(geometry.class.slot_bytes()) {
+            // SAFETY: a slot of the range, which the caller gives up.
+            unsafe { state.give_to_slabs(geometry, &[address]) };
+        }
+    }
+
+    /// Empties the depot, so that slabs that are free but for it can go back to the pool.
+    pub(crate) fn trim(&self, geometry: &Geometry<'_>, depot: DepotMemory) {
+        self.0.lock().empty_depot(geometry, depot);
+    }
+
+    pub(crate) fn counts(&self, geometry: &Geometry<'_>) -> BinCounts {
+        let state = self.0.lock();
+        let depot_slots = state.depot_len * batch_slots(geometry.class);
+        let slab_slots = (1 << geometry.unit_shift) / geometry.class.slot_bytes();
+        BinCounts {
+            slab_count: state.slab_count,
+            out_slots: state.used_slots - depot_slots,
+            depot_slots,
+            free_slots: state.slab_count * slab_slots - state.used_slots,
+        }
+    }
+}
+
+impl State {
+    fn take_from_depot(&mut self, geometry: &Geometry<'_>, depot: DepotMemory, out: &mut [usize]) -> Option<usize> {
+        let batch = batch_slots(geometry.class);
+        if self.depot_len == 0 || out.len() < batch {
+            return None;
+        }
+        self.depot_len -= 1;
+        // SAFETY: B2 and `give_to_depot`: the batch below `depot_len` was written and lies inside the depot's memory.
+        let top = unsafe { depot.0.add(self.depot_len * batch) };
+        // SAFETY: a whole initialised batch, reached only under the bin's lock.
+        out[..batch].copy_from_slice(unsafe { core::slice::from_raw_parts(top, batch) });
+        Some(batch)
+    }
+
+    fn give_to_depot(&mut self, geometry: &Geometry<'_>, depot: DepotMemory, slots: &[usize]) -> bool {
+        let batch = batch_slots(geometry.class);
+        if slots.len() != batch || depot.0.is_null() {
+            return false;
+        }
+        self.surplus = self.surplus.saturating_add(1);
+        if self.depot_len == depot_batches(geometry.class) || self.surplus > SURPLUS_BATCHES {
+            return false;
+        }
+        // SAFETY: `depot_len` is below the number of batches that the depot has room for.
+        let top = unsafe { depot.0.add(self.depot_len * batch) };
+        // SAFETY: room for a batch, reached only under the bin's lock; the source is a slice of the caller's.
+        unsafe { core::ptr::copy_nonoverlapping(slots.as_ptr(), top, batch) };
+        self.depot_len += 1;
+        true
+    }
+
+    fn empty_depot(&mut self, geometry: &Geometry<'_>, depot: DepotMemory) {
+        let batch = batch_slots(geometry.class);
+        let slots = self.depot_len * batch;
+        self.depot_len = 0;
+        if slots > 0 {
+            // SAFETY: the first `depot_len` batches were written and lie inside the depot's memory, which only this lock reaches.
+            let slots = unsafe { core::slice::from_raw_parts(depot.0, slots) };
+            // SAFETY: slots in the depot are used slots of the bin that nobody else has.
+            unsafe { self.give_to_slabs(geometry, slots) };
+        }
+    }
+
+    fn take_recycled(&mut self, geometry: &Geometry<'_>, out: &mut [usize]) -> usize {
+        let mut count = 0;
+        while let (Some(slab), true) = (self.partial, count < out.len()) {
+            // SAFETY: a slab in `partial` is this bin's, whose lock is held.
+            count += unsafe { geometry.take(slab, &mut out[count..]) };
+            if slab.recycled.get() == 0 {
+                self.unlink(slab);
+            }
+        }
+        self.used_slots += count;
+        count
+    }
+
+    fn carve(&mut self, geometry: &Geometry<'_>, most: usize) -> Option<Fresh> {
+        let slab = match self.current {
+            Some(slab) if geometry.fresh_room(slab) > 0 => slab,
+            _ => {
+                let slab = geometry.open()?;
+                self.slab_count += 1;
+                self.current.insert(slab)
+            }
+        };
+        let range = geometry.carve(slab, most);
+        self.used_slots += range.len() / geometry.class.slot_bytes();
+        Some(Fresh { range, zeroed: slab.zeroed.get() })
+    }
+
+    /// # Safety
+    /// As for [`Bin::give`].
+    unsafe fn give_to_slabs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
+        let directory = Directory::of(geometry.unit_shift);
+        self.used_slots -= slots.len();
+        for &address in slots {
+            let slab = directory.header(address);
+            // SAFETY: a used slot of a slab of this bin, whose lock is held.
+            unsafe { geometry.give(slab, address) };
+            if slab.recycled.get() == 1 {
+                self.link(slab);
+            }
+            self.retire_if_empty(geometry, slab);
+        }
+    }
+
+    fn retire_if_empty(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) {
+        if slab.used.get() > 0 {
+            return;
+        }
+        if slab.recycled.get() > 0 {
+            self.unlink(slab);
+        }
+        if self.current.is_some_and(|current| core::ptr::eq(current, slab)) {
+            self.current = None;
+        }
+        self.slab_count -= 1;
+        geometry.close(slab);
+    }
+
+    fn link(&mut self, slab: &'static SlabHeader) {
+        if let Some(first) = self.partial {
+            first.previous.set(Some(slab));
+        }
+        slab.next.set(self.partial);
+        slab.previous.set(None);
+        self.partial = Some(slab);
+    }
+
+    fn unlink(&mut self, slab: &'static SlabHeader) {
+        match slab.previous.get() {
+            Some(previous) => previous.next.set(slab.next.get()),
+            None => self.partial = slab.next.get(),
+        }
+        if let Some(next) = slab.next.get() {
+            next.previous.set(slab.previous.get());
+        }
+        slab.next.set(None);
+        slab.previous.set(None);
+    }
+}

@@ -1,0 +1,393 @@
+//! What all threads share of one family: its bins, units, large allocations, thread caches and counters.
+//!
+//! **F1** A family's number is given once, when it is first used, and never again to another; the tag of a slab is number and
+//! class. **F2** A thread cache belongs to one family for ever; it is in `free` or with one thread.
+//! **F3** `Σ bins' out − Σ caches' held + large` is what clients hold, when no thread is in the middle of a call.
+
+mod registry;
+mod report;
+
+use core::alloc::Layout;
+use core::cell::Cell;
+use core::ptr::NonNull;
+
+use crate::bin::{Bin, DepotMemory, Taken};
+use crate::capacity::{DEPOT_STARTS, MAGAZINE_STARTS, batch_slots};
+use crate::header::{Directory, UNIT_COUNT};
+use crate::large::{Large, LargeSet, Mismatch, mapped_bytes};
+use crate::magazine::Cache;
+use crate::os;
+use crate::region::UnitPool;
+use crate::size_class::{CLASS_COUNT, SizeClass};
+use crate::slab::Geometry;
+use crate::stats::{ClassStats, Stats};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed};
+
+pub use registry::{Families, FamilyRef, families};
+
+/// Bits of a tag that hold the class; the family's number stands above.
+const CLASS_BITS: u32 = 5;
+const _: () = assert!(CLASS_COUNT <= 1 << CLASS_BITS, "a class fits into its part of the tag");
+
+/// How often a family looks whether memory has been free for long, in milliseconds.
+const HOUSEKEEPING_MILLISECONDS: u32 = 250;
+
+/// The shared state of one family; declared by [`family!`](crate::family).
+pub struct FamilyCore {
+    name: &'static str,
+    unit_shift: u32,
+    /// 0 until the family is first used.
+    number: AtomicU32,
+    /// The next family in the registry.
+    next: AtomicPtr<FamilyCore>,
+    /// The depots of all bins, one after another.
+    depots: AtomicPtr<usize>,
+    bins: [Bin; CLASS_COUNT],
+    pool: Lock<UnitPool>,
+    large: Lock<LargeSet>,
+    caches: Lock<Caches>,
+    live_seen: Gauge,
+    live_bytes_seen: Gauge,
+    housekeeping: AtomicU32,
+}
+
+/// A thread's cache with what connects it to its family and its thread. Never unmapped.
+pub(crate) struct ThreadCache {
+    pub(crate) cache: Cache,
+    pub(crate) family: &'static FamilyCore,
+    /// The next cache of the family, whether in use or free.
+    next: Option<&'static ThreadCache>,
+    next_free: Cell<Option<&'static ThreadCache>>,
+    /// What the owning thread needs to give the cache back: see `thread`.
+    pub(crate) next_in_thread: Cell<Option<&'static ThreadCache>>,
+    pub(crate) slot: Cell<*const Cell<*const Cache>>,
+}
+
+struct Caches {
+    all: Option<&'static ThreadCache>,
+    free: Option<&'static ThreadCache>,
+    in_use: usize,
+}
+
+// SAFETY: `next` is written before the cache is published under the lock, `next_free` only under it (F2).
+unsafe impl Send for Caches {}
+
+/// A number and the largest value it has had.
+struct Gauge {
+    now: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+impl Gauge {
+    const fn new() -> Self {
+        Self { now: AtomicUsize::new(0), peak: AtomicUsize::new(0) }
+    }
+
+    fn add(&self, difference: isize) {
+        // Relaxed: a counter that publishes nothing.
+        let now = self.now.fetch_add(difference.cast_unsigned(), Relaxed).wrapping_add(difference.cast_unsigned());
+        if difference > 0 {
+            self.raise(now);
+        }
+    }
+
+    fn raise(&self, value: usize) {
+        // A negative sum, for a moment while threads note one after another, is no peak.
+        if value.cast_signed() > 0 && value > self.peak.load(Relaxed) {
+            self.peak.fetch_max(value, Relaxed);
+        }
+    }
+}
+
+impl FamilyCore {
+    /// A family that has not been used yet.
+    #[must_use]
+    pub const fn new(name: &'static str, slab_bytes: usize) -> Self {
+        Self {
+            name,
+            unit_shift: slab_bytes.trailing_zeros(),
+            number: AtomicU32::new(0),
+            next: AtomicPtr::new(core::ptr::null_mut()),
+            depots: AtomicPtr::new(core::ptr::null_mut()),
+            bins: [const { Bin::new() }; CLASS_COUNT],
+            pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros())),
+            large: Lock::new(LargeSet::new()),
+            caches: Lock::new(Caches { all: None, free: None, in_use: 0 }),
+            live_seen: Gauge::new(),
+            live_bytes_seen: Gauge::new(),
+            housekeeping: AtomicU32::new(0),
+        }
+    }
+
+    fn tag(&self, class: SizeClass) -> u32 {
+        // Relaxed: a thread that frees a slot of this family got it from a thread that saw the number.
+        (self.number.load(Relaxed) << CLASS_BITS) | class.index() as u32
+    }
+
+    fn geometry(&self, class: SizeClass) -> Geometry<'_> {
+        Geometry { class, unit_shift: self.unit_shift, tag: self.tag(class), pool: &self.pool }
+    }
+
+    fn bin(&self, class: SizeClass) -> (&Bin, Geometry<'_>, DepotMemory) {
+        let depots = self.depots.load(Relaxed);
+        let depot = if depots.is_null() { depots } else { depots.wrapping_add(DEPOT_STARTS[class.index()]) };
+        (&self.bins[class.index()], self.geometry(class), DepotMemory(depot))
+    }
+
+    /// Notes what the owner of `cache` has allocated or freed of a class since its last exchange.
+    fn note_live(&self, cache: &Cache, class: SizeClass) {
+        self.note(cache.magazine(class).allocated_since_noted(class), class.slot_bytes());
+    }
+
+    fn note(&self, slots: isize, slot_bytes: usize) {
+        self.live_seen.add(slots);
+        self.live_bytes_seen.add(slots * slot_bytes.cast_signed());
+    }
+
+    /// Fills an exhausted magazine from the bin; `false`: out of memory.
+    pub(crate) fn refill(&'static self, cache: &Cache, class: SizeClass) -> bool {
+        let magazine = cache.magazine(class);
+        self.note_live(cache, class);
+        let (bin, geometry, depot) = self.bin(class);
+        let mut fresh = None;
+        magazine.refill(batch_slots(class), |places| match bin.take(&geometry, depot, places) {
+            Some(Taken::Recycled(count)) => count,
+            Some(Taken::Fresh(range)) => {
+                fresh = Some(range);
+                0
+            }
+            None => 0,
+        });
+        if let Some(fresh) = fresh {
+            magazine.set_fresh(fresh);
+        }
+        magazine.note(class);
+        magazine.held(class) > 0
+    }
+
+    /// Makes room in a full magazine.
+    pub(crate) fn flush(&'static self, cache: &Cache, class: SizeClass) {
+        self.note_live(cache, class);
+        self.flush_stored(cache, class, batch_slots(class));
+        cache.magazine(class).note(class);
+        self.keep_house();
+    }
+
+    fn flush_stored(&'static self, cache: &Cache, class: SizeClass, count: usize) {
+        let (bin, geometry, depot) = self.bin(class);
+        cache.magazine(class).flush(count, |slots| {
+            // SAFETY: the slots in a magazine are used slots of its bin that its thread alone has (M1), and it gives them up.
+            unsafe { bin.give(&geometry, depot, slots) };
+        });
+    }
+
+    /// Gives everything that a cache holds back to the bins.
+    fn flush_all(&'static self, cache: &Cache) {
+        for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
+            let magazine = cache.magazine(class);
+            if magazine.held(class) == 0 && magazine.allocated_since_noted(class) == 0 {
+                continue;
+            }
+            self.note_live(cache, class);
+            for _ in 0..2 {
+                self.flush_stored(cache, class, batch_slots(class));
+            }
+            let fresh = magazine.take_fresh();
+            if !fresh.is_empty() {
+                let (bin, geometry, _) = self.bin(class);
+                // SAFETY: the rest of a range that this magazine's thread took, and gives up.
+                unsafe { bin.give_fresh(&geometry, fresh) };
+            }
+            magazine.note(class);
+        }
+    }
+
+    /// Takes one slot for a thread without a cache, and whether it is known to read zero.
+    pub(crate) fn take_one(&'static self, class: SizeClass) -> Option<(usize, bool)> {
+        self.register()?;
+        let (bin, geometry, _) = self.bin(class);
+        let taken = bin.take_one(&geometry)?;
+        self.note(1, class.slot_bytes());
+        Some(taken)
+    }
+
+    /// Takes one slot back from a thread without a cache.
+    ///
+    /// # Safety
+    /// `address` is a live slot of this family and class that nobody uses any more.
+    pub(crate) unsafe fn give_one(&'static self, class: SizeClass, address: usize) {
+        let (bin, geometry, _) = self.bin(class);
+        // A null depot: a single slot is no batch.
+        // SAFETY: a live slot is a used slot of this bin, and the caller gives it up.
+        unsafe { bin.give(&geometry, DepotMemory(core::ptr::null_mut()), &[address]) };
+        self.note(-1, class.slot_bytes());
+        self.keep_house();
+    }
+
+    /// Whether a slab of this family and class holds the address.
+    pub(crate) fn owns(&self, address: usize, class: SizeClass) -> bool {
+        let number = self.number.load(Relaxed);
+        number != 0 && Directory::of(self.unit_shift).view().tag(address, self.unit_shift) == self.tag(class)
+    }
+
+    pub(crate) fn allocate_large(&'static self, layout: Layout, want_zero: bool) -> Option<Large> {
+        self.register()?;
+        let large = self.large.lock().allocate(layout, want_zero, os::milliseconds())?;
+        self.note(1, large.bytes);
+        Some(large)
+    }
+
+    /// # Safety
+    /// If `memory` is a live large allocation of this family that `layout` fits, nobody uses it any more.
+    pub(crate) unsafe fn deallocate_large(&'static self, memory: NonNull<u8>, layout: Layout) {
+        let bytes = mapped_bytes(layout).unwrap_or(usize::MAX);
+        // SAFETY: the caller gives it up.
+        let freed = unsafe { self.large.lock().deallocate(memory, bytes, os::milliseconds()) };
+        match freed {
+            Ok(()) => self.note(-1, bytes),
+            Err(mismatch) => self.report_invalid_large(memory.addr().get(), layout, mismatch),
+        }
+    }
+
+    /// Changes the length of a large allocation without copying. `None`: not possible, nothing has changed.
+    ///
+    /// # Safety
+    /// As for [`deallocate_large`](Self::deallocate_large), if it returns another address.
+    pub(crate) unsafe fn resize_large(&'static self, memory: NonNull<u8>, old: Layout, new: Layout) -> Option<Large> {
+        let old_bytes = mapped_bytes(old).unwrap_or(usize::MAX);
+        // SAFETY: the caller gives the old range up if it is moved.
+        let resized = unsafe { self.large.lock().resize(memory, old_bytes, new) };
+        match resized {
+            Ok(resized) => {
+                let large = resized?;
+                self.live_bytes_seen.add(large.bytes.wrapping_sub(old_bytes).cast_signed());
+                Some(large)
+            }
+            Err(mismatch) => self.report_invalid_large(memory.addr().get(), old, mismatch),
+        }
+    }
+
+    fn report_invalid_large(&self, address: usize, layout: Layout, mismatch: Mismatch) -> ! {
+        match mismatch {
+            Mismatch::Unknown => self.report_invalid_free(address, layout),
+            Mismatch::Length(bytes) => self.report_wrong_length(address, layout, bytes),
+        }
+    }
+
+    /// A cache for the calling thread, all empty. `None`: out of memory.
+    pub(crate) fn acquire_cache(&'static self) -> Option<&'static ThreadCache> {
+        self.register()?;
+        let mut caches = self.caches.lock();
+        if let Some(cache) = caches.free {
+            caches.free = cache.next_free.take();
+            caches.in_use += 1;
+            return Some(cache);
+        }
+        let array_start = size_of::<ThreadCache>().next_multiple_of(align_of::<usize>());
+        let bytes = os::round_to_pages(array_start + MAGAZINE_STARTS[CLASS_COUNT] * size_of::<usize>())?;
+        let memory = os::map(bytes, os::page_bytes())?;
+        let place = memory.cast::<ThreadCache>();
+        let new = ThreadCache {
+            cache: Cache::EMPTY,
+            family: self,
+            next: caches.all,
+            next_free: Cell::new(None),
+            next_in_thread: Cell::new(None),
+            slot: Cell::new(core::ptr::null()),
+        };
+        // SAFETY: page-aligned memory, mapped just now, long enough for a `ThreadCache` and the array behind it.
+        unsafe { place.write(new) };
+        // SAFETY: initialised just now, never unmapped, never borrowed exclusively.
+        let cache: &'static ThreadCache = unsafe { place.as_ref() };
+        // SAFETY: inside the mapping, which was rounded up from this.
+        let slots = unsafe { memory.add(array_start) }.cast::<usize>();
+        let view = Directory::of(self.unit_shift).view();
+        // SAFETY: zeroed places of the array's full length, which nobody else has.
+        unsafe { cache.cache.equip(slots.as_ptr(), view, |class| self.tag(class)) };
+        caches.all = Some(cache);
+        caches.in_use += 1;
+        Some(cache)
+    }
+
+    /// Takes back a cache whose thread ends: what it holds goes back to the bins.
+    pub(crate) fn retire_cache(&'static self, cache: &'static ThreadCache) {
+        self.flush_all(&cache.cache);
+        let mut caches = self.caches.lock();
+        cache.next_free.set(caches.free);
+        caches.free = Some(cache);
+        caches.in_use -= 1;
+    }
+
+    /// Gives memory back that has been free for long; looks at most every [`HOUSEKEEPING_MILLISECONDS`].
+    fn keep_house(&self) {
+        let now = os::milliseconds();
+        let last = self.housekeeping.load(Relaxed);
+        if (now as u32).wrapping_sub(last) < HOUSEKEEPING_MILLISECONDS {
+            return;
+        }
+        self.housekeeping.store(now as u32, Relaxed);
+        self.pool.lock().purge_aged(now);
+        self.large.lock().release_kept(Some(now));
+    }
+
+    /// Gives all free memory that no thread cache holds back to the system; returns its bytes.
+    pub(crate) fn trim(&self) -> usize {
+        for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
+            let (bin, geometry, depot) = self.bin(class);
+            bin.trim(&geometry, depot);
+        }
+        let units = self.pool.lock().purge_all(os::milliseconds());
+        units + self.large.lock().release_kept(None)
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let mut stats = Stats::new(self.name);
+        let caches = self.caches.lock();
+        stats.thread_caches = caches.in_use;
+        for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
+            let (bin, geometry, _) = self.bin(class);
+            let counts = bin.counts(&geometry);
+            let all = core::iter::successors(caches.all, |cache| cache.next);
+            let held: usize = all.map(|cache| cache.cache.magazine(class).held(class)).sum();
+            let live = counts.out_slots.saturating_sub(held);
+            stats.live_allocations += live;
+            stats.live_bytes += live * class.slot_bytes();
+            stats.slab_bytes += counts.slab_count << self.unit_shift;
+            stats.cached_slots += held;
+            stats.cached_bytes += held * class.slot_bytes();
+            stats.classes[class.index()] = ClassStats {
+                slot_bytes: class.slot_bytes(),
+                slab_count: counts.slab_count,
+                live_slots: live,
+                cached_slots: held,
+                depot_slots: counts.depot_slots,
+                free_slots: counts.free_slots,
+            };
+        }
+        drop(caches);
+        let pool = self.pool.lock();
+        stats.reserved_bytes = pool.reserved_bytes;
+        stats.kept_bytes = pool.dirty_count << self.unit_shift;
+        drop(pool);
+        let large = self.large.lock();
+        stats.large_allocations = large.count;
+        stats.large_bytes = large.bytes;
+        stats.kept_bytes += large.kept_bytes;
+        drop(large);
+        stats.live_allocations += stats.large_allocations;
+        stats.live_bytes += stats.large_bytes;
+        self.live_seen.raise(stats.live_allocations);
+        self.live_bytes_seen.raise(stats.live_bytes);
+        stats.peak_live_allocations = self.live_seen.peak.load(Relaxed);
+        stats.peak_live_bytes = self.live_bytes_seen.peak.load(Relaxed);
+        stats
+    }
+
+    /// The largest class that is served from slabs: a slab holds at least two slots.
+    pub(crate) const fn largest_class(slab_bytes: usize) -> usize {
+        slab_bytes.trailing_zeros() as usize - 1
+    }
+}
+
+const _: () = assert!(FamilyCore::largest_class(2 << 20) == CLASS_COUNT - 1, "the largest class is half of the largest slab");
+const _: () = assert!(UNIT_COUNT == 64, "documented as 64 in `family!`");

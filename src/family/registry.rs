@@ -1,0 +1,118 @@
+//! All families that have been used, in the order of their numbers, newest first.
+
+use super::{CLASS_BITS, FamilyCore};
+use crate::capacity::DEPOT_STARTS;
+use crate::os;
+use crate::size_class::CLASS_COUNT;
+use crate::stats::Stats;
+use crate::sync::{Acquire, AtomicPtr, Lock, Relaxed, Release};
+
+/// The last number given; the first lock in the order.
+static NUMBERS: Lock<u32> = Lock::new(0);
+static NEWEST: AtomicPtr<FamilyCore> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Numbers are what a tag has room for; the last is left out so that no tag has all bits set.
+const NUMBER_MAX: u32 = (1 << (u32::BITS - CLASS_BITS)) - 2;
+
+impl FamilyCore {
+    /// Makes the family known, once, before its first allocation. `None`: there are no numbers left.
+    pub(super) fn register(&'static self) -> Option<()> {
+        // Acquire: pairs with the Release below, so that the depots are there for whoever sees the number.
+        if self.number.load(Acquire) != 0 {
+            return Some(());
+        }
+        let mut numbers = NUMBERS.lock();
+        if self.number.load(Relaxed) != 0 {
+            return Some(());
+        }
+        if *numbers == NUMBER_MAX {
+            return None;
+        }
+        // Without memory for the depots the family works without them.
+        let depots = os::round_to_pages(DEPOT_STARTS[CLASS_COUNT] * size_of::<usize>())
+            .and_then(|bytes| os::map(bytes, os::page_bytes()));
+        if let Some(depots) = depots {
+            self.depots.store(depots.cast().as_ptr(), Relaxed);
+        }
+        *numbers += 1;
+        self.next.store(NEWEST.load(Relaxed), Relaxed);
+        // Release: publishes the depots to the Acquire above.
+        self.number.store(*numbers, Release);
+        // Release: publishes `next` to `all`.
+        NEWEST.store(core::ptr::from_ref(self).cast_mut(), Release);
+        Some(())
+    }
+
+    /// The family with a number.
+    pub(super) fn with_number(number: u32) -> Option<FamilyRef> {
+        families().find(|family| family.0.number.load(Relaxed) == number)
+    }
+}
+
+/// A family that has been used, without its type; from [`families`].
+#[derive(Clone, Copy)]
+pub struct FamilyRef(pub(super) &'static FamilyCore);
+
+impl FamilyRef {
+    /// The name of the family's type.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    /// What the family holds now; as [`Family::stats`](crate::Family::stats).
+    #[must_use]
+    pub fn stats(self) -> Stats {
+        self.0.stats()
+    }
+
+    /// Gives free memory back to the system; as [`Family::trim`](crate::Family::trim).
+    pub fn trim(self) -> usize {
+        self.0.trim()
+    }
+}
+
+impl core::fmt::Debug for FamilyRef {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_tuple("FamilyRef").field(&self.name()).finish()
+    }
+}
+
+/// Walks all families that have allocated at least once, the one used last first.
+///
+/// ```
+/// use family_alloc::{families, FamilyAlloc};
+/// use family_alloc::Family;
+///
+/// let pointer = FamilyAlloc::malloc(100);
+/// assert!(families().any(|family| family.name() == "FamilyAlloc" && family.stats().live_bytes == 128));
+/// // SAFETY: allocated above with this size.
+/// unsafe { FamilyAlloc::free(pointer, 100) };
+/// ```
+#[must_use]
+pub fn families() -> Families {
+    Families(following(&NEWEST))
+}
+
+/// Iterator over the families that have been used; see [`families`].
+#[derive(Clone, Debug)]
+pub struct Families(Option<FamilyRef>);
+
+impl Iterator for Families {
+    type Item = FamilyRef;
+
+    fn next(&mut self) -> Option<FamilyRef> {
+        let found = self.0?;
+        self.0 = following(&found.0.next);
+        Some(found)
+    }
+}
+
+impl core::iter::FusedIterator for Families {}
+
+fn following(link: &AtomicPtr<FamilyCore>) -> Option<FamilyRef> {
+    // Acquire: pairs with the Release in `register`.
+    let core = link.load(Acquire);
+    // SAFETY: the list holds `&'static FamilyCore`s only.
+    unsafe { core.as_ref() }.map(FamilyRef)
+}

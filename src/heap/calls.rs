@@ -1,0 +1,82 @@
+//! The five calls of the proof of concept, and `memalign`: C's null rules over the same engine.
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use super::{Family, allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink};
+
+#[inline(always)]
+fn layout(size: usize) -> Option<Layout> {
+    // Every slot is aligned to its own size, and every mapping to a page: an alignment of 1 asks for no more.
+    if size == 0 { None } else { Layout::from_size_align(size, 1).ok() }
+}
+
+#[inline(always)]
+fn start(memory: Option<NonNull<[u8]>>) -> *mut u8 {
+    memory.map_or(core::ptr::null_mut(), |memory| memory.cast::<u8>().as_ptr())
+}
+
+#[inline(always)]
+pub(super) fn malloc<F: Family>(size: usize) -> *mut u8 {
+    start(layout(size).and_then(allocate::<F>))
+}
+
+#[inline(always)]
+pub(super) fn calloc<F: Family>(size: usize) -> *mut u8 {
+    start(layout(size).and_then(allocate_zeroed::<F>))
+}
+
+#[inline(always)]
+pub(super) fn memalign<F: Family>(align: usize, size: usize) -> *mut u8 {
+    if size == 0 {
+        return core::ptr::null_mut();
+    }
+    start(Layout::from_size_align(size.max(align), align).ok().and_then(allocate::<F>))
+}
+
+/// # Safety
+/// As for [`Family::free`].
+#[inline(always)]
+pub(super) unsafe fn free<F: Family>(ptr: *mut u8, size: usize) {
+    if let (Some(ptr), Some(layout)) = (NonNull::new(ptr), layout(size)) {
+        // SAFETY: live, and allocated with this size; the class does not depend on the alignment once the size is its own.
+        unsafe { deallocate::<F>(ptr, layout) };
+    }
+}
+
+/// # Safety
+/// As for [`Family::remalloc`].
+#[inline(always)]
+pub(super) unsafe fn remalloc<F: Family>(ptr: *mut u8, old_size: usize, new_size: usize) -> *mut u8 {
+    let (Some(old_ptr), Some(old)) = (NonNull::new(ptr), layout(old_size)) else { return malloc::<F>(new_size) };
+    if new_size == 0 {
+        // SAFETY: the same contract.
+        unsafe { free::<F>(ptr, old_size) };
+        return core::ptr::null_mut();
+    }
+    let Some(new) = layout(new_size) else { return core::ptr::null_mut() };
+    if new_size >= old_size {
+        // SAFETY: live, allocated with `old`, and `new` is at least as long.
+        start(unsafe { grow::<F>(old_ptr, old, new) })
+    } else {
+        // SAFETY: live, allocated with `old`, and `new` is shorter.
+        start(unsafe { shrink::<F>(old_ptr, old, new) })
+    }
+}
+
+/// # Safety
+/// As for [`Family::recalloc`].
+#[inline(always)]
+pub(super) unsafe fn recalloc<F: Family>(ptr: *mut u8, old_size: usize, new_size: usize) -> *mut u8 {
+    match (NonNull::new(ptr), layout(old_size), layout(new_size)) {
+        (Some(ptr), Some(old), Some(new)) if new_size >= old_size => {
+            // SAFETY: live, allocated with `old`, and `new` is at least as long.
+            start(unsafe { grow_zeroed::<F>(ptr, old, new) })
+        }
+        (Some(_), Some(_), _) => {
+            // SAFETY: the same contract; there is no tail to clear.
+            unsafe { remalloc::<F>(ptr, old_size, new_size) }
+        }
+        _ => calloc::<F>(new_size),
+    }
+}

@@ -1,0 +1,390 @@
+//! Every branch on size: magazine, bin or large; allocate, zeroed, deallocate, grow and shrink, generic over the family.
+//!
+//! With a layout known at compile time all of it folds into a load, a compare and a few moves; what does not fit on the fast
+//! path is a call. `allocate` and `deallocate` are this crate's two hot functions.
+
+mod calls;
+
+use core::alloc::Layout;
+use core::fmt::Debug;
+use core::hash::Hash;
+use core::ptr::NonNull;
+
+use crate::checks::Checks;
+use crate::family::FamilyCore;
+use crate::magazine::Cache;
+use crate::size_class::SizeClass;
+use crate::stats::Stats;
+use crate::thread::{CacheSlot, attach};
+
+/// Memory that belongs to one purpose: a zero-sized type with slabs, locks, thread caches and counters of its own.
+///
+/// Declared with [`family!`](crate::family), which also implements the allocator traits. All its functions are associated
+/// functions, so that code can be generic over families:
+///
+/// ```
+/// use family_alloc::Family;
+///
+/// fn report<F: Family>() -> String {
+///     format!("{}: {} bytes live, slabs of {} bytes", F::NAME, F::stats().live_bytes, F::SLAB_BYTES)
+/// }
+///
+/// assert_eq!(report::<family_alloc::FamilyAlloc>(), "FamilyAlloc: 0 bytes live, slabs of 2097152 bytes");
+/// ```
+///
+/// # Safety
+///
+/// Implemented by [`family!`](crate::family) only. The hidden functions return the same statics and the calling thread's slot at
+/// every call, and no other family's.
+pub unsafe trait Family: Copy + Default + Debug + Eq + Hash + Send + Sync + 'static {
+    /// The name of the type, as reports and tables show it.
+    const NAME: &'static str;
+    /// Bytes of a slab: a power of two from 64 KiB to 2 MiB. Allocations above half of it are mapped singly.
+    const SLAB_BYTES: usize;
+    /// What is verified when memory comes back.
+    const CHECKS: Checks;
+
+    #[doc(hidden)]
+    fn __core() -> &'static FamilyCore;
+
+    /// The calling thread's slot, at an address that stays the same until the thread ends.
+    #[doc(hidden)]
+    fn __slot() -> *const CacheSlot;
+
+    /// What the family holds now. Takes each of the family's locks for a moment; not for the fast path.
+    #[must_use]
+    fn stats() -> Stats {
+        Self::__core().stats()
+    }
+
+    /// Gives free memory back to the system at once: empty slabs and freed large mappings that are kept for reuse.
+    /// Returns the bytes of those. What thread caches hold stays with them.
+    fn trim() -> usize {
+        Self::__core().trim()
+    }
+
+    /// Allocates `size` bytes, aligned to at least `min(size.next_power_of_two(), 4096)`. Null if `size` is 0 or memory is short.
+    #[inline(always)]
+    #[must_use]
+    fn malloc(size: usize) -> *mut u8 {
+        calls::malloc::<Self>(size)
+    }
+
+    /// Like [`malloc`](Self::malloc), and the memory reads zero.
+    #[inline(always)]
+    #[must_use]
+    fn calloc(size: usize) -> *mut u8 {
+        calls::calloc::<Self>(size)
+    }
+
+    /// Allocates `max(size, align)` bytes aligned to `align`, a power of two; freed with that size. Null if `size` is 0,
+    /// `align` is no power of two or memory is short.
+    #[inline(always)]
+    #[must_use]
+    fn memalign(align: usize, size: usize) -> *mut u8 {
+        calls::memalign::<Self>(align, size)
+    }
+
+    /// Frees what [`malloc`](Self::malloc), [`calloc`](Self::calloc), [`memalign`](Self::memalign),
+    /// [`remalloc`](Self::remalloc) or [`recalloc`](Self::recalloc) of this family returned. A null pointer does nothing.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` is null, or live and of this family, and `size` is the size it was allocated with.
+    #[inline(always)]
+    unsafe fn free(ptr: *mut u8, size: usize) {
+        // SAFETY: the same contract.
+        unsafe { calls::free::<Self>(ptr, size) }
+    }
+
+    /// Changes the size, keeping the contents up to the lesser of the two. A null `ptr` allocates; a `new_size` of 0 frees and
+    /// returns null. Otherwise null means that memory is short, and the old allocation is as it was.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` is null, or live and of this family, and `old_size` is the size it was allocated with. Unless null is returned
+    /// for a `new_size` above 0, the old pointer is not used again.
+    #[inline(always)]
+    #[must_use]
+    unsafe fn remalloc(ptr: *mut u8, old_size: usize, new_size: usize) -> *mut u8 {
+        // SAFETY: the same contract.
+        unsafe { calls::remalloc::<Self>(ptr, old_size, new_size) }
+    }
+
+    /// Like [`remalloc`](Self::remalloc), and the bytes from `old_size` to `new_size` read zero.
+    ///
+    /// # Safety
+    ///
+    /// As for [`remalloc`](Self::remalloc).
+    #[inline(always)]
+    #[must_use]
+    unsafe fn recalloc(ptr: *mut u8, old_size: usize, new_size: usize) -> *mut u8 {
+        // SAFETY: the same contract.
+        unsafe { calls::recalloc::<Self>(ptr, old_size, new_size) }
+    }
+}
+
+#[inline(always)]
+fn slot<F: Family>() -> &'static CacheSlot {
+    // SAFETY: `Family` promises the calling thread's slot, which lives as long as the thread; the reference does not leave it,
+    // because `CacheSlot` is not `Sync`.
+    unsafe { &*F::__slot() }
+}
+
+#[inline(always)]
+fn cache<F: Family>() -> &'static Cache {
+    slot::<F>().get()
+}
+
+/// The class of a layout that is served from slabs; `None` above that.
+#[inline(always)]
+fn slab_class<F: Family>(layout: Layout) -> Option<SizeClass> {
+    let class = SizeClass::of(layout);
+    (class.index() <= const { FamilyCore::largest_class(F::SLAB_BYTES) }).then_some(class)
+}
+
+#[inline(always)]
+fn slice(address: usize, bytes: usize) -> NonNull<[u8]> {
+    // The provenance of every region is exposed where it is claimed; a client's pointer is only trusted for its address.
+    let pointer = core::ptr::with_exposed_provenance_mut::<u8>(address);
+    // SAFETY: slots lie inside regions, which do not begin at 0.
+    NonNull::slice_from_raw_parts(unsafe { NonNull::new_unchecked(pointer) }, bytes)
+}
+
+#[inline(always)]
+fn dangling(layout: Layout) -> NonNull<[u8]> {
+    let pointer = core::ptr::without_provenance_mut::<u8>(layout.align());
+    // SAFETY: an alignment is not 0.
+    NonNull::slice_from_raw_parts(unsafe { NonNull::new_unchecked(pointer) }, 0)
+}
+
+/// Allocates the whole slot that a layout needs. `None`: out of memory. A size of 0 costs nothing.
+#[inline(always)]
+#[must_use]
+pub fn allocate<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
+    if layout.size() == 0 {
+        return Some(dangling(layout));
+    }
+    let Some(class) = slab_class::<F>(layout) else { return allocate_large::<F>(layout) };
+    let address = match cache::<F>().magazine(class).pop() {
+        Some(address) => address,
+        None => match allocate_exhausted::<F>(class) {
+            (0, _) => return None,
+            (address, _) => address,
+        },
+    };
+    Some(slice(address, class.slot_bytes()))
+}
+
+/// Like [`allocate`], and all of the slot reads zero.
+#[inline(always)]
+#[must_use]
+pub fn allocate_zeroed<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
+    if layout.size() == 0 {
+        return Some(dangling(layout));
+    }
+    let Some(class) = slab_class::<F>(layout) else { return allocate_large_zeroed::<F>(layout) };
+    let (address, zeroed) = match cache::<F>().magazine(class).pop() {
+        Some(address) => (address, false),
+        None => allocate_exhausted::<F>(class),
+    };
+    if address == 0 {
+        return None;
+    }
+    let memory = slice(address, class.slot_bytes());
+    if !zeroed {
+        // SAFETY: a slot of `slot_bytes` that was just allocated.
+        unsafe { memory.cast::<u8>().write_bytes(0, class.slot_bytes()) };
+    }
+    Some(memory)
+}
+
+/// Frees an allocation. Ends the process if the layout's class or the family is wrong, unless the family is unchecked.
+///
+/// # Safety
+/// `ptr` is live, of this family, and `layout` fits it.
+#[inline(always)]
+pub unsafe fn deallocate<F: Family>(ptr: NonNull<u8>, layout: Layout) {
+    if layout.size() == 0 {
+        return;
+    }
+    let Some(class) = slab_class::<F>(layout) else {
+        // SAFETY: the same contract.
+        return unsafe { deallocate_large::<F>(ptr, layout) };
+    };
+    let address = ptr.as_ptr().expose_provenance();
+    let cache = cache::<F>();
+    let magazine = cache.magazine(class);
+    let right = !F::CHECKS.compares_tags()
+        || cache.view().tag(address, const { F::SLAB_BYTES.trailing_zeros() }) == magazine.tag();
+    if !(right && magazine.push(address)) {
+        // SAFETY: the same contract.
+        unsafe { deallocate_full::<F>(address, layout) };
+    }
+}
+
+/// The other half of [`allocate`]: the array is empty. Returns the address, 0 if out of memory, and whether it reads zero.
+#[inline(never)]
+fn allocate_exhausted<F: Family>(class: SizeClass) -> (usize, bool) {
+    match cache::<F>().magazine(class).carve(class.slot_bytes()) {
+        Some(carved) => carved,
+        None => refill(F::__core(), slot::<F>(), class).unwrap_or((0, false)),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Option<(usize, bool)> {
+    let cache = match slot.get() {
+        cache if cache.is_empty_cache() => match attach(family, slot) {
+            Some(cache) => cache,
+            None => return family.take_one(class),
+        },
+        cache => cache,
+    };
+    if !family.refill(cache, class) {
+        return None;
+    }
+    let magazine = cache.magazine(class);
+    magazine.pop().map(|address| (address, false)).or_else(|| magazine.carve(class.slot_bytes()))
+}
+
+/// The other half of [`deallocate`]: the array is full, the thread has no cache, or the free is wrong.
+///
+/// # Safety
+/// As for [`deallocate`].
+#[cold]
+#[inline(never)]
+unsafe fn deallocate_full<F: Family>(address: usize, layout: Layout) {
+    // SAFETY: the same contract.
+    unsafe { flush(F::__core(), slot::<F>(), address, layout, F::CHECKS.compares_tags()) };
+}
+
+/// # Safety
+/// As for [`deallocate`].
+unsafe fn flush(family: &'static FamilyCore, slot: &CacheSlot, address: usize, layout: Layout, checked: bool) {
+    let class = SizeClass::of(layout);
+    if checked && !family.owns(address, class) {
+        family.report_invalid_free(address, layout);
+    }
+    let cache = match slot.get() {
+        cache if cache.is_empty_cache() => match attach(family, slot) {
+            Some(cache) => cache,
+            // SAFETY: live, and given up by the client; its class was verified, or is right by contract.
+            None => return unsafe { family.give_one(class, address) },
+        },
+        cache => cache,
+    };
+    if !cache.magazine(class).push(address) {
+        family.flush(cache, class);
+        let pushed = cache.magazine(class).push(address);
+        debug_assert!(pushed, "a flush makes room");
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn allocate_large<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
+    let large = F::__core().allocate_large(layout, false)?;
+    Some(NonNull::slice_from_raw_parts(large.memory, large.bytes))
+}
+
+#[cold]
+#[inline(never)]
+fn allocate_large_zeroed<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
+    let large = F::__core().allocate_large(layout, true)?;
+    Some(NonNull::slice_from_raw_parts(large.memory, large.bytes))
+}
+
+/// # Safety
+/// As for [`deallocate`].
+#[cold]
+#[inline(never)]
+unsafe fn deallocate_large<F: Family>(ptr: NonNull<u8>, layout: Layout) {
+    // SAFETY: the same contract.
+    unsafe { F::__core().deallocate_large(ptr, layout) };
+}
+
+/// Makes an allocation fit a layout of at least its size; the contents up to the old size stay. `None`: out of memory, the old
+/// allocation is as it was.
+///
+/// # Safety
+/// `ptr` is live, of this family, `old` fits it, and `new.size() >= old.size()`.
+#[inline(always)]
+#[must_use]
+pub unsafe fn grow<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
+    debug_assert!(new.size() >= old.size(), "grow is given a layout of at least the old size");
+    // SAFETY: the same contract; `old.size()` is the lesser size.
+    unsafe { resize::<F>(ptr, old, new, old.size()) }
+}
+
+/// Like [`grow`], and everything from the old size to the end of the slot reads zero.
+///
+/// # Safety
+/// As for [`grow`].
+#[inline(always)]
+#[must_use]
+pub unsafe fn grow_zeroed<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
+    if old.size() == 0 {
+        return allocate_zeroed::<F>(new);
+    }
+    // SAFETY: the same contract.
+    let memory = unsafe { grow::<F>(ptr, old, new) }?;
+    // What lies behind the old mapping of a large allocation is new from the system; all else may have been used before.
+    let known_zero_from = if slab_class::<F>(old).is_none() { crate::large::mapped_bytes(old)? } else { usize::MAX };
+    let dirty = known_zero_from.min(memory.len()).saturating_sub(old.size());
+    // SAFETY: `old.size() <= memory.len()`, so this is inside the slot or at its end.
+    let tail = unsafe { memory.cast::<u8>().add(old.size()) };
+    // SAFETY: `old.size() + dirty <= memory.len()`.
+    unsafe { tail.write_bytes(0, dirty) };
+    Some(memory)
+}
+
+/// Makes an allocation fit a layout of at most its size; the contents up to the new size stay. `None`: out of memory, the old
+/// allocation is as it was.
+///
+/// # Safety
+/// `ptr` is live, of this family, `old` fits it, and `new.size() <= old.size()`.
+#[inline(always)]
+#[must_use]
+pub unsafe fn shrink<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
+    debug_assert!(new.size() <= old.size(), "shrink is given a layout of at most the old size");
+    // SAFETY: the same contract; `new.size()` is the lesser size.
+    unsafe { resize::<F>(ptr, old, new, new.size()) }
+}
+
+/// # Safety
+/// `ptr` is live, of this family, `old` fits it, and `kept` is at most the size of both layouts.
+#[inline(always)]
+unsafe fn resize<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, kept: usize) -> Option<NonNull<[u8]>> {
+    if old.size() != 0 && new.size() != 0 {
+        match (slab_class::<F>(old), slab_class::<F>(new)) {
+            (Some(old_class), Some(new_class)) if old_class == new_class => {
+                return Some(slice(ptr.as_ptr().expose_provenance(), new_class.slot_bytes()));
+            }
+            (None, None) => {
+                // SAFETY: the same contract.
+                if let Some(resized) = unsafe { resize_large::<F>(ptr, old, new) } {
+                    return Some(resized);
+                }
+            }
+            _ => {}
+        }
+    }
+    let memory = allocate::<F>(new)?;
+    // SAFETY: both are live and at least `kept` bytes long; a new allocation overlaps no live one.
+    unsafe { core::ptr::copy_nonoverlapping(ptr.as_ptr(), memory.cast::<u8>().as_ptr(), kept) };
+    // SAFETY: the contents have been copied, and the caller gives the old allocation up.
+    unsafe { deallocate::<F>(ptr, old) };
+    Some(memory)
+}
+
+/// # Safety
+/// As for [`resize`], both layouts above the largest slot.
+#[cold]
+#[inline(never)]
+unsafe fn resize_large<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
+    // SAFETY: the same contract.
+    let large = unsafe { F::__core().resize_large(ptr, old, new) }?;
+    Some(NonNull::slice_from_raw_parts(large.memory, large.bytes))
+}

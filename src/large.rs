@@ -1,0 +1,359 @@
+//! Allocations above the largest slot: mapped singly, grown by remapping, nothing attached to them.
+//!
+//! The length of each is kept in a table of the family's, two words per allocation, so that a free with a wrong length, a
+//! pointer into the middle and a second free are found. The last few freed mappings are kept for a while:
+//!
+//! ```text
+//!   map ──► live ──► kept ──► live …          kept for PURGE_AFTER_MILLISECONDS at most, KEPT_COUNT of them, KEPT_BYTES in all
+//!                     └─────► released
+//! ```
+//!
+//! **L1** The table holds exactly the live allocations. **L2** A kept mapping belongs to nobody; its contents are not zero.
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use crate::os;
+use crate::region::PURGE_AFTER_MILLISECONDS;
+
+const KEPT_COUNT: usize = 16;
+const KEPT_BYTES: usize = 256 << 20;
+/// Mappings from here on are aligned to, and advised to use, huge pages: what they waste at the end is below 1/16.
+const HUGE_FROM_BYTES: usize = 32 << 20;
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+#[derive(Clone, Copy)]
+struct Entry {
+    address: usize,
+    bytes: usize,
+}
+
+/// A freed mapping that waits for the next allocation of its length.
+struct Kept {
+    memory: NonNull<u8>,
+    bytes: usize,
+    since: u64,
+}
+
+/// A large allocation on its way to the client.
+#[derive(Clone, Copy)]
+pub(crate) struct Large {
+    pub(crate) memory: NonNull<u8>,
+    pub(crate) bytes: usize,
+}
+
+/// Why a free or a resize of a large allocation was refused: misuse by the client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mismatch {
+    /// No live large allocation of the family begins here.
+    Unknown,
+    /// One begins here, but it has this many bytes.
+    Length(usize),
+}
+
+/// All large allocations of one family, under one lock.
+pub(crate) struct LargeSet {
+    /// Open addressing with linear probing; `address` 0 is an empty place. Kept at most three quarters full.
+    table: Option<NonNull<Entry>>,
+    capacity: usize,
+    pub(crate) count: usize,
+    pub(crate) bytes: usize,
+    kept: [Option<Kept>; KEPT_COUNT],
+    pub(crate) kept_bytes: usize,
+}
+
+// SAFETY: the table and the kept mappings belong to this set alone.
+unsafe impl Send for LargeSet {}
+
+/// The mapping's length for a layout: whole pages. `None` if that is more than any object may have.
+pub(crate) fn mapped_bytes(layout: Layout) -> Option<usize> {
+    os::round_to_pages(layout.size().max(layout.align()))
+}
+
+impl LargeSet {
+    pub(crate) const fn new() -> Self {
+        Self { table: None, capacity: 0, count: 0, bytes: 0, kept: [const { None }; KEPT_COUNT], kept_bytes: 0 }
+    }
+
+    /// Allocates; with `want_zero` only memory that reads zero is returned.
+    pub(crate) fn allocate(&mut self, layout: Layout, want_zero: bool, now: u64) -> Option<Large> {
+        let bytes = mapped_bytes(layout)?;
+        self.make_room()?;
+        let reused = if want_zero { None } else { self.take_kept(bytes, layout.align()) };
+        let large = match reused {
+            Some(memory) => Large { memory, bytes },
+            None => self.map(bytes, layout.align(), now)?,
+        };
+        self.insert(Entry { address: large.memory.addr().get(), bytes });
+        self.count += 1;
+        self.bytes += bytes;
+        Some(large)
+    }
+
+    /// Frees; on a mismatch nothing has changed.
+    ///
+    /// # Safety
+    /// If `memory` is a live allocation of this length, nobody uses it any more.
+    pub(crate) unsafe fn deallocate(&mut self, memory: NonNull<u8>, bytes: usize, now: u64) -> Result<(), Mismatch> {
+        let place = self.verify(memory, bytes)?;
+        self.remove(place);
+        self.count -= 1;
+        self.bytes -= bytes;
+        self.keep(Kept { memory, bytes, since: now });
+        Ok(())
+    }
+
+    /// Changes the length in place or by moving pages. `Ok(None)`: not possible, nothing has changed.
+    ///
+    /// # Safety
+    /// If `memory` is a live allocation of `old_bytes` and the call returns another address, the old one is not used any more.
+    pub(crate) unsafe fn resize(
+        &mut self,
+        memory: NonNull<u8>,
+        old_bytes: usize,
+        new_layout: Layout,
+    ) -> Result<Option<Large>, Mismatch> {
+        let place = self.verify(memory, old_bytes)?;
+        let Some(bytes) = mapped_bytes(new_layout) else { return Ok(None) };
+        let in_place = memory.addr().get().is_multiple_of(new_layout.align());
+        if bytes == old_bytes {
+            return Ok(in_place.then_some(Large { memory, bytes }));
+        }
+        if !in_place && new_layout.align() > os::page_bytes() {
+            return Ok(None);
+        }
+        let may_move = new_layout.align() <= os::page_bytes();
+        // SAFETY: a live allocation is a whole mapping (L1), and the caller gives the old range up.
+        let Some(moved) = (unsafe { os::remap(memory, old_bytes, bytes, may_move) }) else { return Ok(None) };
+        self.remove(place);
+        // There is a free place: one was just made.
+        self.insert(Entry { address: moved.addr().get(), bytes });
+        self.bytes = self.bytes - old_bytes + bytes;
+        Ok(Some(Large { memory: moved, bytes }))
+    }
+
+    /// Releases the kept mappings that have waited for `PURGE_AFTER_MILLISECONDS`, or all of them; returns their bytes.
+    pub(crate) fn release_kept(&mut self, now: Option<u64>) -> usize {
+        let before = self.kept_bytes;
+        for place in &mut self.kept {
+            let aged =
+                |kept: &mut Kept| now.is_none_or(|now| now.saturating_sub(kept.since) >= PURGE_AFTER_MILLISECONDS);
+            if let Some(kept) = place.take_if(aged) {
+                self.kept_bytes -= kept.bytes;
+                discard(&kept);
+            }
+        }
+        before - self.kept_bytes
+    }
+
+    fn map(&mut self, bytes: usize, align: usize, now: u64) -> Option<Large> {
+        let huge = bytes >= HUGE_FROM_BYTES;
+        let align = align.max(os::page_bytes()).max(if huge { HUGE_PAGE_BYTES } else { 1 });
+        let memory = os::map(bytes, align).or_else(|| {
+            // What is kept may be what is missing.
+            self.release_kept(None);
+            os::map(bytes, align)
+        })?;
+        self.release_kept(Some(now));
+        if huge {
+            // SAFETY: mapped just now.
+            unsafe { os::advise_huge(memory, bytes) };
+        }
+        Some(Large { memory, bytes })
+    }
+
+    /// The least kept mapping that is long enough and wastes at most a quarter, cut to length.
+    fn take_kept(&mut self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
+        let fits = |kept: &Kept| {
+            kept.bytes >= bytes && kept.bytes - bytes <= kept.bytes / 4 && kept.memory.addr().get().is_multiple_of(align)
+        };
+        let best = self.kept.iter_mut().filter(|place| place.as_ref().is_some_and(fits)).min_by_key(|place| {
+            place.as_ref().map_or(usize::MAX, |kept| kept.bytes)
+        })?;
+        let kept = best.take()?;
+        self.kept_bytes -= kept.bytes;
+        if kept.bytes > bytes {
+            // SAFETY: `bytes` is below the mapping's length.
+            let tail = unsafe { kept.memory.add(bytes) };
+            // SAFETY: the end of a mapping that belongs to nobody (L2).
+            unsafe { os::release(tail, kept.bytes - bytes) };
+        }
+        Some(kept.memory)
+    }
+
+    fn keep(&mut self, freed: Kept) {
+        self.release_kept(Some(freed.since));
+        if freed.bytes > KEPT_BYTES {
+            return discard(&freed);
+        }
+        while self.kept_bytes + freed.bytes > KEPT_BYTES || self.kept.iter().all(Option::is_some) {
+            let oldest = self.kept.iter_mut().filter(|place| place.is_some()).min_by_key(|place| {
+                place.as_ref().map_or(u64::MAX, |kept| kept.since)
+            });
+            let Some(oldest) = oldest.and_then(Option::take) else { break };
+            self.kept_bytes -= oldest.bytes;
+            discard(&oldest);
+        }
+        self.kept_bytes += freed.bytes;
+        if let Some(place) = self.kept.iter_mut().find(|place| place.is_none()) {
+            *place = Some(freed);
+        }
+    }
+
+    fn verify(&self, memory: NonNull<u8>, bytes: usize) -> Result<usize, Mismatch> {
+        let place = self.find(memory.addr().get()).ok_or(Mismatch::Unknown)?;
+        match self.entry(place).bytes {
+            live if live == bytes => Ok(place),
+            live => Err(Mismatch::Length(live)),
+        }
+    }
+
+    /// The length of the live allocation that contains an address, and where it begins; for reports.
+    pub(crate) fn containing(&self, address: usize) -> Option<(usize, usize)> {
+        (0..self.capacity)
+            .map(|place| self.entry(place))
+            .find(|entry| entry.address != 0 && (entry.address..entry.address + entry.bytes).contains(&address))
+            .map(|entry| (entry.address, entry.bytes))
+    }
+
+    fn entry(&self, place: usize) -> Entry {
+        debug_assert!(place < self.capacity);
+        let table = self.table.unwrap_or(NonNull::dangling());
+        // SAFETY: `place < capacity`, so the entry lies in the table.
+        let entry = unsafe { table.add(place) };
+        // SAFETY: all places of the table are initialised: zero from the system, or written by `set`.
+        unsafe { entry.read() }
+    }
+
+    fn set(&mut self, place: usize, entry: Entry) {
+        debug_assert!(place < self.capacity);
+        let table = self.table.unwrap_or(NonNull::dangling());
+        // SAFETY: `place < capacity`, so the entry lies in the table.
+        let slot = unsafe { table.add(place) };
+        // SAFETY: the table belongs to this set, borrowed exclusively.
+        unsafe { slot.write(entry) };
+    }
+
+    fn home(&self, address: usize) -> usize {
+        // Fibonacci hashing of the page number (Knuth, TAOCP 6.4).
+        let hash = ((address >> 12) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        hash as usize & (self.capacity - 1)
+    }
+
+    fn find(&self, address: usize) -> Option<usize> {
+        if self.capacity == 0 {
+            return None;
+        }
+        let mut place = self.home(address);
+        loop {
+            match self.entry(place).address {
+                0 => return None,
+                found if found == address => return Some(place),
+                _ => place = (place + 1) & (self.capacity - 1),
+            }
+        }
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let mut place = self.home(entry.address);
+        while self.entry(place).address != 0 {
+            place = (place + 1) & (self.capacity - 1);
+        }
+        self.set(place, entry);
+    }
+
+    /// Empties a place and moves later entries of its cluster up, so that probing never meets a hole (Knuth, TAOCP 6.4, R).
+    fn remove(&mut self, mut hole: usize) {
+        let mask = self.capacity - 1;
+        let mut place = hole;
+        loop {
+            place = (place + 1) & mask;
+            let entry = self.entry(place);
+            if entry.address == 0 {
+                break;
+            }
+            let home = self.home(entry.address);
+            if place.wrapping_sub(home) & mask >= place.wrapping_sub(hole) & mask {
+                self.set(hole, entry);
+                hole = place;
+            }
+        }
+        self.set(hole, Entry { address: 0, bytes: 0 });
+    }
+
+    /// Makes sure that one more entry fits.
+    fn make_room(&mut self) -> Option<()> {
+        if (self.count + 1) * 4 <= self.capacity * 3 {
+            return Some(());
+        }
+        let capacity = if self.capacity == 0 { os::page_bytes() / size_of::<Entry>() } else { self.capacity * 2 };
+        let table = os::map(capacity * size_of::<Entry>(), os::page_bytes())?.cast::<Entry>();
+        let old = Self { table: self.table, capacity: self.capacity, ..Self::new() };
+        (self.table, self.capacity) = (Some(table), capacity);
+        for entry in (0..old.capacity).map(|place| old.entry(place)).filter(|entry| entry.address != 0) {
+            self.insert(entry);
+        }
+        if let Some(table) = old.table {
+            // SAFETY: the old table was mapped here with this length, and all of it has been copied.
+            unsafe { os::release(table.cast(), old.capacity * size_of::<Entry>()) };
+        }
+        Some(())
+    }
+}
+
+fn discard(kept: &Kept) {
+    // SAFETY: a kept mapping belongs to nobody (L2). Should the system refuse, at least its memory goes back.
+    if !unsafe { os::release(kept.memory, kept.bytes) } {
+        // SAFETY: as above.
+        unsafe { os::purge(kept.memory, kept.bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_finds_all_of_many_and_none_that_is_gone() {
+        let mut set = LargeSet::new();
+        let layout = Layout::from_size_align(5000, 1).unwrap();
+        let mut live: Vec<Large> = (0..2000).map(|_| set.allocate(layout, false, 0).unwrap()).collect();
+        assert_eq!((set.count, set.bytes), (2000, 2000 * 8192));
+        for round in 0..3 {
+            let gone: Vec<Large> = live.iter().skip(round).step_by(3).copied().collect();
+            live.retain(|large| !gone.iter().any(|gone| gone.memory == large.memory));
+            for large in gone {
+                // SAFETY: allocated above and not used.
+                unsafe { set.deallocate(large.memory, large.bytes, 0) }.unwrap();
+                // SAFETY: nothing is given up: the call must refuse.
+                assert_eq!(unsafe { set.deallocate(large.memory, large.bytes, 0) }, Err(Mismatch::Unknown));
+            }
+            for large in &live {
+                // SAFETY: nothing is given up: the length is wrong.
+                assert_eq!(unsafe { set.deallocate(large.memory, 4096, 0) }, Err(Mismatch::Length(8192)));
+            }
+        }
+        for large in live {
+            // SAFETY: allocated above and not used.
+            unsafe { set.deallocate(large.memory, large.bytes, 0) }.unwrap();
+        }
+        assert_eq!((set.count, set.bytes), (0, 0));
+        assert_eq!(set.kept_bytes, 16 * 8192);
+        assert_eq!(set.release_kept(None), 16 * 8192);
+    }
+
+    #[test]
+    fn only_new_mappings_serve_who_wants_zero() {
+        let mut set = LargeSet::new();
+        let layout = Layout::from_size_align(3 << 20, 1).unwrap();
+        let first = set.allocate(layout, false, 0).unwrap();
+        // SAFETY: three mapped MiB.
+        unsafe { first.memory.write_bytes(1, first.bytes) };
+        // SAFETY: not used any more.
+        unsafe { set.deallocate(first.memory, first.bytes, 0) }.unwrap();
+        let zero = set.allocate(layout, true, 0).unwrap();
+        assert!(zero.memory != first.memory);
+        let again = set.allocate(layout, false, 0).unwrap();
+        assert!(again.memory == first.memory);
+    }
+}

@@ -1,0 +1,175 @@
+//! The contract of [`os`](super) on Unix: `mmap`, `mprotect`, `madvise`, `munmap`, and Linux's `mremap`.
+
+use core::ptr::NonNull;
+
+use crate::sync::{AtomicUsize, Relaxed};
+
+/// How many aligned addresses are tried where over-reserving does not fit.
+const ALIGNED_TRIES: usize = 64;
+
+pub(crate) fn page_bytes() -> usize {
+    static PAGE_BYTES: AtomicUsize = AtomicUsize::new(0);
+    // Relaxed: the value is the same whoever stores it, and nothing else is published with it.
+    match PAGE_BYTES.load(Relaxed) {
+        0 => {
+            // SAFETY: `sysconf` has no preconditions.
+            let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+            let bytes = usize::try_from(bytes).unwrap_or(4096);
+            PAGE_BYTES.store(bytes, Relaxed);
+            bytes
+        }
+        bytes => bytes,
+    }
+}
+
+/// Milliseconds of a clock that never goes back; its resolution is a few milliseconds.
+pub(crate) fn milliseconds() -> u64 {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC_COARSE;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `clock_gettime` writes one `timespec` to a live one.
+    unsafe { libc::clock_gettime(CLOCK, &raw mut now) };
+    #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)] // 32 bits on some targets; a monotonic clock is not negative
+    let milliseconds = now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000;
+    milliseconds
+}
+
+/// The process's limit on address space (`RLIMIT_AS`) in bytes, if it has one.
+pub(crate) fn address_space_limit() -> Option<usize> {
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: `getrlimit` writes one `rlimit` to a live one.
+    let failed = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) } != 0;
+    if failed || limit.rlim_cur == libc::RLIM_INFINITY {
+        return None;
+    }
+    usize::try_from(limit.rlim_cur).ok()
+}
+
+fn anonymous(hint: usize, bytes: usize, protection: libc::c_int, extra: libc::c_int) -> Option<NonNull<u8>> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | extra;
+    let hint = core::ptr::without_provenance_mut(hint);
+    // SAFETY: an anonymous private mapping; without MAP_FIXED the kernel never replaces one that exists.
+    let address = unsafe { libc::mmap(hint, bytes, protection, flags, -1, 0) };
+    if address == libc::MAP_FAILED { None } else { NonNull::new(address.cast()) }
+}
+
+fn unreserved(hint: usize, bytes: usize, protection: libc::c_int) -> Option<NonNull<u8>> {
+    anonymous(hint, bytes, protection, libc::MAP_NORESERVE)
+}
+
+pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
+    aligned(bytes, align, |hint, bytes| unreserved(hint, bytes, libc::PROT_NONE))
+}
+
+pub(crate) fn reserve_readable(bytes: usize) -> Option<NonNull<u8>> {
+    unreserved(0, bytes, libc::PROT_READ)
+}
+
+pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
+    aligned(bytes, align, |hint, bytes| anonymous(hint, bytes, libc::PROT_READ | libc::PROT_WRITE, 0))
+}
+
+/// Maps with an alignment: as the kernel places it, else with room to cut, else at aligned places below (where space is short).
+fn aligned(bytes: usize, align: usize, place: impl Fn(usize, usize) -> Option<NonNull<u8>>) -> Option<NonNull<u8>> {
+    let first = place(0, bytes)?;
+    if first.addr().get().is_multiple_of(align) {
+        return Some(first);
+    }
+    // SAFETY: mapped just now and not used.
+    unsafe { release(first, bytes) };
+    if let Some(roomy) = bytes.checked_add(align).and_then(|roomy| place(0, roomy)) {
+        return Some(cut(roomy, bytes, align));
+    }
+    (0..ALIGNED_TRIES).find_map(|step| {
+        let hint = (first.addr().get() & !(align - 1)).checked_sub(step.checked_mul(align)?)?;
+        let space = place(hint, bytes)?;
+        if space.addr().get().is_multiple_of(align) {
+            return Some(space);
+        }
+        // SAFETY: mapped just now and not used.
+        unsafe { release(space, bytes) };
+        None
+    })
+}
+
+/// Cuts an aligned piece of `bytes` out of a mapping of `bytes + align` and gives the rest back.
+fn cut(roomy: NonNull<u8>, bytes: usize, align: usize) -> NonNull<u8> {
+    let before = roomy.addr().get().wrapping_neg() & (align - 1);
+    // SAFETY: `before < align`, so the piece and what lies before and after it are inside the mapping of `bytes + align`.
+    let piece = unsafe { roomy.add(before) };
+    // SAFETY: one past the piece, still inside or at the end of the mapping.
+    let rest = unsafe { piece.add(bytes) };
+    if before > 0 {
+        // SAFETY: the part before the piece, used by nobody.
+        unsafe { release(roomy, before) };
+    }
+    if align > before {
+        // SAFETY: the part after the piece, used by nobody.
+        unsafe { release(rest, align - before) };
+    }
+    piece
+}
+
+/// # Safety
+/// The range lies in space that [`reserve`] or [`reserve_readable`] returned and that is not released.
+pub(crate) unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
+    // SAFETY: the caller owns the range; opening its protection takes nothing away from anyone.
+    unsafe { libc::mprotect(start.as_ptr().cast(), bytes, libc::PROT_READ | libc::PROT_WRITE) == 0 }
+}
+
+/// # Safety
+/// The range is committed, and nobody uses its contents any more.
+pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
+    // Linux promises zero after MADV_DONTNEED on private anonymous memory; elsewhere it is only a hint.
+    const ZEROES: bool = cfg!(any(target_os = "linux", target_os = "android"));
+    // SAFETY: the caller gives the contents up.
+    let done = unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) } == 0;
+    done && ZEROES
+}
+
+/// # Safety
+/// The range was mapped by this module and nobody uses it any more.
+pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) -> bool {
+    // SAFETY: the caller gives the range up.
+    unsafe { libc::munmap(start.as_ptr().cast(), bytes) == 0 }
+}
+
+/// # Safety
+/// The range is committed memory of the caller's.
+pub(crate) unsafe fn advise_huge(start: NonNull<u8>, bytes: usize) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // SAFETY: a hint; the contents stay.
+    unsafe {
+        libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE)
+    };
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (start, bytes);
+}
+
+/// Changes the length of a mapping. Where it may move, it may end anywhere that is page-aligned. `None` leaves it as it was.
+///
+/// # Safety
+/// The range is a whole mapping made by [`map`]; if the call succeeds, the old range is not used any more.
+pub(crate) unsafe fn remap(start: NonNull<u8>, old_bytes: usize, new_bytes: usize, may_move: bool) -> Option<NonNull<u8>> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        let flags = if may_move { libc::MREMAP_MAYMOVE } else { 0 };
+        // SAFETY: the caller owns the whole old range and gives it up for the new one.
+        let address = unsafe { libc::mremap(start.as_ptr().cast(), old_bytes, new_bytes, flags) };
+        if address == libc::MAP_FAILED { None } else { NonNull::new(address.cast()) }
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let _ = may_move;
+        if new_bytes > old_bytes {
+            return None;
+        }
+        // SAFETY: `new_bytes <= old_bytes`, so the tail starts inside the mapping or at its end.
+        let tail = unsafe { start.add(new_bytes) };
+        // SAFETY: the caller gives the tail up.
+        let released = old_bytes == new_bytes || unsafe { release(tail, old_bytes - new_bytes) };
+        released.then_some(start)
+    }
+}

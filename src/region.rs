@@ -1,0 +1,210 @@
+//! The units of a family: which are free, which still hold memory, and when that memory goes back to the system.
+//!
+//! ```text
+//!            take                 give                purge
+//!   clean ─────────► slab of a class ─────► dirty ─────────► clean
+//!                          ▲                  │
+//!                          └──────────────────┘ take (preferred: its pages are there already)
+//! ```
+//!
+//! A dirty unit goes back to the system once it has been free for [`PURGE_AFTER_MILLISECONDS`], as seen whenever slots come
+//! back to a bin, or at once through `trim`. A unit may serve any class of its family and never another family.
+
+use core::ptr::NonNull;
+
+use crate::header::{Directory, RegionHeader, SlabHeader, UNIT_COUNT};
+use crate::os;
+
+/// How long an empty slab keeps its pages: a program that empties and fills again within that time does not pay for them twice.
+pub(crate) const PURGE_AFTER_MILLISECONDS: u64 = 1000;
+/// Units purged at once while the pool's lock is held, outside of `trim`.
+const PURGE_BATCH: u32 = 8;
+
+/// A unit on its way to become a slab.
+pub(crate) struct Unit {
+    pub(crate) header: &'static SlabHeader,
+    /// Whether all of it is known to read zero.
+    pub(crate) zeroed: bool,
+}
+
+/// All units of one family, under one lock. `free = clean + dirty` over all regions; regions with a free unit are in `with_room`.
+pub(crate) struct UnitPool {
+    unit_shift: u32,
+    regions: Option<&'static RegionHeader>,
+    with_room: Option<&'static RegionHeader>,
+    pub(crate) reserved_bytes: usize,
+    pub(crate) dirty_count: usize,
+}
+
+// SAFETY: the pool refers to region headers of its own family only, which belong to the lock around it (H2 in `header`).
+unsafe impl Send for UnitPool {}
+
+impl UnitPool {
+    pub(crate) const fn new(unit_shift: u32) -> Self {
+        Self { unit_shift, regions: None, with_room: None, reserved_bytes: 0, dirty_count: 0 }
+    }
+
+    fn directory(&self) -> &'static Directory {
+        Directory::of(self.unit_shift)
+    }
+
+    /// Takes a free unit, one that still holds memory if there is one. `None`: no address space or no memory.
+    pub(crate) fn take(&mut self) -> Option<Unit> {
+        let region = match self.with_room {
+            Some(region) => region,
+            None => self.grow()?,
+        };
+        let (clean, dirty) = (region.clean.get(), region.dirty.get());
+        let zeroed = dirty == 0;
+        let bit = if zeroed { lowest(clean) } else { lowest(dirty) };
+        let memory = self.commit(region, bit)?;
+        if zeroed {
+            region.clean.set(clean & !bit);
+        } else {
+            region.dirty.set(dirty & !bit);
+            self.dirty_count -= 1;
+        }
+        if region.clean.get() | region.dirty.get() == 0 {
+            self.with_room = region.next_with_room.take();
+        }
+        let header = self.directory().header(memory.addr().get());
+        header.memory.set(memory.as_ptr());
+        Some(Unit { header, zeroed })
+    }
+
+    /// Takes back the unit of an emptied slab.
+    pub(crate) fn give(&mut self, header: &'static SlabHeader, now: u64) {
+        let address = header.memory.get().addr();
+        let region = self.directory().region(address);
+        let bit = 1 << ((address >> self.unit_shift) % UNIT_COUNT);
+        if region.clean.get() | region.dirty.get() == 0 {
+            region.next_with_room.set(self.with_room.replace(region));
+        }
+        if region.dirty.get() == 0 {
+            region.dirty_since.set(now);
+        }
+        region.dirty.set(region.dirty.get() | bit);
+        self.dirty_count += 1;
+    }
+
+    /// The part of unit 0 that belongs to a slab's side table: `1/64` of a unit for each. `None` if there is no memory for it.
+    pub(crate) fn side_table(&mut self, header: &'static SlabHeader) -> Option<NonNull<u8>> {
+        let address = header.memory.get().addr();
+        self.commit(self.directory().region(address), 1)
+    }
+
+    /// Gives the pages of a few units back to the system that have been free for long.
+    pub(crate) fn purge_aged(&mut self, now: u64) {
+        let mut region = self.with_room;
+        while let Some(aged) = region {
+            if aged.dirty.get() != 0 && now.saturating_sub(aged.dirty_since.get()) >= PURGE_AFTER_MILLISECONDS {
+                self.purge(aged, PURGE_BATCH, now);
+                return;
+            }
+            region = aged.next_with_room.get();
+        }
+    }
+
+    /// Gives the pages of all free units back to the system; returns the bytes of those units.
+    pub(crate) fn purge_all(&mut self, now: u64) -> usize {
+        let before = self.dirty_count;
+        let mut region = self.with_room;
+        while let Some(dirty) = region {
+            self.purge(dirty, UNIT_COUNT as u32, now);
+            region = dirty.next_with_room.get();
+        }
+        (before - self.dirty_count) << self.unit_shift
+    }
+
+    fn purge(&mut self, region: &'static RegionHeader, most: u32, now: u64) {
+        for _ in 0..most.min(region.dirty.get().count_ones()) {
+            let bit = lowest(region.dirty.get());
+            let memory = self.unit_memory(region, bit);
+            // SAFETY: a unit that is free holds nobody's slots, and it was committed when it was taken.
+            if !unsafe { os::purge(memory, 1 << self.unit_shift) } {
+                // What was not granted is not zero: it stays dirty, and is tried again later.
+                region.dirty_since.set(now);
+                return;
+            }
+            region.dirty.set(region.dirty.get() & !bit);
+            region.clean.set(region.clean.get() | bit);
+            self.dirty_count -= 1;
+        }
+    }
+
+    fn grow(&mut self) -> Option<&'static RegionHeader> {
+        let region = self.directory().reserve_region()?;
+        let units = region.unit_count.get();
+        region.clean.set(u64::MAX >> (u64::BITS - units) & !1);
+        region.next.set(self.regions.replace(region));
+        region.next_with_room.set(self.with_room.replace(region));
+        self.reserved_bytes += (units as usize) << self.unit_shift;
+        Some(region)
+    }
+
+    fn unit_memory(&self, region: &RegionHeader, bit: u64) -> NonNull<u8> {
+        let offset = (bit.trailing_zeros() as usize) << self.unit_shift;
+        // SAFETY: `bit` is below the region's `unit_count`, so the unit lies inside the reservation.
+        let memory = unsafe { region.memory.get().add(offset) };
+        NonNull::new(memory).unwrap_or(NonNull::dangling())
+    }
+
+    fn commit(&mut self, region: &RegionHeader, bit: u64) -> Option<NonNull<u8>> {
+        let memory = self.unit_memory(region, bit);
+        if region.committed.get() & bit == 0 {
+            // SAFETY: the unit lies in the region's reservation, which is never released.
+            if !unsafe { os::commit(memory, 1 << self.unit_shift) } {
+                return None;
+            }
+            region.committed.set(region.committed.get() | bit);
+        }
+        Some(memory)
+    }
+}
+
+const fn lowest(bits: u64) -> u64 {
+    bits & bits.wrapping_neg()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(unit: &Unit) -> usize {
+        unit.header.memory.get().addr()
+    }
+
+    #[test]
+    fn units_come_in_address_order_and_dirty_ones_first() {
+        let mut pool = UnitPool::new(16);
+        let units: Vec<Unit> = (0..130).map(|_| pool.take().unwrap()).collect();
+        assert_eq!(pool.reserved_bytes, 3 * (UNIT_COUNT << 16));
+        for pair in units[..63].windows(2) {
+            assert_eq!(address(&pair[0]) + (1 << 16), address(&pair[1]));
+        }
+        assert!(units.iter().all(|unit| unit.zeroed));
+        pool.give(units[7].header, 0);
+        let again = pool.take().unwrap();
+        assert_eq!(address(&again), address(&units[7]));
+        assert!(!again.zeroed, "an unpurged unit is not known to be zero");
+    }
+
+    #[test]
+    fn purged_units_read_zero_and_wait_their_time() {
+        let mut pool = UnitPool::new(16);
+        let unit = pool.take().unwrap();
+        // SAFETY: the unit is committed and 64 KiB long.
+        unsafe { unit.header.memory.get().write_bytes(0xAB, 1 << 16) };
+        pool.give(unit.header, 10);
+        pool.purge_aged(10 + PURGE_AFTER_MILLISECONDS - 1);
+        assert_eq!(pool.dirty_count, 1, "too young");
+        pool.purge_aged(10 + PURGE_AFTER_MILLISECONDS);
+        assert_eq!(pool.dirty_count, 0);
+        let again = pool.take().unwrap();
+        assert_eq!(address(&again), address(&unit));
+        assert!(again.zeroed);
+        // SAFETY: committed memory of 64 KiB.
+        let bytes = unsafe { core::slice::from_raw_parts(again.header.memory.get(), 1 << 16) };
+        assert!(bytes.iter().all(|&byte| byte == 0));
+    }
+}

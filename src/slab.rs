@@ -1,0 +1,173 @@
+//! One unit cut into slots of one class: which slots are out, which are free, and what was never used.
+//!
+//! | state of a slot | where it is |
+//! | --- | --- |
+//! | fresh | at or above `fresh`; never written since the unit was taken |
+//! | used | out: live, in a thread's cache, or in the depot |
+//! | recycled | in the free list, in slots of its own slab ([`trunk`](crate::trunk), [`tiny`](crate::tiny)) |
+//!
+//! Equation: `used + recycled + (unit − fresh) / slot = unit / slot`. A slab in which `used = 0` is empty and leaves its bin.
+//!
+//! **S1** All fields of a header but its tag are only touched under the lock of the slab's bin.
+
+use core::ops::Range;
+use core::ptr::NonNull;
+
+use crate::header::{SlabHeader, UNIT_COUNT};
+use crate::region::{Unit, UnitPool};
+use crate::size_class::SizeClass;
+use crate::sync::{Lock, Release};
+use crate::tiny::Tiny;
+use crate::trunk::Trunks;
+
+/// What all slabs of one bin have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct Geometry<'a> {
+    pub(crate) class: SizeClass,
+    pub(crate) unit_shift: u32,
+    /// Family and class in one word, never 0.
+    pub(crate) tag: u32,
+    /// Where the family's units come from and go to.
+    pub(crate) pool: &'a Lock<UnitPool>,
+}
+
+impl Geometry<'_> {
+    fn unit_bytes(&self) -> usize {
+        1 << self.unit_shift
+    }
+
+    fn tiny(&self) -> Option<Tiny> {
+        (self.class.slot_bytes() < 4).then(|| Tiny::new(self.class.slot_bytes(), self.unit_bytes()))
+    }
+
+    /// Takes a unit and makes it an empty slab of this class.
+    pub(crate) fn open(&self) -> Option<&'static SlabHeader> {
+        let mut pool = self.pool.lock();
+        let Unit { header, zeroed, .. } = pool.take()?;
+        if self.tiny().is_some() && pool.side_table(header).is_none() {
+            pool.give(header, crate::os::milliseconds());
+            return None;
+        }
+        header.used.set(0);
+        header.recycled.set(0);
+        header.fresh.set(0);
+        header.trunk.set(if self.tiny().is_some() { 0 } else { Trunks::EMPTY.first });
+        header.fill.set(0);
+        header.zeroed.set(zeroed);
+        header.side_ready.set(false);
+        header.previous.set(None);
+        header.next.set(None);
+        // Release: from here on a free of one of its slots is right. Its partner is whatever hands the slot's address on.
+        header.tag.store(self.tag, Release);
+        Some(header)
+    }
+
+    /// Gives the unit of an empty slab back to the pool.
+    pub(crate) fn close(&self, slab: &'static SlabHeader) {
+        debug_assert_eq!(slab.used.get(), 0);
+        // Release: nobody legitimately looks at the tag of a slab without slots; a late, wrong free finds 0.
+        slab.tag.store(0, Release);
+        self.pool.lock().give(slab, crate::os::milliseconds());
+    }
+
+    /// Slots that were never handed out since the unit was taken.
+    pub(crate) fn fresh_room(&self, slab: &SlabHeader) -> usize {
+        (self.unit_bytes() - slab.fresh.get() as usize) / self.class.slot_bytes()
+    }
+
+    /// Hands out up to `most` fresh slots as one range of addresses.
+    pub(crate) fn carve(&self, slab: &SlabHeader, most: usize) -> Range<usize> {
+        let count = most.min(self.fresh_room(slab));
+        let start = slab.memory.get().addr() + slab.fresh.get() as usize;
+        let bytes = count * self.class.slot_bytes();
+        slab.fresh.set(slab.fresh.get() + bytes as u32);
+        slab.used.set(slab.used.get() + count as u32);
+        start..start + bytes
+    }
+
+    /// Takes back the untouched end of the last carved range; `false` if other slots have been carved since.
+    pub(crate) fn uncarve(&self, slab: &SlabHeader, range: &Range<usize>) -> bool {
+        let base = slab.memory.get().addr();
+        if range.end - base != slab.fresh.get() as usize {
+            return false;
+        }
+        slab.fresh.set((range.start - base) as u32);
+        slab.used.set(slab.used.get() - ((range.end - range.start) / self.class.slot_bytes()) as u32);
+        true
+    }
+
+    /// Moves recycled slots out of the slab, as many as there are and as `out` has room for; returns how many.
+    ///
+    /// # Safety
+    /// `slab` is a slab of this bin, and the caller holds the bin's lock (S1).
+    pub(crate) unsafe fn take(&self, slab: &SlabHeader, out: &mut [usize]) -> usize {
+        let count = out.len().min(slab.recycled.get() as usize);
+        let memory = slab_memory(slab);
+        let base = memory.addr().get();
+        match self.tiny() {
+            None => {
+                let mut trunks = Trunks { first: slab.trunk.get(), fill: slab.fill.get() };
+                for out in &mut out[..count] {
+                    // SAFETY: the list holds `recycled` slots, and no more are popped.
+                    *out = base + unsafe { trunks.pop(memory, self.class.slot_bytes()) } as usize;
+                }
+                slab.trunk.set(trunks.first);
+                slab.fill.set(trunks.fill);
+            }
+            Some(tiny) => {
+                let table = self.table(tiny, slab);
+                for out in &mut out[..count] {
+                    // SAFETY: the list holds `recycled` slots, and no more are popped; its table was made by the first `give`.
+                    let (offset, run) = unsafe { tiny.pop(memory, table, slab.trunk.get()) };
+                    slab.trunk.set(run);
+                    *out = base + offset as usize;
+                }
+            }
+        }
+        slab.recycled.set(slab.recycled.get() - count as u32);
+        slab.used.set(slab.used.get() + count as u32);
+        count
+    }
+
+    /// Puts one used slot back.
+    ///
+    /// # Safety
+    /// `address` is a used slot of `slab`, which nobody uses any more; the caller holds the lock of the slab's bin (S1).
+    #[inline]
+    pub(crate) unsafe fn give(&self, slab: &SlabHeader, address: usize) {
+        let memory = slab_memory(slab);
+        let offset = (address - memory.addr().get()) as u32 & !(self.class.slot_bytes() as u32 - 1);
+        match self.tiny() {
+            None => {
+                let mut trunks = Trunks { first: slab.trunk.get(), fill: slab.fill.get() };
+                // SAFETY: a used slot is in no list, and the caller gives it up.
+                unsafe { trunks.push(memory, self.class.slot_bytes(), offset) };
+                slab.trunk.set(trunks.first);
+                slab.fill.set(trunks.fill);
+            }
+            Some(tiny) => {
+                let table = self.table(tiny, slab);
+                if !slab.side_ready.replace(true) {
+                    // SAFETY: the slab's own table, committed when the slab was opened; S1 keeps others away.
+                    unsafe { tiny.initialise(table) };
+                }
+                // SAFETY: a used slot is in no list, and the caller gives it up.
+                unsafe { tiny.push(memory, table, offset) };
+            }
+        }
+        slab.recycled.set(slab.recycled.get() + 1);
+        slab.used.set(slab.used.get() - 1);
+    }
+
+    fn table(&self, tiny: Tiny, slab: &SlabHeader) -> NonNull<u8> {
+        let memory = slab.memory.get();
+        let unit = (memory.addr() >> self.unit_shift) % UNIT_COUNT;
+        let address = (memory.addr() & !((UNIT_COUNT << self.unit_shift) - 1)) + tiny.table_offset(unit);
+        // The region's provenance is exposed where the region is claimed.
+        NonNull::new(core::ptr::with_exposed_provenance_mut(address)).unwrap_or(NonNull::dangling())
+    }
+}
+
+fn slab_memory(slab: &SlabHeader) -> NonNull<u8> {
+    NonNull::new(slab.memory.get()).unwrap_or(NonNull::dangling())
+}

@@ -1,0 +1,153 @@
+//! The only door to atomics, locks and thread-local state.
+//!
+//! [`Lock`] is one word that never allocates and makes no system call unless two threads want it at once:
+//!
+//! | state | meaning | who changes it |
+//! | --- | --- | --- |
+//! | 0 | free | anyone takes it to 1 |
+//! | 1 | held, nobody sleeps | the holder frees it to 0; a sleeper-to-be takes it to 2 |
+//! | 2 | held, somebody may sleep | the holder frees it to 0 and wakes one |
+//!
+//! Order in which locks are taken: registry, family, bin, pool, directory. Nothing is called out to under a lock.
+
+use core::cell::UnsafeCell;
+use core::ops::{Deref, DerefMut};
+
+pub(crate) use core::sync::atomic::{
+    AtomicPtr, AtomicU32, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+const FREE: u32 = 0;
+const HELD: u32 = 1;
+const CONTENDED: u32 = 2;
+
+/// How often a thread looks again before it sleeps: about a microsecond, longer than any lock here is held without a system call.
+const SPINS: u32 = 100;
+
+/// A mutual exclusion lock around a value. Not re-entrant, no poisoning: nothing in this crate unwinds.
+pub(crate) struct Lock<T> {
+    state: AtomicU32,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the value is only reached through a `Guard`, and at most one exists (state 1 or 2), so sharing the lock
+// only ever sends the value from one thread to another.
+unsafe impl<T: Send> Sync for Lock<T> {}
+
+impl<T> Lock<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self { state: AtomicU32::new(FREE), value: UnsafeCell::new(value) }
+    }
+
+    #[inline]
+    pub(crate) fn lock(&self) -> Guard<'_, T> {
+        // Acquire: observes what the last holder published when it freed the lock (`Guard::drop`).
+        if self.state.compare_exchange(FREE, HELD, Acquire, Relaxed).is_err() {
+            self.lock_contended();
+        }
+        Guard { lock: self }
+    }
+
+    #[cold]
+    fn lock_contended(&self) {
+        for _ in 0..SPINS {
+            // Acquire: as in `lock`.
+            if self.state.load(Relaxed) == FREE && self.state.compare_exchange(FREE, HELD, Acquire, Relaxed).is_ok() {
+                return;
+            }
+            core::hint::spin_loop();
+        }
+        // Acquire: as in `lock`. From here on the lock is taken as contended, so that its holder wakes the next sleeper.
+        while self.state.swap(CONTENDED, Acquire) != FREE {
+            wait::sleep_while(&self.state, CONTENDED);
+        }
+    }
+}
+
+/// Proof that the lock is held; gives it back when dropped.
+pub(crate) struct Guard<'a, T> {
+    lock: &'a Lock<T>,
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: one guard at most exists per lock, and it borrows itself here, so no other reference to the value is live.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as in `deref`, and `&mut self` makes this borrow of the one guard exclusive.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        // Release: publishes everything done under the lock to the next holder's Acquire.
+        if self.lock.state.swap(FREE, Release) == CONTENDED {
+            wait::wake_one(&self.lock.state);
+        }
+    }
+}
+
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(miri)))]
+mod wait {
+    use super::AtomicU32;
+
+    /// Sleeps while the word still holds `value`; may return early.
+    pub(super) fn sleep_while(word: &AtomicU32, value: u32) {
+        let forever = core::ptr::null::<libc::timespec>();
+        // SAFETY: FUTEX_WAIT reads the word, which outlives the call because `word` borrows it, and a null timeout means no timeout.
+        unsafe {
+            libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, value, forever)
+        };
+    }
+
+    pub(super) fn wake_one(word: &AtomicU32) {
+        // SAFETY: FUTEX_WAKE only uses the word's address as a key.
+        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1) };
+    }
+}
+
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(miri))))]
+mod wait {
+    use super::AtomicU32;
+
+    /// Gives the processor to another thread; the caller looks again.
+    pub(super) fn sleep_while(_word: &AtomicU32, _value: u32) {
+        std::thread::yield_now();
+    }
+
+    pub(super) fn wake_one(_word: &AtomicU32) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lock;
+
+    #[test]
+    fn lock_excludes_and_wakes_every_waiter() {
+        static COUNT: Lock<u64> = Lock::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for round in 0..20_000 {
+                        let mut count = COUNT.lock();
+                        *count += 1;
+                        if round % 1000 == 0 {
+                            std::thread::yield_now();
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(*COUNT.lock(), 160_000);
+    }
+}

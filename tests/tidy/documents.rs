@@ -1,0 +1,87 @@
+//! Files that are named must exist.
+
+use crate::Violation;
+use crate::files::{Files, SourceFile};
+use crate::tokens::Tokens;
+
+/// A path that begins with one of these is one of ours.
+const OUR_DIRECTORIES: [&str; 7] = [".ci/", "benches/", "compat/", "docs/", "examples/", "src/", "tests/"];
+
+/// A name without a directory that ends so is a file's.
+const ENDINGS: [&str; 3] = [".rs", ".md", ".toml"];
+
+pub(crate) fn all_lines(file: &SourceFile) -> Vec<(usize, String)> {
+    file.text.lines().enumerate().map(|(index, line)| (index + 1, line.to_owned())).collect()
+}
+
+pub(crate) fn comment_lines(file: &SourceFile) -> Vec<(usize, String)> {
+    Tokens::of(&file.text).comments
+}
+
+/// Names in these lines of a file that are no file's.
+pub(crate) fn dead_names(file: &SourceFile, lines: Vec<(usize, String)>, files: &Files) -> Vec<Violation> {
+    let directory = file.path.rsplit_once('/').map_or("", |(directory, _)| directory);
+    let mut violations = Vec::new();
+    for (line, text) in lines {
+        let dead = names(&text).filter(|name| !exists(name, directory, files));
+        violations.extend(dead.map(|name| Violation::new(file, line, format!("there is no {name}"))));
+    }
+    violations
+}
+
+/// A name may be meant from the project's directory or from the document's own.
+fn exists(name: &str, directory: &str, files: &Files) -> bool {
+    if !name.contains('/') {
+        return files.has_name(name);
+    }
+    files.has(name) || files.has(&format!("{directory}/{name}"))
+}
+
+/// The names of files of this project, as far as they can be told from other words.
+fn names(line: &str) -> impl Iterator<Item = &str> {
+    let is_in_name = |character: char| character.is_ascii_alphanumeric() || "_-./*".contains(character);
+    line.split_whitespace()
+        .filter(|word| !word.contains("://"))
+        .flat_map(move |word| word.split(move |character| !is_in_name(character)))
+        .map(|name| name.trim_end_matches('.').trim_start_matches("./"))
+        .filter(|name| is_ours(name))
+}
+
+fn is_ours(name: &str) -> bool {
+    if name.contains('*') {
+        return false;
+    }
+    if name.contains('/') {
+        return OUR_DIRECTORIES.iter().any(|directory| name.starts_with(directory));
+    }
+    ENDINGS.iter().any(|ending| name.len() > ending.len() && name.ends_with(ending))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dead(line: &str) -> Vec<String> {
+        let files = Files::with_paths(&["README.md", "src", "src/slab.rs", "docs", "docs/notes.md", "docs/src/x.rs"]);
+        let file = SourceFile::new("docs/notes.md", line);
+        dead_names(&file, all_lines(&file), &files).into_iter().map(|violation| violation.message).collect()
+    }
+
+    #[test]
+    fn dead_names_are_found() {
+        assert_eq!(dead("see `src/slabs.rs`."), ["there is no src/slabs.rs"]);
+        assert_eq!(dead("[notes](docs/note.md#top), slabs.rs"), ["there is no docs/note.md", "there is no slabs.rs"]);
+    }
+
+    #[test]
+    fn files_that_exist_and_other_words_are_not() {
+        for line in [
+            "`src/slab.rs`, [notes](./docs/notes.md#top) and README.md.",
+            "`slab.rs` in src/, tests/*.rs, src/….rs, *.md, 1/2 and/or …/other.txt",
+            "beside this document: src/x.rs",
+            "https://example.org/src/gone.rs",
+        ] {
+            assert_eq!(dead(line), Vec::<String>::new(), "{line}");
+        }
+    }
+}
