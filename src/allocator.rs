@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Two of the worlds may be one: `allocator-api2/nightly`, which any crate of the build may switch on, turns the trait of
-//! 0.2 into core's. [`own_02`] finds that out, and the impl of 0.2 is then none.
+//! 0.2 into core's. [`meaning_02`] finds that out, and the impl of 0.2 is then none.
 //!
 //! Where core's trait is unstable, `build.rs` sets `family_alloc_core_allocator_unstable`, and the macros may name the
 //! trait in crates that have not opened the feature gate: whoever declares a family need not know who switched it on.
@@ -30,25 +30,34 @@ pub mod worlds {
     pub use allocator_api2_04 as v04;
 
     #[cfg(all(feature = "allocator-api2-02", family_alloc_core_allocator))]
-    pub use super::own_02::{Answer, Asks02, LayoutErr};
+    pub use super::meaning_02::{Asks02, Found, LayoutErr};
 }
 
-/// Whether the trait of 0.2 is core's, asked where core's trait is implemented as well.
+/// Whether 0.2's trait is one of its own, asked where core's trait is implemented as well.
 ///
 /// The answer hangs on one name. Core's module `alloc` has kept `LayoutErr`, deprecated since 1.52; `allocator_api2`
-/// never had it. So in a block that imports all of 0.2's `alloc`, the name means core's type if 0.2's `alloc` *is*
-/// core's, and else it means the type of that name out here.
+/// never had it. So in a block that imports all of 0.2's `alloc`, the name means core's type if that *is* core's module,
+/// and else the type of that name out here.
+///
+/// The impls of both worlds are bound to the answer. 0.2's wants it to be [`LayoutErr`]: where it is not, the compiler
+/// sees that the bound cannot hold and that there is nothing to overlap with core's. Core's wants it to be [`Found`],
+/// which it always is; that keeps core's out of the way while the compiler checks the other impl, *assuming* the bound
+/// that cannot hold. Two more things are as they are because the compiler asks for them: the bound is on the family,
+/// since only of its own types does a crate know what they will never implement, and it has a lifetime, since without
+/// one a bound that cannot hold is an error.
 #[cfg(all(feature = "allocator-api2-02", family_alloc_core_allocator))]
-mod own_02 {
-    /// Meant where 0.2 has a trait of its own.
+mod meaning_02 {
+    /// The answer where 0.2 has a trait of its own.
     pub enum LayoutErr {}
 
-    pub trait Asks02<'nothing> {
+    /// Implemented by all types, with the answer of this build.
+    pub trait Asks02<'any> {
+        /// [`LayoutErr`] or core's type.
         type LayoutErr;
     }
 
     const _: () = {
-        #[allow(unused_imports, reason = "0.2 may have nothing of use here: that is the question")]
+        #[allow(unused_imports, reason = "whether there is anything to import is the question")]
         use allocator_api2_02::alloc::*;
 
         #[allow(deprecated, reason = "the deprecated name is the one that only core has")]
@@ -58,7 +67,7 @@ mod own_02 {
     };
 
     /// The answer of this build.
-    pub type Answer = <() as Asks02<'static>>::LayoutErr;
+    pub type Found = <() as Asks02<'static>>::LayoutErr;
 }
 
 /// Implements for the family `$family` the `Allocator` of every world that this crate was built with.
@@ -92,7 +101,7 @@ macro_rules! __impl_allocator_api2_02 {
         $crate::__impl_allocator!(
             $family,
             [$crate::__private::worlds::v02::alloc]
-            where for<'nothing> $family: $crate::__private::worlds::Asks02<'nothing, LayoutErr = $crate::__private::worlds::LayoutErr>
+            where for<'any> $family: $crate::__private::worlds::Asks02<'any, LayoutErr = $crate::__private::worlds::LayoutErr>
         );
     };
 }
@@ -142,8 +151,10 @@ macro_rules! __impl_allocator_api2_04 {
 #[cfg_attr(family_alloc_core_allocator_unstable, allow_internal_unstable(allocator_api))]
 macro_rules! __impl_allocator_core {
     ($family:ident) => {
-        $crate::__impl_allocator!($family, [::core::alloc]
-            where for<'nothing> $family: $crate::__private::worlds::Asks02<'nothing, LayoutErr = $crate::__private::worlds::Answer>
+        $crate::__impl_allocator!(
+            $family,
+            [::core::alloc]
+            where for<'any> $family: $crate::__private::worlds::Asks02<'any, LayoutErr = $crate::__private::worlds::Found>
         );
     };
 }
@@ -165,7 +176,7 @@ macro_rules! __impl_allocator_core {
     ($family:ident) => {};
 }
 
-/// Implements the `Allocator` of the module `$world` for `$family`.
+/// Implements the `Allocator` of the module `$world` for `$family`, under the where clause `$bound` if there is one.
 #[doc(hidden)]
 #[macro_export]
 #[cfg_attr(family_alloc_core_allocator_unstable, allow_internal_unstable(allocator_api))]

@@ -76,8 +76,14 @@ mod tests {
             let (magazine, batch) = (magazine_slots(class), batch_slots(class));
             assert!(batch >= 1 && magazine == 2 * batch, "{class:?}");
             assert!(magazine * class.slot_bytes() <= MAGAZINE_BYTES || magazine == 2, "{class:?}");
-            assert!(depot_batches(class) * batch * class.slot_bytes() <= DEPOT_BYTES || depot_batches(class) == 1, "{class:?}");
-            assert!(fresh_slots(class) * class.slot_bytes() <= *FRESH_BYTES.end() || fresh_slots(class) == 1, "{class:?}");
+            assert!(
+                depot_batches(class) * batch * class.slot_bytes() <= DEPOT_BYTES || depot_batches(class) == 1,
+                "{class:?}"
+            );
+            assert!(
+                fresh_slots(class) * class.slot_bytes() <= *FRESH_BYTES.end() || fresh_slots(class) == 1,
+                "{class:?}"
+            );
         }
     }
 }

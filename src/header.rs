@@ -135,14 +135,25 @@ pub(crate) struct Directory {
     claims: Lock<()>,
 }
 
-static DIRECTORIES: [Directory; 6] =
-    [Directory::new(16), Directory::new(17), Directory::new(18), Directory::new(19), Directory::new(20), Directory::new(21)];
+static DIRECTORIES: [Directory; 6] = [
+    Directory::new(16),
+    Directory::new(17),
+    Directory::new(18),
+    Directory::new(19),
+    Directory::new(20),
+    Directory::new(21),
+];
 
 const _: () = assert!(*UNIT_SHIFTS.start() == 16 && *UNIT_SHIFTS.end() == 21, "one directory per unit size");
 
 impl Directory {
     const fn new(unit_shift: u32) -> Self {
-        Self { unit_shift, base: AtomicPtr::new(core::ptr::null_mut()), mask: AtomicUsize::new(0), claims: Lock::new(()) }
+        Self {
+            unit_shift,
+            base: AtomicPtr::new(core::ptr::null_mut()),
+            mask: AtomicUsize::new(0),
+            claims: Lock::new(()),
+        }
     }
 
     /// The directory of units of `1 << unit_shift` bytes.
@@ -180,8 +191,8 @@ impl Directory {
 
     /// Reserves a region, all of it or as many of its first units as fit, and claims its header page.
     pub(crate) fn reserve_region(&self) -> Option<&'static RegionHeader> {
-        let _claims = self.claims.lock();
         self.open()?;
+        let _claims = self.claims.lock();
         let region_bytes = UNIT_COUNT << self.unit_shift;
         let mut unit_count = UNIT_COUNT;
         while unit_count >= 2 {
@@ -233,9 +244,10 @@ impl Directory {
         Some(region)
     }
 
-    /// Reserves the table, once. A process with limited address space gets one that covers a multiple of its limit; two
+    /// Reserves the table, once, and before anyone keeps a [`View`]. A process with limited address space gets one that covers a multiple of its limit; two
     /// addresses that far apart then share a header, and no region is placed where its page is taken (H3).
-    fn open(&self) -> Option<()> {
+    pub(crate) fn open(&self) -> Option<()> {
+        let _claims = self.claims.lock();
         if !self.base.load(Relaxed).is_null() {
             return Some(());
         }
@@ -246,8 +258,9 @@ impl Directory {
                 .unwrap_or(TABLE_BYTES_MAX)
                 .clamp(TABLE_BYTES_MIN, TABLE_BYTES_MAX),
         };
-        let (table, bytes) =
-            [bytes, bytes.min(1 << 20), TABLE_BYTES_MIN].into_iter().find_map(|bytes| Some((os::reserve_readable(bytes)?, bytes)))?;
+        let (table, bytes) = [bytes, bytes.min(1 << 20), TABLE_BYTES_MIN]
+            .into_iter()
+            .find_map(|bytes| Some((os::reserve_readable(bytes)?, bytes)))?;
         self.mask.store(bytes - HEADER_BYTES, Relaxed);
         // Release: publishes the mask to `view`.
         self.base.store(table.as_ptr(), Release);
@@ -266,7 +279,8 @@ mod tests {
         let base = region.memory.get().addr();
         assert_eq!(base % (UNIT_COUNT << 21), 0);
         assert!(core::ptr::eq(directory.region(base + (5 << 21) + 17), region));
-        let wild = [0, 1, 4096, usize::MAX, usize::MAX / 2, 1 << 62, base, base + (1 << 21), (&raw const region).addr()];
+        let wild =
+            [0, 1, 4096, usize::MAX, usize::MAX / 2, 1 << 62, base, base + (1 << 21), (&raw const region).addr()];
         for address in wild {
             assert!(directory.slab(address).is_none(), "{address:#x}");
             assert_eq!(View::CLOSED.tag(address, 21), 0);

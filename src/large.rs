@@ -115,7 +115,7 @@ impl LargeSet {
     ) -> Result<Option<Large>, Mismatch> {
         let place = self.verify(memory, old_bytes)?;
         let Some(bytes) = mapped_bytes(new_layout) else { return Ok(None) };
-        let in_place = memory.addr().get().is_multiple_of(new_layout.align());
+        let in_place = os::is_aligned(memory, new_layout.align());
         if bytes == old_bytes {
             return Ok(in_place.then_some(Large { memory, bytes }));
         }
@@ -165,11 +165,13 @@ impl LargeSet {
     /// The least kept mapping that is long enough and wastes at most a quarter, cut to length.
     fn take_kept(&mut self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
         let fits = |kept: &Kept| {
-            kept.bytes >= bytes && kept.bytes - bytes <= kept.bytes / 4 && kept.memory.addr().get().is_multiple_of(align)
+            kept.bytes >= bytes && kept.bytes - bytes <= kept.bytes / 4 && os::is_aligned(kept.memory, align)
         };
-        let best = self.kept.iter_mut().filter(|place| place.as_ref().is_some_and(fits)).min_by_key(|place| {
-            place.as_ref().map_or(usize::MAX, |kept| kept.bytes)
-        })?;
+        let best = self
+            .kept
+            .iter_mut()
+            .filter(|place| place.as_ref().is_some_and(fits))
+            .min_by_key(|place| place.as_ref().map_or(usize::MAX, |kept| kept.bytes))?;
         let kept = best.take()?;
         self.kept_bytes -= kept.bytes;
         if kept.bytes > bytes {
@@ -187,9 +189,11 @@ impl LargeSet {
             return discard(&freed);
         }
         while self.kept_bytes + freed.bytes > KEPT_BYTES || self.kept.iter().all(Option::is_some) {
-            let oldest = self.kept.iter_mut().filter(|place| place.is_some()).min_by_key(|place| {
-                place.as_ref().map_or(u64::MAX, |kept| kept.since)
-            });
+            let oldest = self
+                .kept
+                .iter_mut()
+                .filter(|place| place.is_some())
+                .min_by_key(|place| place.as_ref().map_or(u64::MAX, |kept| kept.since));
             let Some(oldest) = oldest.and_then(Option::take) else { break };
             self.kept_bytes -= oldest.bytes;
             discard(&oldest);

@@ -1,4 +1,32 @@
-//! Memory in families: allocators for one part of a program at a time.
+#![doc = include_str!("../README.md")]
+//!
+//! # Layers
+//!
+//! A module imports from lower layers only; `tests/tidy` keeps this table true.
+//!
+//! | layer | module | owns |
+//! | --- | --- | --- |
+//! | 0 | `sync` | the only door to atomics, locks and their waiting |
+//! | 0 | `fatal` | the one line before the end |
+//! | 0 | `checks` | what a family verifies |
+//! | 0 | `size_class` | a layout's class, a class's slot |
+//! | 0 | `trunk` | the free list of slots of four bytes and more |
+//! | 1 | `os` | what is asked of the system |
+//! | 1 | `capacity` | how much of each class the caches hold |
+//! | 1 | `stats` | a family's numbers and how they print |
+//! | 2 | `header` | header pages, and the header of any address |
+//! | 3 | `region` | a family's units: free, dirty, purged |
+//! | 3 | `tiny` | the free lists of the 1-byte and 2-byte classes |
+//! | 4 | `slab` | one unit cut into slots |
+//! | 4 | `large` | allocations above the largest slot |
+//! | 5 | `bin` | what all threads share of one (family, class) |
+//! | 6 | `magazine` | what one thread holds of one family |
+//! | 7 | `family` | what all threads share of one family; the registry |
+//! | 8 | `thread` | a thread's caches, from first use to thread exit |
+//! | 9 | `heap` | every branch on size; the calls |
+//! | 10 | `allocator` | the `Allocator` traits |
+//! | 10 | `global` | `GlobalAlloc` |
+//! | 10 | `macros` | `family!` |
 
 mod allocator;
 mod bin;
@@ -28,7 +56,7 @@ pub use heap::Family;
 pub use stats::{ClassStats, Stats};
 
 family! {
-    /// The crate's own family, for `Vec::new_in(FamilyAlloc)` as written.
+    /// The crate's own family, for code that needs just one: `Vec::new_in(FamilyAlloc)`.
     pub struct FamilyAlloc;
 }
 

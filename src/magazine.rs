@@ -42,16 +42,18 @@ pub(crate) struct Magazine {
 }
 
 impl Magazine {
-    const EMPTY: Self = Self {
-        top: AtomicPtr::new(core::ptr::null_mut()),
-        bottom: Cell::new(core::ptr::null_mut()),
-        end: Cell::new(core::ptr::null_mut()),
-        tag: Cell::new(NO_TAG),
-        fresh_zeroed: Cell::new(false),
-        fresh: AtomicUsize::new(0),
-        fresh_end: AtomicUsize::new(0),
-        noted: Cell::new(0),
-    };
+    const fn empty() -> Self {
+        Self {
+            top: AtomicPtr::new(core::ptr::null_mut()),
+            bottom: Cell::new(core::ptr::null_mut()),
+            end: Cell::new(core::ptr::null_mut()),
+            tag: Cell::new(NO_TAG),
+            fresh_zeroed: Cell::new(false),
+            fresh: AtomicUsize::new(0),
+            fresh_end: AtomicUsize::new(0),
+            noted: Cell::new(0),
+        }
+    }
 
     /// The address of a recycled slot, if the array holds one.
     #[inline(always)]
@@ -110,7 +112,7 @@ impl Magazine {
 
     /// How many more slots than it held at the last exchange the thread has allocated (negative: freed) by now.
     pub(crate) fn allocated_since_noted(&self, class: SizeClass) -> isize {
-        self.noted.get().wrapping_sub(self.held(class)).cast_signed()
+        self.noted.get().wrapping_sub(self.held(class)) as isize
     }
 
     pub(crate) fn note(&self, class: SizeClass) {
@@ -177,11 +179,13 @@ pub struct Cache {
 unsafe impl Sync for Cache {}
 
 /// The cache of a thread that has none. Never written (M3).
-pub(crate) static EMPTY: Cache = Cache::EMPTY;
+pub(crate) static EMPTY: Cache = Cache::empty();
 
 impl Cache {
-    pub(crate) const EMPTY: Self =
-        Self { view: Cell::new(View::CLOSED), magazines: [const { Magazine::EMPTY }; CLASS_COUNT] };
+    /// A cache without slots, room or family.
+    pub(crate) const fn empty() -> Self {
+        Self { view: Cell::new(View::CLOSED), magazines: [const { Magazine::empty() }; CLASS_COUNT] }
+    }
 
     #[inline(always)]
     pub(crate) fn magazine(&self, class: SizeClass) -> &Magazine {
@@ -223,7 +227,7 @@ mod tests {
     #[test]
     fn a_magazine_gives_back_what_it_got_oldest_first_to_the_bin() {
         let mut slots = vec![0usize; MAGAZINE_STARTS[CLASS_COUNT]];
-        let cache = Cache::EMPTY;
+        let cache = Cache::empty();
         // SAFETY: an array of the right length that outlives the cache.
         unsafe { cache.equip(slots.as_mut_ptr(), View::CLOSED, |class| class.index() as u32 + 1) };
         let class = SizeClass::from_index(6);
@@ -236,7 +240,10 @@ mod tests {
         assert_eq!(magazine.pop(), Some((pushed - 1) * 64));
         magazine.set_fresh(Fresh { range: 640..768, zeroed: true });
         assert_eq!(magazine.held(class), pushed - 4 + 2);
-        assert_eq!((magazine.carve(64), magazine.take_fresh(), magazine.carve(64)), (Some((640, true)), 704..768, None));
+        assert_eq!(
+            (magazine.carve(64), magazine.take_fresh(), magazine.carve(64)),
+            (Some((640, true)), 704..768, None)
+        );
     }
 
     #[test]

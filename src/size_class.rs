@@ -53,7 +53,7 @@ mod tests {
     /// The definition the arithmetic must meet: the least class whose slot holds the size and is a multiple of the alignment.
     fn naive(size: usize, align: usize) -> usize {
         (0..usize::BITS as usize)
-            .find(|&index| (1usize << index) >= size && (1usize << index).is_multiple_of(align))
+            .find(|&index| (1usize << index) >= size && (1usize << index).checked_rem(align) == Some(0))
             .unwrap()
     }
 

@@ -97,7 +97,11 @@ impl fmt::Display for Bytes {
             value /= 1024.0;
             unit = larger;
         }
-        if unit == "B" { f.pad(&format_args!("{} B", self.0).to_string()) } else { f.pad(&format!("{value:.1} {unit}")) }
+        if unit == "B" {
+            f.pad(&format_args!("{} B", self.0).to_string())
+        } else {
+            f.pad(&format!("{value:.1} {unit}"))
+        }
     }
 }
 
@@ -117,7 +121,11 @@ impl fmt::Display for Stats {
             self.thread_caches,
             Bytes(self.kept_bytes),
         )?;
-        writeln!(f, "{:>9} {:>7} {:>12} {:>12} {:>9} {:>9} {:>12}", "slot", "slabs", "live", "live bytes", "cached", "depot", "free")?;
+        writeln!(
+            f,
+            "{:>9} {:>7} {:>12} {:>12} {:>9} {:>9} {:>12}",
+            "slot", "slabs", "live", "live bytes", "cached", "depot", "free"
+        )?;
         for class in self.classes.iter().filter(|class| class.slab_count > 0) {
             writeln!(
                 f,
@@ -132,7 +140,14 @@ impl fmt::Display for Stats {
             )?;
         }
         if self.large_allocations > 0 {
-            writeln!(f, "{:>9} {:>7} {:>12} {:>12}", "large", "", self.large_allocations, Bytes(self.large_bytes).to_string())?;
+            writeln!(
+                f,
+                "{:>9} {:>7} {:>12} {:>12}",
+                "large",
+                "",
+                self.large_allocations,
+                Bytes(self.large_bytes).to_string()
+            )?;
         }
         Ok(())
     }

@@ -70,8 +70,10 @@ impl Tiny {
         let run = (offset >> (self.index_bits() + self.slot_shift)) as usize;
         let index = (offset >> self.slot_shift) & ((1 << self.index_bits()) - 1);
         let head = self.head(table, run);
-        // SAFETY: word `run / 64` of the table, aligned to 8.
-        let word = unsafe { &mut *table.cast::<u64>().as_ptr().add(run / 64) };
+        // SAFETY: word `run / 64` lies in the table.
+        let word = unsafe { table.cast::<u64>().add(run / 64) };
+        // SAFETY: initialised, aligned to 8 as the table is, and used by nobody else meanwhile.
+        let word = unsafe { &mut *word.as_ptr() };
         let bit = 1 << (run % 64);
         // SAFETY: the head of a run whose bit is set has been written.
         let link = if *word & bit == 0 { index } else { unsafe { self.load(head) } };
@@ -155,7 +157,10 @@ const _: () = {
         let unit = 1usize << shift;
         let share = unit / crate::header::UNIT_COUNT;
         assert!(Tiny::new(1, unit).table_bytes() <= share, "a one-byte slab's table fits into its share");
-        assert!(Tiny::new(2, unit).table_offset(crate::header::UNIT_COUNT) <= share, "all two-byte tables fit into the first share");
+        assert!(
+            Tiny::new(2, unit).table_offset(crate::header::UNIT_COUNT) <= share,
+            "all two-byte tables fit into the first share"
+        );
         shift += 1;
     }
 };

@@ -85,7 +85,7 @@ impl Gauge {
 
     fn add(&self, difference: isize) {
         // Relaxed: a counter that publishes nothing.
-        let now = self.now.fetch_add(difference.cast_unsigned(), Relaxed).wrapping_add(difference.cast_unsigned());
+        let now = self.now.fetch_add(difference as usize, Relaxed).wrapping_add(difference as usize);
         if difference > 0 {
             self.raise(now);
         }
@@ -93,7 +93,7 @@ impl Gauge {
 
     fn raise(&self, value: usize) {
         // A negative sum, for a moment while threads note one after another, is no peak.
-        if value.cast_signed() > 0 && value > self.peak.load(Relaxed) {
+        if value as isize > 0 && value > self.peak.load(Relaxed) {
             self.peak.fetch_max(value, Relaxed);
         }
     }
@@ -141,7 +141,7 @@ impl FamilyCore {
 
     fn note(&self, slots: isize, slot_bytes: usize) {
         self.live_seen.add(slots);
-        self.live_bytes_seen.add(slots * slot_bytes.cast_signed());
+        self.live_bytes_seen.add(slots * slot_bytes as isize);
     }
 
     /// Fills an exhausted magazine from the bin; `false`: out of memory.
@@ -260,7 +260,7 @@ impl FamilyCore {
         match resized {
             Ok(resized) => {
                 let large = resized?;
-                self.live_bytes_seen.add(large.bytes.wrapping_sub(old_bytes).cast_signed());
+                self.live_bytes_seen.add(large.bytes.wrapping_sub(old_bytes) as isize);
                 Some(large)
             }
             Err(mismatch) => self.report_invalid_large(memory.addr().get(), old, mismatch),
@@ -288,7 +288,7 @@ impl FamilyCore {
         let memory = os::map(bytes, os::page_bytes())?;
         let place = memory.cast::<ThreadCache>();
         let new = ThreadCache {
-            cache: Cache::EMPTY,
+            cache: Cache::empty(),
             family: self,
             next: caches.all,
             next_free: Cell::new(None),
@@ -389,5 +389,6 @@ impl FamilyCore {
     }
 }
 
-const _: () = assert!(FamilyCore::largest_class(2 << 20) == CLASS_COUNT - 1, "the largest class is half of the largest slab");
+const _: () =
+    assert!(FamilyCore::largest_class(2 << 20) == CLASS_COUNT - 1, "the largest class is half of the largest slab");
 const _: () = assert!(UNIT_COUNT == 64, "documented as 64 in `family!`");

@@ -2,6 +2,7 @@
 
 use super::{CLASS_BITS, FamilyCore};
 use crate::capacity::DEPOT_STARTS;
+use crate::header::Directory;
 use crate::os;
 use crate::size_class::CLASS_COUNT;
 use crate::stats::Stats;
@@ -15,7 +16,8 @@ static NEWEST: AtomicPtr<FamilyCore> = AtomicPtr::new(core::ptr::null_mut());
 const NUMBER_MAX: u32 = (1 << (u32::BITS - CLASS_BITS)) - 2;
 
 impl FamilyCore {
-    /// Makes the family known, once, before its first allocation. `None`: there are no numbers left.
+    /// Makes the family known, once, before its first allocation, and opens the directory that its thread caches look into.
+    /// `None`: there are no numbers left, or no address space.
     pub(super) fn register(&'static self) -> Option<()> {
         // Acquire: pairs with the Release below, so that the depots are there for whoever sees the number.
         if self.number.load(Acquire) != 0 {
@@ -28,6 +30,7 @@ impl FamilyCore {
         if *numbers == NUMBER_MAX {
             return None;
         }
+        Directory::of(self.unit_shift).open()?;
         // Without memory for the depots the family works without them.
         let depots = os::round_to_pages(DEPOT_STARTS[CLASS_COUNT] * size_of::<usize>())
             .and_then(|bytes| os::map(bytes, os::page_bytes()));

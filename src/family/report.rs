@@ -34,7 +34,9 @@ enum Owner {
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Slab { family, slot_bytes } => write!(f, "it belongs to the {slot_bytes}-byte class of family {family}"),
+            Self::Slab { family, slot_bytes } => {
+                write!(f, "it belongs to the {slot_bytes}-byte class of family {family}")
+            }
             Self::Large { family, address, bytes } => {
                 write!(f, "it lies in the large allocation of {bytes} bytes at {address:#x} of family {family}")
             }
@@ -48,7 +50,9 @@ fn owner(address: usize) -> Owner {
         let core = family.0;
         let slab = Directory::of(core.unit_shift).slab(address);
         // A small table serves several addresses with one header: only the slab's own memory counts.
-        if let Some(slab) = slab.filter(|slab| address >> core.unit_shift == slab.memory.get().addr() >> core.unit_shift) {
+        if let Some(slab) =
+            slab.filter(|slab| address >> core.unit_shift == slab.memory.get().addr() >> core.unit_shift)
+        {
             let tag = slab.tag.load(Relaxed);
             let class = SizeClass::from_index(tag as usize & ((1 << CLASS_BITS) - 1));
             let name = FamilyCore::with_number(tag >> CLASS_BITS).map_or("unknown", |family| family.name());
@@ -68,7 +72,11 @@ impl FamilyCore {
     pub(crate) fn report_invalid_free(&self, address: usize, layout: Layout) -> ! {
         let class = Class(self, layout);
         let size = layout.size();
-        fatal(format_args!("invalid free of {address:#x} (size {size}, {class}, family {}): {}", self.name, owner(address)))
+        fatal(format_args!(
+            "invalid free of {address:#x} (size {size}, {class}, family {}): {}",
+            self.name,
+            owner(address)
+        ))
     }
 
     /// Ends the process: a large allocation begins at `address`, but with another length.

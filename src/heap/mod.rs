@@ -224,6 +224,7 @@ pub unsafe fn deallocate<F: Family>(ptr: NonNull<u8>, layout: Layout) {
 }
 
 /// The other half of [`allocate`]: the array is empty. Returns the address, 0 if out of memory, and whether it reads zero.
+#[cold]
 #[inline(never)]
 fn allocate_exhausted<F: Family>(class: SizeClass) -> (usize, bool) {
     match cache::<F>().magazine(class).carve(class.slot_bytes()) {

@@ -14,6 +14,8 @@
 //!
 //! All lengths are multiples of the page size and all addresses page-aligned; nothing here is retried or remembered.
 
+use core::ptr::NonNull;
+
 #[cfg(all(unix, not(miri)))]
 mod unix;
 #[cfg(all(unix, not(miri)))]
@@ -23,8 +25,14 @@ use unix as imp;
 compile_error!("family-alloc has no backend for this platform yet: see `src/os/mod.rs` for the contract to implement");
 
 pub(crate) use imp::{
-    address_space_limit, advise_huge, commit, map, milliseconds, page_bytes, purge, release, remap, reserve, reserve_readable,
+    address_space_limit, advise_huge, commit, map, milliseconds, page_bytes, purge, release, remap, reserve,
+    reserve_readable,
 };
+
+/// Whether an address is a multiple of `align`, a power of two.
+pub(crate) fn is_aligned(memory: NonNull<u8>, align: usize) -> bool {
+    memory.addr().get() & (align - 1) == 0
+}
 
 /// Rounds up to whole pages; `None` when that is more than any object may have.
 pub(crate) fn round_to_pages(bytes: usize) -> Option<usize> {

@@ -2,6 +2,7 @@
 
 use core::ptr::NonNull;
 
+use super::is_aligned;
 use crate::sync::{AtomicUsize, Relaxed};
 
 /// How many aligned addresses are tried where over-reserving does not fit.
@@ -31,7 +32,8 @@ pub(crate) fn milliseconds() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `clock_gettime` writes one `timespec` to a live one.
     unsafe { libc::clock_gettime(CLOCK, &raw mut now) };
-    #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)] // 32 bits on some targets; a monotonic clock is not negative
+    #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
+    // 32 bits on some targets; a monotonic clock is not negative
     let milliseconds = now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000;
     milliseconds
 }
@@ -74,7 +76,7 @@ pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
 /// Maps with an alignment: as the kernel places it, else with room to cut, else at aligned places below (where space is short).
 fn aligned(bytes: usize, align: usize, place: impl Fn(usize, usize) -> Option<NonNull<u8>>) -> Option<NonNull<u8>> {
     let first = place(0, bytes)?;
-    if first.addr().get().is_multiple_of(align) {
+    if is_aligned(first, align) {
         return Some(first);
     }
     // SAFETY: mapped just now and not used.
@@ -85,7 +87,7 @@ fn aligned(bytes: usize, align: usize, place: impl Fn(usize, usize) -> Option<No
     (0..ALIGNED_TRIES).find_map(|step| {
         let hint = (first.addr().get() & !(align - 1)).checked_sub(step.checked_mul(align)?)?;
         let space = place(hint, bytes)?;
-        if space.addr().get().is_multiple_of(align) {
+        if is_aligned(space, align) {
             return Some(space);
         }
         // SAFETY: mapped just now and not used.
@@ -152,7 +154,12 @@ pub(crate) unsafe fn advise_huge(start: NonNull<u8>, bytes: usize) {
 ///
 /// # Safety
 /// The range is a whole mapping made by [`map`]; if the call succeeds, the old range is not used any more.
-pub(crate) unsafe fn remap(start: NonNull<u8>, old_bytes: usize, new_bytes: usize, may_move: bool) -> Option<NonNull<u8>> {
+pub(crate) unsafe fn remap(
+    start: NonNull<u8>,
+    old_bytes: usize,
+    new_bytes: usize,
+    may_move: bool,
+) -> Option<NonNull<u8>> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         let flags = if may_move { libc::MREMAP_MAYMOVE } else { 0 };
