@@ -11,10 +11,9 @@
 //! The second cfg is set for `allocator-api2-02` too: with `allocator-api2/nightly` switched on somewhere in the build,
 //! the trait of 0.2 is core's, and naming it takes the gate.
 
-use std::env;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::{env, fs};
 
 /// Implements the trait in full, through a macro as the crate does; `{gate}` and `{allow}` open the feature or are empty.
 const PROBE: &str = r#"
@@ -78,11 +77,8 @@ fn main() {
         return;
     }
     let stable = compiles("", "");
-    let unstable = !stable
-        && compiles(
-            "#![feature(allow_internal_unstable)]",
-            "#[allow_internal_unstable(allocator_api)]",
-        );
+    let unstable =
+        !stable && compiles("#![feature(allow_internal_unstable)]", "#[allow_internal_unstable(allocator_api)]");
     if implemented && (stable || unstable) {
         println!("cargo::rustc-cfg=family_alloc_core_allocator");
     }
@@ -93,30 +89,28 @@ fn main() {
 
 /// Whether the compiler that builds this crate, for its target and with its flags, takes the probe.
 fn compiles(gate: &str, allow: &str) -> bool {
-    let source = PROBE.replace("{gate}", gate).replace("{allow}", allow);
-    let Some(mut compiler) = compiler() else { return false };
-    let Ok(mut child) = compiler.spawn() else { return false };
-    let written = child.stdin.take().is_some_and(|mut stdin| stdin.write_all(source.as_bytes()).is_ok());
-    let accepted = child.wait().is_ok_and(|status| status.success());
-    written && accepted
+    let run = || {
+        let directory = PathBuf::from(env::var_os("OUT_DIR")?);
+        let source = directory.join("probe.rs");
+        fs::write(&source, PROBE.replace("{gate}", gate).replace("{allow}", allow)).ok()?;
+        compiler()?.arg("--out-dir").arg(directory).arg(source).status().ok()
+    };
+    run().is_some_and(|status| status.success())
 }
 
-/// The compiler as cargo calls it, reading a library from its standard input.
+/// The compiler, called as cargo calls it, silent and stopping short of code.
 fn compiler() -> Option<Command> {
     let set = |name| env::var_os(name).filter(|value| !value.is_empty());
     let mut words = [set("RUSTC_WRAPPER"), set("RUSTC_WORKSPACE_WRAPPER"), set("RUSTC")].into_iter().flatten();
-    let mut command = Command::new(words.next()?);
-    command
+    let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let mut compiler = Command::new(words.next()?);
+    compiler
         .args(words)
         .args(["--edition=2024", "--crate-name=probe", "--crate-type=lib", "--emit=metadata", "--cap-lints=allow"])
-        .arg("--out-dir")
-        .arg(PathBuf::from(env::var_os("OUT_DIR")?))
         .arg("--target")
         .arg(env::var_os("TARGET")?)
-        .args(env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default().split('\x1f').filter(|flag| !flag.is_empty()))
-        .arg("-")
-        .stdin(Stdio::piped())
+        .args(flags.split('\x1f').filter(|flag| !flag.is_empty()))
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    Some(command)
+    Some(compiler)
 }

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Two of the worlds may be one: `allocator-api2/nightly`, which any crate of the build may switch on, turns the trait of
-//! 0.2 into core's. [`meaning_02`] finds that out, and the impl of 0.2 is then none.
+//! 0.2 into core's. `meaning_02` finds that out, and the impl of 0.2 is then none.
 //!
 //! Where core's trait is unstable, `build.rs` sets `family_alloc_core_allocator_unstable`, and the macros may name the
 //! trait in crates that have not opened the feature gate: whoever declares a family need not know who switched it on.

@@ -223,13 +223,14 @@ impl State {
     unsafe fn give_to_slabs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
         let directory = Directory::of(geometry.unit_shift);
         self.used_slots -= slots.len();
-        for &address in slots {
-            let slab = directory.header(address);
-            // SAFETY: a used slot of a slab of this bin, whose lock is held.
-            unsafe { geometry.give(slab, address) };
-            if slab.recycled.get() == 1 {
+        // Neighbours often lie in one slab: its header is then opened once for all of them.
+        for run in slots.chunk_by(|a, b| a >> geometry.unit_shift == b >> geometry.unit_shift) {
+            let slab = directory.header(run[0]);
+            if slab.recycled.get() == 0 {
                 self.link(slab);
             }
+            // SAFETY: used slots of a slab of this bin, whose lock is held.
+            unsafe { geometry.give(slab, run) };
             self.retire_if_empty(geometry, slab);
         }
     }

@@ -104,19 +104,18 @@ impl Geometry<'_> {
         let count = out.len().min(slab.recycled.get() as usize);
         let memory = slab_memory(slab);
         let base = memory.addr().get();
+        let out = &mut out[..count];
         match self.tiny() {
             None => {
                 let mut trunks = Trunks { first: slab.trunk.get(), fill: slab.fill.get() };
-                for out in &mut out[..count] {
-                    // SAFETY: the list holds `recycled` slots, and no more are popped.
-                    *out = base + unsafe { trunks.pop(memory, self.class.slot_bytes()) } as usize;
-                }
+                // SAFETY: the list holds `recycled` slots, and no more are popped.
+                unsafe { trunks.pop(memory, self.class.slot_bytes(), out) };
                 slab.trunk.set(trunks.first);
                 slab.fill.set(trunks.fill);
             }
             Some(tiny) => {
                 let table = self.table(tiny, slab);
-                for out in &mut out[..count] {
+                for out in out {
                     // SAFETY: the list holds `recycled` slots, and no more are popped; its table was made by the first `give`.
                     let (offset, run) = unsafe { tiny.pop(memory, table, slab.trunk.get()) };
                     slab.trunk.set(run);
@@ -129,19 +128,19 @@ impl Geometry<'_> {
         count
     }
 
-    /// Puts one used slot back.
+    /// Puts used slots of one slab back.
     ///
     /// # Safety
-    /// `address` is a used slot of `slab`, which nobody uses any more; the caller holds the lock of the slab's bin (S1).
+    /// `addresses` are used slots of `slab`, each once, which nobody uses any more; the caller holds the lock of the slab's
+    /// bin (S1).
     #[inline]
-    pub(crate) unsafe fn give(&self, slab: &SlabHeader, address: usize) {
+    pub(crate) unsafe fn give(&self, slab: &SlabHeader, addresses: &[usize]) {
         let memory = slab_memory(slab);
-        let offset = (address - memory.addr().get()) as u32 & !(self.class.slot_bytes() as u32 - 1);
         match self.tiny() {
             None => {
                 let mut trunks = Trunks { first: slab.trunk.get(), fill: slab.fill.get() };
-                // SAFETY: a used slot is in no list, and the caller gives it up.
-                unsafe { trunks.push(memory, self.class.slot_bytes(), offset) };
+                // SAFETY: used slots are in no list, and the caller gives them up.
+                unsafe { trunks.push(memory, self.class.slot_bytes(), addresses) };
                 slab.trunk.set(trunks.first);
                 slab.fill.set(trunks.fill);
             }
@@ -151,12 +150,15 @@ impl Geometry<'_> {
                     // SAFETY: the slab's own table, committed when the slab was opened; S1 keeps others away.
                     unsafe { tiny.initialise(table) };
                 }
-                // SAFETY: a used slot is in no list, and the caller gives it up.
-                unsafe { tiny.push(memory, table, offset) };
+                for &address in addresses {
+                    let offset = (address - memory.addr().get()) as u32;
+                    // SAFETY: a used slot is in no list, and the caller gives it up.
+                    unsafe { tiny.push(memory, table, offset) };
+                }
             }
         }
-        slab.recycled.set(slab.recycled.get() + 1);
-        slab.used.set(slab.used.get() - 1);
+        slab.recycled.set(slab.recycled.get() + addresses.len() as u32);
+        slab.used.set(slab.used.get() - addresses.len() as u32);
     }
 
     fn table(&self, tiny: Tiny, slab: &SlabHeader) -> NonNull<u8> {

@@ -29,63 +29,65 @@ impl Trunks {
         (bytes / 4 - 1) as u32
     }
 
-    /// Adds a free slot.
+    /// Adds free slots.
     ///
     /// # Safety
     /// - `memory` is the slab that this list belongs to; the slots are of `slot_bytes`, a power of two of 4 or more.
-    /// - `offset` is the start of a slot of it that is not in the list and that nobody uses.
+    /// - The `addresses` are slots of it, each once, that are not in the list and that nobody uses.
     #[inline]
-    pub(crate) unsafe fn push(&mut self, memory: NonNull<u8>, slot_bytes: usize, offset: u32) {
-        if self.first != NONE && self.fill < Self::capacity(slot_bytes) {
-            self.fill += 1;
-            // SAFETY: the first trunk is a free slot with room for `fill` offsets behind the link.
-            unsafe { write(memory, self.first, self.fill, offset) };
-        } else {
-            // SAFETY: the slot is free from now on, so its first word is the list's.
-            unsafe { write(memory, offset, 0, self.first) };
-            *self = Self { first: offset, fill: 0 };
+    pub(crate) unsafe fn push(&mut self, memory: NonNull<u8>, slot_bytes: usize, addresses: &[usize]) {
+        let base = memory.addr().get();
+        let capacity = Self::capacity(slot_bytes);
+        for &address in addresses {
+            let offset = (address - base) as u32;
+            if self.first != NONE && self.fill < capacity {
+                self.fill += 1;
+                // SAFETY: the first trunk is a free slot with room for `fill` offsets behind the link.
+                unsafe { word(memory, self.first, self.fill).write(offset) };
+            } else {
+                // SAFETY: the slot is free from now on, so its first word is the list's.
+                unsafe { word(memory, offset, 0).write(self.first) };
+                *self = Self { first: offset, fill: 0 };
+            }
         }
     }
 
-    /// Removes a free slot and returns its offset.
+    /// Removes as many free slots as `out` has room for and writes their addresses there, so that those freed first are
+    /// last in `out`, where a magazine takes them from first.
     ///
     /// # Safety
-    /// As for [`push`](Self::push), and the list is not empty.
+    /// As for [`push`](Self::push), and the list has at least `out.len()` slots.
     #[inline]
-    pub(crate) unsafe fn pop(&mut self, memory: NonNull<u8>, slot_bytes: usize) -> u32 {
-        debug_assert!(self.first != NONE, "the slab counts its free slots");
-        if self.fill > 0 {
-            // SAFETY: word `fill` of the first trunk was written by `push`.
-            let offset = unsafe { read(memory, self.first, self.fill) };
-            self.fill -= 1;
-            return offset;
+    pub(crate) unsafe fn pop(&mut self, memory: NonNull<u8>, slot_bytes: usize, out: &mut [usize]) {
+        let base = memory.addr().get();
+        let mut rest = out;
+        while !rest.is_empty() {
+            debug_assert!(self.first != NONE, "the slab counts its free slots");
+            if self.fill == 0 {
+                rest[0] = base + self.first as usize;
+                // SAFETY: word 0 of a trunk is the link that `push` wrote.
+                self.first = unsafe { word(memory, self.first, 0).read() };
+                self.fill = if self.first == NONE { 0 } else { Self::capacity(slot_bytes) };
+                rest = &mut rest[1..];
+                continue;
+            }
+            let count = rest.len().min(self.fill as usize);
+            let (now, later) = rest.split_at_mut(count);
+            self.fill -= count as u32;
+            // SAFETY: words `fill + 1` to `fill + count` of the first trunk were written by `push`.
+            let entries = unsafe { core::slice::from_raw_parts(word(memory, self.first, self.fill + 1), count) };
+            for (place, &offset) in now.iter_mut().rev().zip(entries) {
+                *place = base + offset as usize;
+            }
+            rest = later;
         }
-        let offset = self.first;
-        // SAFETY: word 0 of a trunk is the link that `push` wrote.
-        self.first = unsafe { read(memory, offset, 0) };
-        self.fill = if self.first == NONE { 0 } else { Self::capacity(slot_bytes) };
-        offset
     }
 }
 
-/// # Safety
-/// Word `index` of the slot at `offset` lies in the slab and belongs to the free list.
+/// Word `index` of the slot at `offset`: inside the slab and aligned to 4, because slots of 4 bytes and more are.
 #[inline(always)]
-unsafe fn write(memory: NonNull<u8>, offset: u32, index: u32, value: u32) {
-    // SAFETY: inside the slab, as the caller promises.
-    let word = unsafe { memory.add(offset as usize + 4 * index as usize) };
-    // SAFETY: committed memory of a free slot, aligned to 4 because slots of 4 bytes and more are.
-    unsafe { word.cast::<u32>().write(value) };
-}
-
-/// # Safety
-/// As for [`write`], and the word has been written.
-#[inline(always)]
-unsafe fn read(memory: NonNull<u8>, offset: u32, index: u32) -> u32 {
-    // SAFETY: inside the slab, as the caller promises.
-    let word = unsafe { memory.add(offset as usize + 4 * index as usize) };
-    // SAFETY: a word that `write` stored; aligned as there.
-    unsafe { word.cast::<u32>().read() }
+fn word(memory: NonNull<u8>, offset: u32, index: u32) -> *mut u32 {
+    memory.as_ptr().wrapping_add(offset as usize + 4 * index as usize).cast()
 }
 
 #[cfg(test)]
@@ -98,21 +100,23 @@ mod tests {
         for slot_bytes in [4usize, 8, 16, 64, 1024, 8192] {
             let mut slab = vec![0u64; 65_536 / 8];
             let memory = NonNull::new(slab.as_mut_ptr().cast::<u8>()).unwrap();
+            let base = memory.addr().get();
             let slots = 65_536 / slot_bytes;
             let mut trunks = Trunks::EMPTY;
             for round in 1..4 {
-                let mut free = HashSet::new();
-                for slot in (0..slots).step_by(round) {
-                    let offset = (slot * slot_bytes) as u32;
+                let free: HashSet<usize> = (0..slots).step_by(round).map(|slot| base + slot * slot_bytes).collect();
+                let addresses: Vec<usize> = free.iter().copied().collect();
+                for addresses in addresses.chunks(7) {
                     // SAFETY: the slab is 64 KiB, and each slot is pushed once.
-                    unsafe { trunks.push(memory, slot_bytes, offset) };
-                    free.insert(offset);
+                    unsafe { trunks.push(memory, slot_bytes, addresses) };
                 }
-                while !free.is_empty() {
+                let mut popped = vec![0; free.len()];
+                for popped in popped.chunks_mut(5) {
                     // SAFETY: as many are popped as were pushed.
-                    let offset = unsafe { trunks.pop(memory, slot_bytes) };
-                    assert!(free.remove(&offset), "{offset} came back twice");
+                    unsafe { trunks.pop(memory, slot_bytes, popped) };
                 }
+                assert_eq!(popped.len(), free.len());
+                assert_eq!(popped.into_iter().collect::<HashSet<_>>(), free, "every slot once");
                 assert_eq!((trunks.first, trunks.fill), (NONE, 0));
             }
         }

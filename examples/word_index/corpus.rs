@@ -96,28 +96,35 @@ fn is_passed_over(entry: &fs::DirEntry) -> bool {
     entry.file_name() == "target" || entry.file_name() == ".git"
 }
 
-/// Reads the whole file into `buffer`, whose memory is used again for the next one.
-///
-/// A file for which there is no memory is an error like any other, not the end of the program.
+/// Reads the whole file into `buffer`, which stays as long as the longest file needed it.
 pub(crate) fn read<'a, A: Allocator>(path: &Path, buffer: &'a mut VecIn<u8, A>) -> io::Result<Contents<'a>> {
     let mut file = File::open(path)?;
-    let mut chunk = [0; 16 * 1024];
-    buffer.clear();
+    let mut length = 0;
     loop {
-        match file.read(&mut chunk) {
+        if length == buffer.len() {
+            grow(buffer)?;
+        }
+        match file.read(&mut buffer[length..]) {
             Ok(0) => break,
-            Ok(length) => {
-                buffer.try_reserve(length).map_err(|_| ErrorKind::OutOfMemory)?;
-                buffer.extend_from_slice(&chunk[..length]);
-            }
+            Ok(more) => length += more,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    if buffer.contains(&0) {
+    let bytes = &buffer[..length];
+    if bytes.contains(&0) {
         return Ok(Contents::Binary);
     }
-    Ok(std::str::from_utf8(buffer).map_or(Contents::Binary, Contents::Text))
+    Ok(std::str::from_utf8(bytes).map_or(Contents::Binary, Contents::Text))
+}
+
+/// A file for which there is no memory is an error like any other, not the end of the program.
+fn grow<A: Allocator>(buffer: &mut VecIn<u8, A>) -> io::Result<()> {
+    const SHORTEST: usize = 64 * 1024;
+    let additional = buffer.len().max(SHORTEST);
+    buffer.try_reserve_exact(additional).map_err(|_| ErrorKind::OutOfMemory)?;
+    buffer.resize(buffer.len() + additional, 0);
+    Ok(())
 }
 
 pub(crate) fn warning(path: &Path, error: &io::Error) -> String {

@@ -31,7 +31,6 @@ pub(crate) fn run<M: Memory>(options: &Options) -> Result<Report, String> {
     report.push(Kind::Count, "bytes of postings", figures.posting_bytes);
     report.push(Kind::Checksum, "checksum of the index", figures.checksum);
     report.tables = tables();
-    let resident = Resident::read();
     let ((), freeing) = timed(|| drop(index));
     report.push_time("finding the files", finding);
     report.push_time("reading the files", reading);
@@ -39,9 +38,14 @@ pub(crate) fn run<M: Memory>(options: &Options) -> Result<Report, String> {
     report.push_time("answering", querying);
     report.push_time("reading the index back", checking);
     report.push_time("freeing the index", freeing);
+    let resident_when_freed = Resident::read();
+    for family in families() {
+        family.trim();
+    }
     report.push_memory("resident at the start", resident_at_start.map(|resident| resident.now));
-    report.push_memory("peak resident", resident.map(|resident| resident.peak));
-    report.push_memory("resident, index freed", Resident::read().map(|resident| resident.now));
+    report.push_memory("peak resident", resident_when_freed.map(|resident| resident.peak));
+    report.push_memory("resident, index freed", resident_when_freed.map(|resident| resident.now));
+    report.push_memory("resident, families trimmed", Resident::read().map(|resident| resident.now));
     report.warnings = corpus.warnings.join("\n");
     report.answers = answers;
     Ok(report)

@@ -41,3 +41,15 @@ fn so_has_the_family_of_a_crate_without_the_gate() {
 fn so_has_the_family_of_the_crate_itself() {
     assert_eq!(*allocator_api2::boxed::Box::new_in(5, FamilyAlloc), 5);
 }
+
+#[cfg(feature = "hashbrown")]
+#[test]
+fn a_map_uses_it_as_well() {
+    family! { struct Map; }
+
+    let mut map = hashbrown::HashMap::new_in(Map);
+    map.extend((0..100).map(|n| (n, n)));
+    assert_eq!(Map::stats().live_allocations, 1);
+    drop(map);
+    assert_eq!(Map::stats().live_allocations, 0);
+}

@@ -81,7 +81,10 @@ macro_rules! methods {
             let nothing = Own.allocate(Layout::from_size_align(0, 4096).unwrap()).unwrap();
             assert_eq!(nothing.cast::<u8>().addr().get() % 4096, 0);
             assert_eq!(Own::stats().live_allocations, 0, "nothing costs nothing");
-            assert_eq!(Own.allocate(Layout::from_size_align(isize::MAX as usize, 1).unwrap()), Err($world::alloc::AllocError));
+            assert_eq!(
+                Own.allocate(Layout::from_size_align(isize::MAX as usize, 1).unwrap()),
+                Err($world::alloc::AllocError)
+            );
         }
     };
 }
