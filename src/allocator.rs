@@ -1,8 +1,8 @@
 //! Layer 8: the `Allocator` traits, one impl of each enabled world for every family.
 //!
-//! A *world* is one definition of the trait: `allocator_api2` 0.2, 0.3 and 0.4, and core's own. Families are declared in
-//! other crates, where our features cannot be seen; so the choice is made here, by which of two definitions a macro has,
-//! and `family!` calls [`__impl_allocators!`](crate::__impl_allocators) knowing nothing of it.
+//! A *world* is one definition of the trait: `allocator_api2` 0.2, 0.3 and 0.4, and core's own. Families are declared
+//! in other crates, where our features cannot be seen; so the choice is made here, by which of two definitions a macro
+//! has, and `family!` calls [`__impl_allocators!`](crate::__impl_allocators) knowing nothing of it.
 //!
 //! ```text
 //! family! ── __impl_allocators! ─┬─ __impl_allocator_api2_02! ─┐
@@ -11,8 +11,8 @@
 //!                                └─ __impl_allocator_core! ────┘
 //! ```
 //!
-//! Two of the worlds may be one: `allocator-api2/nightly`, which any crate of the build may switch on, turns the trait of
-//! 0.2 into core's. `meaning_02` finds that out, and the impl of 0.2 is then none.
+//! Two of the worlds may be one: `allocator-api2/nightly`, which any crate of the build may switch on, turns the trait
+//! of 0.2 into core's. `meaning_02` finds that out, and the impl of 0.2 is then none.
 //!
 //! Where core's trait is unstable, `build.rs` sets `family_alloc_core_allocator_unstable`, and the macros may name the
 //! trait in crates that have not opened the feature gate: whoever declares a family need not know who switched it on.
@@ -36,8 +36,8 @@ pub mod worlds {
 /// Whether 0.2's trait is one of its own, asked where core's trait is implemented as well.
 ///
 /// The answer hangs on one name. Core's module `alloc` has kept `LayoutErr`, deprecated since 1.52; `allocator_api2`
-/// never had it. So in a block that imports all of 0.2's `alloc`, the name means core's type if that *is* core's module,
-/// and else the type of that name out here.
+/// never had it. So in a block that imports all of 0.2's `alloc`, the name means core's type if that *is* core's
+/// module, and else the type of that name out here.
 ///
 /// The impls of both worlds are bound to the answer. 0.2's wants it to be [`LayoutErr`]: where it is not, the compiler
 /// sees that the bound cannot hold and that there is nothing to overlap with core's. Core's wants it to be [`Found`],
@@ -101,7 +101,8 @@ macro_rules! __impl_allocator_api2_02 {
         $crate::__impl_allocator!(
             $family,
             [$crate::__private::worlds::v02::alloc]
-            where for<'any> $family: $crate::__private::worlds::Asks02<'any, LayoutErr = $crate::__private::worlds::LayoutErr>
+            where for<'any> $family:
+                $crate::__private::worlds::Asks02<'any, LayoutErr = $crate::__private::worlds::LayoutErr>
         );
     };
 }
@@ -154,7 +155,8 @@ macro_rules! __impl_allocator_core {
         $crate::__impl_allocator!(
             $family,
             [::core::alloc]
-            where for<'any> $family: $crate::__private::worlds::Asks02<'any, LayoutErr = $crate::__private::worlds::Found>
+            where for<'any> $family:
+                $crate::__private::worlds::Asks02<'any, LayoutErr = $crate::__private::worlds::Found>
         );
     };
 }

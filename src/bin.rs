@@ -221,11 +221,15 @@ impl State {
     /// # Safety
     /// As for [`Bin::give`].
     unsafe fn give_to_slabs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
-        let directory = Directory::of(geometry.unit_shift);
+        let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
         self.used_slots -= slots.len();
-        // Neighbours often lie in one slab: its header is then opened once for all of them.
-        for run in slots.chunk_by(|a, b| a >> geometry.unit_shift == b >> geometry.unit_shift) {
-            let slab = directory.header(run[0]);
+        let mut rest = slots;
+        while let Some(&first) = rest.first() {
+            // Neighbours often lie in one slab: its header is then opened once for all of them.
+            let other = |&address: &usize| (address ^ first) >> unit_shift != 0;
+            let (run, later) = rest.split_at(rest.iter().position(other).unwrap_or(rest.len()));
+            rest = later;
+            let slab = view.header(first, unit_shift);
             if slab.recycled.get() == 0 {
                 self.link(slab);
             }

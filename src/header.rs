@@ -126,6 +126,16 @@ impl View {
     }
 }
 
+impl View {
+    /// The header of a unit in a claimed region.
+    #[inline(always)]
+    pub(crate) fn header(self, address: usize, unit_shift: u32) -> &'static SlabHeader {
+        let entry = self.entry(address, unit_shift).cast::<SlabHeader>();
+        // SAFETY: inside the table, aligned to 64, initialised (zero is a valid header), never unmapped (H1).
+        unsafe { &*entry }
+    }
+}
+
 /// The header pages of all regions with one unit size.
 pub(crate) struct Directory {
     unit_shift: u32,
@@ -176,9 +186,7 @@ impl Directory {
 
     /// The header of a unit in a claimed region.
     pub(crate) fn header(&self, address: usize) -> &'static SlabHeader {
-        let entry = self.view().entry(address, self.unit_shift).cast::<SlabHeader>();
-        // SAFETY: inside the table, aligned to 64, initialised (zero is a valid header), never unmapped (H1).
-        unsafe { &*entry }
+        self.view().header(address, self.unit_shift)
     }
 
     /// The header of the claimed region that an address lies in.

@@ -36,22 +36,26 @@ impl Geometry<'_> {
         1 << self.unit_shift
     }
 
-    fn tiny(&self) -> Option<Tiny> {
-        (self.class.slot_bytes() < 4).then(|| Tiny::new(self.class.slot_bytes(), self.unit_bytes()))
+    fn is_tiny(&self) -> bool {
+        self.class.slot_bytes() < 4
+    }
+
+    fn tiny(&self) -> Tiny {
+        Tiny::new(self.class.slot_bytes(), self.unit_bytes())
     }
 
     /// Takes a unit and makes it an empty slab of this class.
     pub(crate) fn open(&self) -> Option<&'static SlabHeader> {
         let mut pool = self.pool.lock();
         let Unit { header, zeroed, .. } = pool.take()?;
-        if self.tiny().is_some() && pool.side_table(header).is_none() {
+        if self.is_tiny() && pool.side_table(header).is_none() {
             pool.give(header, crate::os::milliseconds());
             return None;
         }
         header.used.set(0);
         header.recycled.set(0);
         header.fresh.set(0);
-        header.trunk.set(if self.tiny().is_some() { 0 } else { Trunks::EMPTY.first });
+        header.trunk.set(if self.is_tiny() { 0 } else { Trunks::EMPTY.first });
         header.fill.set(0);
         header.zeroed.set(zeroed);
         header.side_ready.set(false);
@@ -102,26 +106,16 @@ impl Geometry<'_> {
     /// `slab` is a slab of this bin, and the caller holds the bin's lock (S1).
     pub(crate) unsafe fn take(&self, slab: &SlabHeader, out: &mut [usize]) -> usize {
         let count = out.len().min(slab.recycled.get() as usize);
-        let memory = slab_memory(slab);
-        let base = memory.addr().get();
         let out = &mut out[..count];
-        match self.tiny() {
-            None => {
-                let mut trunks = Trunks { first: slab.trunk.get(), fill: slab.fill.get() };
-                // SAFETY: the list holds `recycled` slots, and no more are popped.
-                unsafe { trunks.pop(memory, self.class.slot_bytes(), out) };
-                slab.trunk.set(trunks.first);
-                slab.fill.set(trunks.fill);
-            }
-            Some(tiny) => {
-                let table = self.table(tiny, slab);
-                for out in out {
-                    // SAFETY: the list holds `recycled` slots, and no more are popped; its table was made by the first `give`.
-                    let (offset, run) = unsafe { tiny.pop(memory, table, slab.trunk.get()) };
-                    slab.trunk.set(run);
-                    *out = base + offset as usize;
-                }
-            }
+        if self.is_tiny() {
+            // SAFETY: the list holds `recycled` slots, and no more are popped; S1.
+            unsafe { self.take_tiny(slab, out) };
+        } else {
+            let mut trunks = Trunks { first: slab.trunk.get(), fill: slab.fill.get() };
+            // SAFETY: the list holds `recycled` slots, and no more are popped.
+            unsafe { trunks.pop(slab_memory(slab), self.class.slot_bytes(), out) };
+            slab.trunk.set(trunks.first);
+            slab.fill.set(trunks.fill);
         }
         slab.recycled.set(slab.recycled.get() - count as u32);
         slab.used.set(slab.used.get() + count as u32);
@@ -133,32 +127,53 @@ impl Geometry<'_> {
     /// # Safety
     /// `addresses` are used slots of `slab`, each once, which nobody uses any more; the caller holds the lock of the slab's
     /// bin (S1).
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn give(&self, slab: &SlabHeader, addresses: &[usize]) {
-        let memory = slab_memory(slab);
-        match self.tiny() {
-            None => {
-                let mut trunks = Trunks { first: slab.trunk.get(), fill: slab.fill.get() };
-                // SAFETY: used slots are in no list, and the caller gives them up.
-                unsafe { trunks.push(memory, self.class.slot_bytes(), addresses) };
-                slab.trunk.set(trunks.first);
-                slab.fill.set(trunks.fill);
-            }
-            Some(tiny) => {
-                let table = self.table(tiny, slab);
-                if !slab.side_ready.replace(true) {
-                    // SAFETY: the slab's own table, committed when the slab was opened; S1 keeps others away.
-                    unsafe { tiny.initialise(table) };
-                }
-                for &address in addresses {
-                    let offset = (address - memory.addr().get()) as u32;
-                    // SAFETY: a used slot is in no list, and the caller gives it up.
-                    unsafe { tiny.push(memory, table, offset) };
-                }
-            }
+        if self.is_tiny() {
+            // SAFETY: used slots are in no list, and the caller gives them up; S1.
+            unsafe { self.give_tiny(slab, addresses) };
+        } else {
+            let mut trunks = Trunks { first: slab.trunk.get(), fill: slab.fill.get() };
+            // SAFETY: used slots are in no list, and the caller gives them up.
+            unsafe { trunks.push(slab_memory(slab), self.class.slot_bytes(), addresses) };
+            slab.trunk.set(trunks.first);
+            slab.fill.set(trunks.fill);
         }
         slab.recycled.set(slab.recycled.get() + addresses.len() as u32);
         slab.used.set(slab.used.get() - addresses.len() as u32);
+    }
+
+    /// # Safety
+    /// As for [`take`](Self::take), and the list has at least `out.len()` slots.
+    #[cold]
+    #[inline(never)]
+    unsafe fn take_tiny(&self, slab: &SlabHeader, out: &mut [usize]) {
+        let (tiny, memory) = (self.tiny(), slab_memory(slab));
+        let table = self.table(tiny, slab);
+        for out in out {
+            // SAFETY: the caller's promise; the table was initialised by the first `give_tiny`.
+            let (offset, run) = unsafe { tiny.pop(memory, table, slab.trunk.get()) };
+            slab.trunk.set(run);
+            *out = memory.addr().get() + offset as usize;
+        }
+    }
+
+    /// # Safety
+    /// As for [`give`](Self::give).
+    #[cold]
+    #[inline(never)]
+    unsafe fn give_tiny(&self, slab: &SlabHeader, addresses: &[usize]) {
+        let (tiny, memory) = (self.tiny(), slab_memory(slab));
+        let table = self.table(tiny, slab);
+        if !slab.side_ready.replace(true) {
+            // SAFETY: the slab's own table, committed when the slab was opened; S1 keeps others away.
+            unsafe { tiny.initialise(table) };
+        }
+        for &address in addresses {
+            let offset = (address - memory.addr().get()) as u32;
+            // SAFETY: a used slot is in no list, and the caller gives it up.
+            unsafe { tiny.push(memory, table, offset) };
+        }
     }
 
     fn table(&self, tiny: Tiny, slab: &SlabHeader) -> NonNull<u8> {
