@@ -21,6 +21,9 @@ use crate::sync::Lock;
 /// Batches that come back one after another, without one taken, before the depot is emptied into its slabs.
 const SURPLUS_BATCHES: u32 = 64;
 
+/// Slabs of a class from which on new ones use huge pages: the last slab wastes little then, and small families stay small.
+const HUGE_FROM_SLABS: usize = 4;
+
 /// What [`Bin::take`] found.
 pub(crate) enum Taken {
     /// This many addresses were written to the buffer.
@@ -135,6 +138,11 @@ impl Bin {
         self.0.lock().empty_depot(geometry, depot);
     }
 
+    /// The lock, for the time of a `fork`.
+    pub(crate) fn lock(&self) -> &Lock<impl Sized + use<>> {
+        &self.0
+    }
+
     pub(crate) fn counts(&self, geometry: &Geometry<'_>) -> BinCounts {
         let state = self.0.lock();
         let depot_slots = state.depot_len * batch_slots(geometry.class);
@@ -208,7 +216,7 @@ impl State {
         let slab = match self.current {
             Some(slab) if geometry.fresh_room(slab) > 0 => slab,
             _ => {
-                let slab = geometry.open()?;
+                let slab = geometry.open(self.slab_count + 1 >= HUGE_FROM_SLABS)?;
                 self.slab_count += 1;
                 self.current.insert(slab)
             }

@@ -171,6 +171,11 @@ impl Directory {
         &DIRECTORIES[(unit_shift - UNIT_SHIFTS.start()) as usize]
     }
 
+    /// The locks of all directories, for the time of a `fork`.
+    pub(crate) fn locks() -> impl Iterator<Item = &'static Lock<()>> {
+        DIRECTORIES.iter().map(|directory| &directory.claims)
+    }
+
     pub(crate) fn view(&self) -> View {
         // Acquire: pairs with the Release in `open`, so that the mask belongs to this base.
         let base = self.base.load(Acquire);

@@ -20,7 +20,6 @@ const KEPT_COUNT: usize = 16;
 const KEPT_BYTES: usize = 256 << 20;
 /// Mappings from here on are aligned to, and advised to use, huge pages: what they waste at the end is below 1/16.
 const HUGE_FROM_BYTES: usize = 32 << 20;
-const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 #[derive(Clone, Copy)]
 struct Entry {
@@ -148,7 +147,7 @@ impl LargeSet {
 
     fn map(&mut self, bytes: usize, align: usize, now: u64) -> Option<Large> {
         let huge = bytes >= HUGE_FROM_BYTES;
-        let align = align.max(os::page_bytes()).max(if huge { HUGE_PAGE_BYTES } else { 1 });
+        let align = align.max(os::page_bytes()).max(if huge { os::HUGE_PAGE_BYTES } else { 1 });
         let memory = os::map(bytes, align).or_else(|| {
             // What is kept may be what is missing.
             self.release_kept(None);

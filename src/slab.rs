@@ -14,6 +14,7 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use crate::header::{SlabHeader, UNIT_COUNT};
+use crate::os;
 use crate::region::{Unit, UnitPool};
 use crate::size_class::SizeClass;
 use crate::sync::{Lock, Release};
@@ -44,13 +45,17 @@ impl Geometry<'_> {
         Tiny::new(self.class.slot_bytes(), self.unit_bytes())
     }
 
-    /// Takes a unit and makes it an empty slab of this class.
-    pub(crate) fn open(&self) -> Option<&'static SlabHeader> {
+    /// Takes a unit and makes it an empty slab of this class, backed by a huge page if that is worth it and possible.
+    pub(crate) fn open(&self, huge: bool) -> Option<&'static SlabHeader> {
         let mut pool = self.pool.lock();
-        let Unit { header, zeroed, .. } = pool.take()?;
+        let Unit { header, zeroed } = pool.take()?;
         if self.is_tiny() && pool.side_table(header).is_none() {
-            pool.give(header, crate::os::milliseconds());
+            pool.give(header, os::milliseconds());
             return None;
+        }
+        if huge && zeroed && self.unit_bytes() == os::HUGE_PAGE_BYTES {
+            // SAFETY: the unit is committed and was given to nobody yet.
+            unsafe { os::advise_huge(slab_memory(header), self.unit_bytes()) };
         }
         header.used.set(0);
         header.recycled.set(0);
@@ -71,7 +76,7 @@ impl Geometry<'_> {
         debug_assert_eq!(slab.used.get(), 0);
         // Release: nobody legitimately looks at the tag of a slab without slots; a late, wrong free finds 0.
         slab.tag.store(0, Release);
-        self.pool.lock().give(slab, crate::os::milliseconds());
+        self.pool.lock().give(slab, os::milliseconds());
     }
 
     /// Slots that were never handed out since the unit was taken.

@@ -49,6 +49,19 @@ impl<T> Lock<T> {
         Guard { lock: self }
     }
 
+    /// Takes the lock and keeps it without a guard: for the time of a `fork`.
+    pub(crate) fn hold(&self) {
+        core::mem::forget(self.lock());
+    }
+
+    /// Frees the lock after [`hold`](Self::hold).
+    ///
+    /// # Safety
+    /// This thread, or the one it is a fork of, holds the lock by `hold` and has no guard of it.
+    pub(crate) unsafe fn release(&self) {
+        drop(Guard { lock: self });
+    }
+
     #[cold]
     fn lock_contended(&self) {
         for _ in 0..SPINS {

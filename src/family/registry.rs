@@ -9,7 +9,7 @@ use crate::stats::Stats;
 use crate::sync::{Acquire, AtomicPtr, Lock, Relaxed, Release};
 
 /// The last number given; the first lock in the order.
-static NUMBERS: Lock<u32> = Lock::new(0);
+pub(super) static NUMBERS: Lock<u32> = Lock::new(0);
 static NEWEST: AtomicPtr<FamilyCore> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Numbers are what a tag has room for; the last is left out so that no tag has all bits set.
@@ -23,6 +23,8 @@ impl FamilyCore {
         if self.number.load(Acquire) != 0 {
             return Some(());
         }
+        #[cfg(unix)]
+        super::fork::install();
         let mut numbers = NUMBERS.lock();
         if self.number.load(Relaxed) != 0 {
             return Some(());

@@ -29,6 +29,9 @@ pub(crate) use imp::{
     reserve_readable,
 };
 
+/// Bytes of a huge page where [`advise_huge`] has an effect.
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
+
 /// Whether an address is a multiple of `align`, a power of two.
 pub(crate) fn is_aligned(memory: NonNull<u8>, align: usize) -> bool {
     memory.addr().get() & (align - 1) == 0

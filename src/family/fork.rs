@@ -1,0 +1,51 @@
+//! `fork` in the middle of everything: all locks are held while the process is copied, so the child finds none of them taken by
+//! a thread that it does not have.
+//!
+//! The child has only the forking thread; what the caches of the others held stays out there, counted as cached.
+
+use super::registry::{NUMBERS, families};
+use crate::header::Directory;
+use crate::sync::{AtomicU32, Relaxed};
+
+/// Installs the handlers, once per process, with no lock held: some systems run the handlers under a lock of their own that
+/// `pthread_atfork` takes as well. Should there be no room for them, `fork` is as risky as with any lock.
+pub(super) fn install() {
+    static INSTALLED: AtomicU32 = AtomicU32::new(0);
+    // Relaxed: whoever comes second need not wait; no lock is taken before the first family has a number.
+    if INSTALLED.swap(1, Relaxed) != 0 {
+        return;
+    }
+    // SAFETY: the handlers take and free locks only, which is all that a handler in the child may do here.
+    unsafe { libc::pthread_atfork(Some(hold_all), Some(release_all), Some(release_all)) };
+}
+
+/// Takes every lock in the order of `sync`.
+extern "C" fn hold_all() {
+    NUMBERS.hold();
+    for family in families().map(|family| family.0) {
+        family.caches.hold();
+        family.large.hold();
+        family.bins.iter().for_each(|bin| bin.lock().hold());
+        family.pool.hold();
+    }
+    Directory::locks().for_each(|lock| lock.hold());
+}
+
+/// Frees what [`hold_all`] took, in the parent and in the child.
+extern "C" fn release_all() {
+    // SAFETY: held by `hold_all` on this thread, or on the one that this is a fork of; so are all below. No family can have
+    // been added meanwhile, because the registry is locked until the end.
+    Directory::locks().for_each(|lock| unsafe { lock.release() });
+    for family in families().map(|family| family.0) {
+        // SAFETY: as above.
+        unsafe { family.pool.release() };
+        // SAFETY: as above.
+        family.bins.iter().for_each(|bin| unsafe { bin.lock().release() });
+        // SAFETY: as above.
+        unsafe { family.large.release() };
+        // SAFETY: as above.
+        unsafe { family.caches.release() };
+    }
+    // SAFETY: as above.
+    unsafe { NUMBERS.release() };
+}
