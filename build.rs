@@ -2,11 +2,11 @@
 //!
 //! | cfg | says |
 //! | --- | --- |
-//! | `family_alloc_core_allocator` | families implement the trait: the feature `allocator-api` is on, the compiler has it |
+//! | `family_alloc_core_allocator` | families implement it: `allocator-api` is on and the compiler has the trait |
 //! | `family_alloc_core_allocator_unstable` | the compiler has the trait only behind `feature(allocator_api)` |
 //!
-//! Where the compiler cannot have the trait (stable before 1.100), `allocator-api` does nothing: a feature is switched on
-//! for all who depend on this crate at once, and an error would punish the ones that never asked.
+//! Where the compiler cannot have the trait (stable before 1.100), `allocator-api` does nothing: a feature is switched
+//! on for all who depend on this crate at once, and an error would punish the ones that never asked.
 //!
 //! The second cfg is set for `allocator-api2-02` too: with `allocator-api2/nightly` switched on somewhere in the build,
 //! the trait of 0.2 is core's, and naming it takes the gate.
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::{env, fs};
 
-/// Implements the trait in full, through a macro as the crate does; `{gate}` and `{allow}` open the feature or are empty.
+/// Implements the trait in full, by a macro as the crate does; `{gate}` and `{allow}` open the feature or are empty.
 const PROBE: &str = r#"
 #![no_std]
 {gate}

@@ -23,7 +23,7 @@
 #[doc(hidden)]
 pub mod worlds {
     #[cfg(feature = "allocator-api2-02")]
-    pub use allocator_api2_02 as v02;
+    pub use allocator_api2 as v02;
     #[cfg(feature = "allocator-api2-03")]
     pub use allocator_api2_03 as v03;
     #[cfg(feature = "allocator-api2-04")]
@@ -58,7 +58,7 @@ mod meaning_02 {
 
     const _: () = {
         #[allow(unused_imports, reason = "whether there is anything to import is the question")]
-        use allocator_api2_02::alloc::*;
+        use allocator_api2::alloc::*;
 
         #[allow(deprecated, reason = "the deprecated name is the one that only core has")]
         impl<Family> Asks02<'_> for Family {

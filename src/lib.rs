@@ -1,3 +1,4 @@
+#![cfg_attr(family_alloc_core_allocator_unstable, feature(allow_internal_unstable), allow(internal_features))]
 #![doc = include_str!("../README.md")]
 //!
 //! # Layers

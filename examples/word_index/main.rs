@@ -35,7 +35,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::{env, io};
 
-use allocator_api2_02::alloc::Global;
+use allocator_api2::alloc::Global;
 use family_alloc::family;
 
 use crate::corpus::Corpus;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use allocator_api2_02::vec::Vec as VecIn;
+use allocator_api2::vec::Vec as VecIn;
 use family_alloc::families;
 
 use crate::answers::answers;

@@ -1,5 +1,7 @@
 //! What is said of a pointer that came back wrongly: the call, and what the address really is.
 
+#![forbid(unsafe_code)]
+
 use core::alloc::Layout;
 use core::fmt;
 

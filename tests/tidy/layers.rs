@@ -45,9 +45,22 @@ pub(crate) fn violations(sources: &[&SourceFile]) -> Vec<Violation> {
     violations
 }
 
+/// Rows of a document's table of layers, `| LAYER | `module`, `module` | … |`, that are not those of the root.
+pub(crate) fn disagreements(root: &SourceFile, document: &SourceFile) -> Vec<Violation> {
+    let (rows, told) = (table(root, "//! |"), table(document, "|"));
+    let layer_of = |name: &str| rows.get(name).map(|row| row.layer);
+    let wrong = told.iter().filter(|(name, row)| layer_of(name) != Some(row.layer));
+    let missing = rows.keys().filter(|name| !told.contains_key(*name));
+    let mut violations: Vec<_> = wrong
+        .map(|(name, row)| Violation::new(document, row.line, format!("the layer of {name} is another in {ROOT}")))
+        .collect();
+    violations.extend(missing.map(|name| Violation::new(document, 1, format!("no layer has {name}"))));
+    violations
+}
+
 impl Layers {
     fn read(root: &SourceFile, sources: &[&SourceFile]) -> Self {
-        let rows = table(root);
+        let rows = table(root, "//! |");
         let mut owners = BTreeMap::new();
         for (name, path) in exports(&Tokens::of(&root.text)) {
             if let Some(module) = path.iter().find(|segment| *segment != "crate" && *segment != "self") {
@@ -111,11 +124,11 @@ fn depth_of_module(file: &SourceFile) -> usize {
     inside.strip_suffix("/mod.rs").unwrap_or(inside).split('/').count()
 }
 
-/// The rows `//! | LAYER | `module`, `module` | … |` of the root's documentation.
-fn table(root: &SourceFile) -> BTreeMap<String, Row> {
+/// The rows `| LAYER | `module`, `module` | … |` of a file, whose lines begin so.
+fn table(file: &SourceFile, prefix: &str) -> BTreeMap<String, Row> {
     let mut rows = BTreeMap::new();
-    for (index, line) in root.text.lines().enumerate() {
-        let Some(row) = line.strip_prefix("//! |") else { continue };
+    for (index, line) in file.text.lines().enumerate() {
+        let Some(row) = line.strip_prefix(prefix) else { continue };
         let mut cells = row.split('|').map(str::trim);
         let Some(layer) = cells.next().and_then(|cell| cell.parse().ok()) else { continue };
         let names = cells.next().unwrap_or_default().split('`').skip(1).step_by(2);
@@ -383,6 +396,16 @@ pub mod __private { pub use crate::os::reserve; }
             "src/lib.rs:2: there is no module gone",
             "src/new/mod.rs:1: has no row in the table of layers in src/lib.rs",
         ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_document_must_tell_the_same_layers() {
+        let lib = SourceFile::new(ROOT, LIB);
+        let design = SourceFile::new("DESIGN.md", "| 2 | `slab`, `large` | x |\n| 0 | `size_class`, `sync` | x |");
+        let found: Vec<_> = disagreements(&lib, &design).iter().map(ToString::to_string).collect();
+        let expected =
+            ["DESIGN.md:2: the layer of size_class is another in src/lib.rs", "DESIGN.md:1: no layer has os"];
         assert_eq!(found, expected);
     }
 }

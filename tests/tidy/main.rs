@@ -55,6 +55,14 @@ fn modules_use_only_lower_layers() {
 }
 
 #[test]
+fn the_design_tells_the_same_layers() {
+    let files = project();
+    let root = files.rust_below("src/lib.rs").next().expect("the library's root");
+    let design = files.documents().find(|file| file.path == "DESIGN.md").expect("the design");
+    assert_none(&layers::disagreements(root, design));
+}
+
+#[test]
 fn files_without_unsafe_code_forbid_it() {
     let files = project();
     let sources: Vec<_> = files.rust_below("src/").collect();

@@ -1,0 +1,53 @@
+//! Measures `family-alloc` beside its peers: `cargo bench`, `cargo bench -- --short`, `cargo bench --bench suite -- --help`.
+//!
+//! | file | what it owns |
+//! | --- | --- |
+//! | `cli` | the arguments: parent or child, and what is asked for |
+//! | `driver` | the run: cases × rotations × allocators, a process each |
+//! | `cases` | names, parameters and rotations of the cases |
+//! | `child` | one process: its start, its end, what it printed |
+//! | `meter` | the stopwatch inside a child, and the lines it prints |
+//! | `os` | resident memory, page faults, arrays outside any allocator |
+//! | `subject`, `peers` | the interface to an allocator, and the allocators |
+//! | `pthread` | how threads start, so that one peer does not meddle with the others |
+//! | `workload` | what is done with an allocator |
+//! | `figures`, `outcome`, `targets` | medians, rows, ratios, and what they should be |
+//! | `proof`, `table`, `json`, `plot` | what is printed and written |
+
+mod cases;
+mod child;
+mod cli;
+mod driver;
+mod figures;
+mod json;
+mod machine;
+mod meter;
+mod os;
+mod outcome;
+mod peers;
+mod plot;
+mod progress;
+mod proof;
+#[path = "../pthread.rs"]
+mod pthread;
+mod subject;
+mod table;
+mod targets;
+mod workload;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::parse(std::env::args().skip(1)) {
+        cli::Role::Parent(options) => driver::run(&options),
+        cli::Role::Child { case, name, short } => child::serve(&case, name, short),
+        cli::Role::Help { asked: true, message } => {
+            println!("{message}");
+            ExitCode::SUCCESS
+        }
+        cli::Role::Help { asked: false, message } => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The first table: the proof of concept's own benchmark, for every size from 1 to 8192, against the system allocator.
+
+use crate::cases;
+use crate::child;
+use crate::outcome::Outcome;
+use crate::peers::Name;
+use crate::progress::Progress;
+use crate::workload::proof_count;
+
+/// The sizes of a short run: the classes' first and last, and what programs use most.
+const SHORT: [usize; 24] =
+    [1, 2, 3, 4, 5, 8, 12, 16, 24, 32, 48, 64, 96, 128, 200, 256, 400, 512, 1000, 1024, 2048, 3000, 4096, 8192];
+
+/// What one size came to with one allocator.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Figures {
+    pub(crate) allocate: f64,
+    pub(crate) walk: f64,
+    pub(crate) free: f64,
+    /// Resident bytes per allocation.
+    pub(crate) bytes: f64,
+}
+
+impl Figures {
+    fn total(self) -> f64 {
+        self.allocate + self.walk + self.free
+    }
+}
+
+/// One size.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Line {
+    pub(crate) size: usize,
+    pub(crate) count: usize,
+    pub(crate) ours: Figures,
+    pub(crate) system: Figures,
+}
+
+impl Line {
+    fn speed(&self) -> f64 {
+        self.system.total() / self.ours.total()
+    }
+
+    fn memory(&self) -> f64 {
+        self.system.bytes / self.ours.bytes
+    }
+}
+
+/// Runs it and prints the table.
+pub(crate) fn run(short: bool, every_size: bool) -> Vec<Line> {
+    print_head(short);
+    let sizes: Vec<usize> = if short { SHORT.to_vec() } else { (1..=8192).collect() };
+    let mut progress = Progress::new(sizes.len());
+    let mut lines: Vec<Line> = Vec::new();
+    for &size in &sizes {
+        progress.step(&format!("size {size}"));
+        let line = measure(size, short);
+        let ends_class = size.is_power_of_two();
+        if line.is_err() || short || every_size || ends_class {
+            progress.clear();
+        }
+        match line {
+            Ok(line) => lines.push(line),
+            Err(message) => println!("{size:>12}  {message}"),
+        }
+        if short || every_size {
+            lines
+                .last()
+                .filter(|line| line.size == size)
+                .into_iter()
+                .for_each(|line| print_line(&size.to_string(), line));
+        } else if ends_class {
+            print_class(&lines, size);
+        }
+    }
+    progress.clear();
+    print_worst(&lines);
+    lines
+}
+
+fn print_head(short: bool) {
+    if short {
+        println!(
+            "The proof of concept's benchmark, SHORT: {} sizes of 8192, a hundred thousand allocations or",
+            SHORT.len()
+        );
+        println!(
+            "32 MiB of each instead of a million or 1 GiB. Allocate and touch, walk, free; fresh memory, a process each."
+        );
+    } else {
+        println!(
+            "The proof of concept's benchmark: every size from 1 to 8192, a million allocations or 1 GiB of each."
+        );
+        println!(
+            "Allocate and touch, walk, free; fresh memory, a process each. A row is the median of the sizes it names."
+        );
+    }
+    println!(
+        "{:>12} {:>9} | {:^40} | {:^40} | {:>6} {:>6}",
+        "", "", "family-alloc, ns and resident bytes", "system, ns and resident bytes", "time", "memory"
+    );
+    let columns = format!("{:>9} {:>9} {:>9} {:>10}", "allocate", "walk", "free", "bytes");
+    println!("{:>12} {:>9} | {columns} | {columns} | {:>6} {:>6}", "size", "count", "×", "×");
+}
+
+fn print_line(label: &str, line: &Line) {
+    let show = |figures: Figures| {
+        format!("{:>9.2} {:>9.2} {:>9.2} {:>10.3}", figures.allocate, figures.walk, figures.free, figures.bytes)
+    };
+    let (ours, system) = (show(line.ours), show(line.system));
+    println!("{label:>12} {:>9} | {ours} | {system} | {:>6.2} {:>6.2}", line.count, line.speed(), line.memory());
+}
+
+/// The median of all sizes of a class.
+fn print_class(lines: &[Line], last: usize) {
+    let first = last / 2 + 1;
+    let class: Vec<&Line> = lines.iter().filter(|line| (first..=last).contains(&line.size)).collect();
+    let Some(&newest) = class.last() else { return };
+    let label = if first >= last { last.to_string() } else { format!("{first}–{last}") };
+    let median = |figure: fn(&Line) -> f64| {
+        let mut values: Vec<f64> = class.iter().map(|line| figure(line)).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let line = Line {
+        size: newest.size,
+        count: newest.count,
+        ours: Figures {
+            allocate: median(|line| line.ours.allocate),
+            walk: median(|line| line.ours.walk),
+            free: median(|line| line.ours.free),
+            bytes: median(|line| line.ours.bytes),
+        },
+        system: Figures {
+            allocate: median(|line| line.system.allocate),
+            walk: median(|line| line.system.walk),
+            free: median(|line| line.system.free),
+            bytes: median(|line| line.system.bytes),
+        },
+    };
+    print_line(&label, &line);
+}
+
+/// The sizes where we look worst.
+fn print_worst(lines: &[Line]) {
+    if lines.is_empty() {
+        return;
+    }
+    let slower: Vec<usize> = lines.iter().filter(|line| line.speed() < 1.0).map(|line| line.size).collect();
+    let larger: Vec<usize> = lines.iter().filter(|line| line.memory() < 1.0).map(|line| line.size).collect();
+    println!("slower than the system allocator: {}", describe(&slower));
+    println!("more resident memory than the system allocator: {}", describe(&larger));
+    if !larger.is_empty() {
+        println!("(classes are powers of two: a size just above one takes up to twice its bytes)");
+    }
+    println!();
+}
+
+/// How many sizes, and some of them.
+fn describe(sizes: &[usize]) -> String {
+    let some: Vec<String> = sizes.iter().take(12).map(usize::to_string).collect();
+    match sizes.len() {
+        0 => "no size".to_owned(),
+        count if count > some.len() => format!("{count} sizes: {}, …", some.join(", ")),
+        count => format!("{count} sizes: {}", some.join(", ")),
+    }
+}
+
+fn measure(size: usize, short: bool) -> Result<Line, String> {
+    let case = cases::proof(size);
+    let mut outcome = Outcome::new(case.clone());
+    for name in [Name::Ours, Name::System] {
+        let report = child::measure(&case, name, short).map_err(|message| format!("{name} gave nothing: {message}"))?;
+        outcome.add(name, Ok(report));
+    }
+    let count = proof_count(size, short);
+    let figures = |name| {
+        Some(Figures {
+            allocate: outcome.nanoseconds("allocate", name)?,
+            walk: outcome.nanoseconds("walk", name)?,
+            free: outcome.nanoseconds("free", name)?,
+            bytes: outcome.peak_bytes(name)? / count as f64,
+        })
+    };
+    let (Some(ours), Some(system)) = (figures(Name::Ours), figures(Name::System)) else {
+        return Err("a process printed nothing".to_owned());
+    };
+    Ok(Line { size, count, ours, system })
+}

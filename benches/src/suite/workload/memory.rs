@@ -1,0 +1,106 @@
+//! What every workload does with memory: get it, touch it, choose at random.
+
+use std::alloc::Layout;
+
+use crate::subject::Subject;
+
+/// The layout of `size` bytes that most programs would have: aligned to a word if it holds whole words.
+pub(crate) const fn layout(size: usize) -> Layout {
+    let align = if size % 8 == 0 { 8 } else { 1 };
+    match Layout::from_size_align(size, align) {
+        Ok(layout) => layout,
+        Err(_) => panic!("no workload is that large"),
+    }
+}
+
+/// Allocates, and ends the workload if there is no memory: every program has to look.
+///
+/// # Safety
+/// - `layout.size()` is not 0.
+#[inline(always)]
+pub(crate) unsafe fn obtain<S: Subject>(layout: Layout) -> *mut u8 {
+    // SAFETY: the caller's layout.
+    let ptr = unsafe { S::alloc(layout) };
+    if ptr.is_null() {
+        out_of_memory();
+    }
+    ptr
+}
+
+/// Ends the process so that its parent can say why.
+#[cold]
+#[inline(never)]
+pub(crate) fn out_of_memory() -> ! {
+    eprintln!("no memory");
+    std::process::exit(3)
+}
+
+/// Writes to an allocation: its first bytes, and the first of every further page.
+///
+/// # Safety
+/// - `ptr` is an allocation of `size` bytes, at least one, aligned as [`layout`] has it.
+#[inline(always)]
+pub(crate) unsafe fn touch(ptr: *mut u8, size: usize) {
+    if size % 8 == 0 {
+        // SAFETY: at least eight bytes, aligned to eight.
+        unsafe { ptr.cast::<usize>().write_volatile(size) };
+    } else {
+        // SAFETY: at least one byte.
+        unsafe { ptr.write_volatile(1) };
+    }
+    let mut offset = 4096;
+    while offset < size {
+        // SAFETY: inside the allocation.
+        let page = unsafe { ptr.add(offset) };
+        // SAFETY: inside the allocation.
+        unsafe { page.write_volatile(1) };
+        offset += 4096;
+    }
+}
+
+/// Reads what [`touch`] wrote first.
+///
+/// # Safety
+/// - `ptr` is a live allocation that has been touched.
+#[inline(always)]
+pub(crate) unsafe fn look(ptr: *mut u8) -> usize {
+    // SAFETY: at least one byte, written before.
+    usize::from(unsafe { ptr.read_volatile() })
+}
+
+/// A small fast generator, always seeded alike, so that every allocator sees the same sequence.
+#[derive(Clone)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0xA076_1D64_78BD_642F);
+        let product = u128::from(self.0) * u128::from(self.0 ^ 0xE703_7ED1_A0B4_28DB);
+        (product >> 64) as u64 ^ product as u64
+    }
+
+    /// A number below `bound`.
+    #[inline(always)]
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        ((u128::from(self.next()) * bound as u128) >> 64) as usize
+    }
+
+    /// A multiple of 8 from 8 to `largest`, small ones more often: half of all are in the lower quarter.
+    #[inline(always)]
+    pub(crate) fn size(&mut self, largest: usize) -> usize {
+        let unit = largest / 8;
+        (self.below(unit) * self.below(unit) / unit + 1) * 8
+    }
+
+    /// Puts a slice into random order.
+    pub(crate) fn shuffle<T>(&mut self, slice: &mut [T]) {
+        for index in (1..slice.len()).rev() {
+            slice.swap(index, self.below(index + 1));
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Tests that need a process of their own: the test program runs itself again with one test and one case selected.
+
+use std::env;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output, Stdio};
+
+const CASE: &str = "FAMILY_ALLOC_TEST_CASE";
+
+/// The case that this process was started for, if it was started by [`run`].
+pub(crate) fn case() -> Option<String> {
+    env::var(CASE).ok()
+}
+
+/// Runs the test `test` of this program in a process of its own, with `case` as its [`case`].
+pub(crate) fn run(test: &str, case: &str) -> Output {
+    let program = env::current_exe().expect("the test program knows its own path");
+    let mut command = Command::new(program);
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CASE, case).stdin(Stdio::null());
+    command.output().unwrap_or_else(|error| panic!("{test}: the child process did not start: {error}"))
+}
+
+/// Runs `body` in a process of its own, in which nothing else runs; fails if it fails there. `test` is the calling test's name.
+#[track_caller]
+pub(crate) fn isolated(test: &str, body: impl FnOnce()) {
+    if case().is_some() {
+        body();
+        return;
+    }
+    print!("{}", assert_passed(test, "isolated"));
+}
+
+/// Runs a test with a case and fails unless it passes there; returns what it printed.
+#[track_caller]
+pub(crate) fn assert_passed(test: &str, case: &str) -> String {
+    let output = run(test, case);
+    let (out, err) = texts(&output);
+    assert!(
+        output.status.success() && out.contains("test result: ok. 1 passed"),
+        "{test}, case {case}: {}\n--- standard output\n{out}--- standard error\n{err}---",
+        output.status,
+    );
+    out
+}
+
+/// Runs a test with a case and fails unless it ends by `abort`; returns the lines on standard error.
+#[track_caller]
+pub(crate) fn assert_aborted(test: &str, case: &str) -> Vec<String> {
+    let output = run(test, case);
+    let (out, err) = texts(&output);
+    assert_eq!(
+        output.status.signal(),
+        Some(libc::SIGABRT),
+        "{test}, case {case}: {} instead of an abort\n--- standard output\n{out}--- standard error\n{err}---",
+        output.status,
+    );
+    err.lines().map(str::to_owned).collect()
+}
+
+fn texts(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// Sets a limit of this process (the soft one, so that it can be lifted again); returns the old value.
+pub(crate) fn set_limit(resource: libc::__rlimit_resource_t, bytes: u64) -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `getrlimit` writes one `rlimit` to a live one.
+    assert_eq!(unsafe { libc::getrlimit(resource, &raw mut limit) }, 0);
+    let old = limit.rlim_cur;
+    limit.rlim_cur = bytes.min(limit.rlim_max);
+    // SAFETY: `setrlimit` reads one `rlimit` from a live one.
+    assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
+    old
+}
+
+/// Spares a process that is going to abort the writing of a core file.
+pub(crate) fn leave_no_core() {
+    set_limit(libc::RLIMIT_CORE, 0);
+}

@@ -1,0 +1,74 @@
+//! The calls of one family behind function pointers, so that a test can choose the family at run time.
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+
+use allocator_api2::alloc::Allocator;
+use family_alloc::{Checks, Family, Stats};
+
+type Memory = Option<NonNull<[u8]>>;
+type Resize = unsafe fn(NonNull<u8>, Layout, Layout) -> Memory;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Doors {
+    pub(crate) name: &'static str,
+    pub(crate) slab_bytes: usize,
+    pub(crate) checks: Checks,
+    pub(crate) allocate: fn(Layout) -> Memory,
+    pub(crate) allocate_zeroed: fn(Layout) -> Memory,
+    pub(crate) deallocate: unsafe fn(NonNull<u8>, Layout),
+    pub(crate) grow: Resize,
+    pub(crate) grow_zeroed: Resize,
+    pub(crate) shrink: Resize,
+    pub(crate) stats: fn() -> Stats,
+    pub(crate) trim: fn() -> usize,
+}
+
+impl Doors {
+    pub(crate) const fn of<F: Family + Allocator>() -> Self {
+        Self {
+            name: F::NAME,
+            slab_bytes: F::SLAB_BYTES,
+            checks: F::CHECKS,
+            allocate: |layout| F::default().allocate(layout).ok(),
+            allocate_zeroed: |layout| F::default().allocate_zeroed(layout).ok(),
+            // SAFETY: the same contract, here and below.
+            deallocate: |ptr, layout| unsafe { F::default().deallocate(ptr, layout) },
+            // SAFETY: as above.
+            grow: |ptr, old, new| unsafe { F::default().grow(ptr, old, new) }.ok(),
+            // SAFETY: as above.
+            grow_zeroed: |ptr, old, new| unsafe { F::default().grow_zeroed(ptr, old, new) }.ok(),
+            // SAFETY: as above.
+            shrink: |ptr, old, new| unsafe { F::default().shrink(ptr, old, new) }.ok(),
+            stats: F::stats,
+            trim: F::trim,
+        }
+    }
+
+    /// Bytes that a layout occupies: a power of two in slabs, whole pages above.
+    pub(crate) fn occupied(&self, layout: Layout) -> usize {
+        if layout.size() == 0 {
+            return 0;
+        }
+        let need = layout.size().max(layout.align());
+        if self.is_large(layout) {
+            need.next_multiple_of(super::memory::page_bytes())
+        } else {
+            need.next_power_of_two()
+        }
+    }
+
+    /// Whether a layout is mapped singly.
+    pub(crate) fn is_large(&self, layout: Layout) -> bool {
+        layout.size() > 0 && layout.size().max(layout.align()) > self.slab_bytes / 2
+    }
+}
+
+pub(crate) fn layout(size: usize, align: usize) -> Layout {
+    Layout::from_size_align(size, align).unwrap_or_else(|_| panic!("no layout of {size} bytes aligned to {align}"))
+}
+
+/// The alignment that every allocation of a layout has.
+pub(crate) fn promised_align(layout: Layout) -> usize {
+    layout.align().max(layout.size().next_power_of_two().min(4096))
+}

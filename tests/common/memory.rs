@@ -1,0 +1,67 @@
+//! Readings of this process's memory, taken without allocating, so that they do not change what they measure.
+
+use std::ffi::CStr;
+
+/// Bytes of memory of this process, from `/proc/self/smaps_rollup`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Resident {
+    /// All pages present.
+    pub(crate) all: usize,
+    /// Pages that this process has written.
+    pub(crate) private_dirty: usize,
+}
+
+/// Reads the memory that is present now.
+pub(crate) fn resident() -> Resident {
+    let mut buffer = [0; 4096];
+    let text = read_file(c"/proc/self/smaps_rollup", &mut buffer);
+    Resident { all: kibibytes(text, b"Rss:"), private_dirty: kibibytes(text, b"Private_Dirty:") }
+}
+
+/// Bytes of memory present now.
+pub(crate) fn resident_bytes() -> usize {
+    resident().all
+}
+
+/// Bytes of address space mapped now.
+pub(crate) fn mapped_bytes() -> usize {
+    let mut buffer = [0; 256];
+    let text = read_file(c"/proc/self/statm", &mut buffer);
+    number(text) * page_bytes()
+}
+
+pub(crate) fn page_bytes() -> usize {
+    // SAFETY: `sysconf` has no preconditions.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("a page has a size")
+}
+
+/// Page faults of the calling thread so far that needed no input.
+pub(crate) fn minor_faults() -> usize {
+    // SAFETY: zero is a valid `rusage`.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `getrusage` writes one `rusage` to a live one.
+    assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) }, 0);
+    usize::try_from(usage.ru_minflt).expect("a count")
+}
+
+fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> &'a [u8] {
+    // SAFETY: a path that ends with a zero byte.
+    let file = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    assert!(file >= 0, "cannot open {path:?}");
+    // SAFETY: `read` writes at most `buffer.len()` bytes to a live slice.
+    let length = unsafe { libc::read(file, buffer.as_mut_ptr().cast(), buffer.len()) };
+    // SAFETY: opened above.
+    unsafe { libc::close(file) };
+    &buffer[..usize::try_from(length).expect("the file can be read")]
+}
+
+fn kibibytes(text: &[u8], name: &[u8]) -> usize {
+    let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name));
+    number(line.expect("the kernel reports this figure")) << 10
+}
+
+/// The first number in a text.
+fn number(text: &[u8]) -> usize {
+    let digits = text.iter().skip_while(|byte| !byte.is_ascii_digit()).take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0, |number, digit| number * 10 + usize::from(digit - b'0'))
+}

@@ -1,0 +1,195 @@
+//! Bytes of memory per byte of slots, with a class full, measured in touched pages: slabs, headers, side tables, everything.
+//!
+//! A process of its own for each class. A family's first region is filled up for no other purpose than that thread cache,
+//! depot, stack and code are there. Then the second region, 63 slabs, is filled with slots of the class, and every page of every
+//! slot is written. What the process has grown by is held against the bytes of those slots, twice: as filled, and after every
+//! other slot was freed and allocated again, which is when free lists need their side tables.
+
+mod common;
+
+use common::child;
+use common::memory::{page_bytes, resident};
+use family_alloc::{Family, family};
+
+family! { struct Full; }
+
+const SLAB_BYTES: usize = Full::SLAB_BYTES;
+const REGION_BYTES: usize = 64 * SLAB_BYTES;
+const FULL_BYTES: usize = 63 * SLAB_BYTES;
+const MAX_SLOT_BYTES: usize = 1 << 20;
+/// From here on one slab has too few slots to fill magazine and depot.
+const FEW_SLOTS_FROM_BYTES: usize = 4096;
+/// Large enough to be mapped singly.
+const LARGE_BYTES: usize = 3 << 20;
+const LARGE_COUNT: usize = 40;
+
+/// The published bound of a class and ours: both hold.
+fn bounds(slot_bytes: usize) -> (f64, f64) {
+    let published = match slot_bytes {
+        1 => 1.024,
+        2 => 1.00023,
+        4 => 1.000_034,
+        8 => 1.000_038,
+        16 => 1.000_045_8,
+        32 | 64 => 1.000_06,
+        128 => 1.0001,
+        256 => 1.000_24,
+        512 => 1.0005,
+        1024 => 1.001,
+        2048 => 1.002,
+        4096 => 1.004,
+        8192 => 1.008,
+        // Published as 1, where we have a header page for 126 MiB: nothing is attached to an allocation.
+        16_384..=MAX_SLOT_BYTES => 1.000_032,
+        _ => 1.0,
+    };
+    let ours = match slot_bytes {
+        1 => 1.006,
+        2 => 1.000_08,
+        4..=MAX_SLOT_BYTES => 1.000_032,
+        _ => 1.0,
+    };
+    (published, ours)
+}
+
+/// Writes to every page of an allocation.
+fn touch(memory: *mut u8, bytes: usize) {
+    for offset in (0..bytes).step_by(page_bytes().min(4096)) {
+        // SAFETY: inside an allocation of `bytes` that the caller holds.
+        let place = unsafe { memory.add(offset) };
+        // SAFETY: as above.
+        unsafe { place.write(1) };
+    }
+}
+
+fn allocate(bytes: usize) -> *mut u8 {
+    let memory = Full::malloc(bytes);
+    assert!(!memory.is_null(), "out of memory");
+    memory
+}
+
+fn free(address: usize, bytes: usize) {
+    // SAFETY: the caller holds an allocation of that many bytes at that address.
+    unsafe { Full::free(std::ptr::with_exposed_provenance_mut(address), bytes) };
+}
+
+/// Allocates fresh slots from `start` on to `end`, checking that they are consecutive, and writes to all their pages.
+fn fill(start: usize, end: usize, bytes: usize) {
+    for expected in (start..end).step_by(bytes) {
+        let memory = allocate(bytes);
+        assert_eq!(memory.expose_provenance(), expected, "consecutive fresh slots are consecutive addresses");
+        touch(memory, bytes);
+    }
+}
+
+/// Frees and allocates every other slot of a filled range.
+fn fill_again(start: usize, end: usize, bytes: usize) {
+    let every_other = || (start..end).step_by(2 * bytes);
+    every_other().for_each(|address| free(address, bytes));
+    for _ in every_other() {
+        touch(allocate(bytes), bytes);
+    }
+}
+
+/// The growth of this process since a reading, as a ratio.
+fn ratio(before: usize, bytes: usize) -> f64 {
+    (resident().all - before) as f64 / bytes as f64
+}
+
+/// Fills a class; returns the ratio when fresh and when used again.
+fn measure_class(bytes: usize) -> (f64, f64) {
+    // In the first region enough slots to fill magazine and depot, fresh and used again as the measured ones will be…
+    let used_bytes = if bytes < FEW_SLOTS_FROM_BYTES { SLAB_BYTES } else { FULL_BYTES };
+    let start = begin_region(bytes);
+    fill(start + bytes, start + used_bytes, bytes);
+    fill_again(start, start + used_bytes, bytes);
+    // … and the rest of it, untouched.
+    for _ in 0..(FULL_BYTES - used_bytes) / MAX_SLOT_BYTES {
+        allocate(MAX_SLOT_BYTES);
+    }
+    let before = settled();
+    let start = begin_region(bytes);
+    fill(start + bytes, start + FULL_BYTES, bytes);
+    let fresh = ratio(before, FULL_BYTES);
+    fill_again(start, start + FULL_BYTES, bytes);
+    (fresh, ratio(before, FULL_BYTES))
+}
+
+/// Allocates the first slot of a region.
+fn begin_region(bytes: usize) -> usize {
+    let first = allocate(bytes);
+    touch(first, bytes);
+    let start = first.expose_provenance();
+    assert_eq!(start % REGION_BYTES, SLAB_BYTES, "the slot begins the second unit of a region");
+    start
+}
+
+/// A reading, after the first ones, which touch pages themselves.
+fn settled() -> usize {
+    (0..3).for_each(|_| assert!(resident().all > 0));
+    resident().all
+}
+
+/// The same for allocations that are mapped singly, once the family's table of them is there.
+fn measure_large(bytes: usize) -> (f64, f64) {
+    let fill = |addresses: &mut [usize]| {
+        for address in addresses {
+            let memory = allocate(bytes);
+            touch(memory, bytes);
+            *address = memory.expose_provenance();
+        }
+    };
+    let mut addresses = [0; LARGE_COUNT];
+    fill(&mut addresses[..1]);
+    free(addresses[0], bytes);
+    Full::trim();
+    let before = settled();
+    fill(&mut addresses);
+    let fresh = ratio(before, LARGE_COUNT * bytes);
+    addresses.iter().for_each(|&address| free(address, bytes));
+    fill(&mut addresses);
+    (fresh, ratio(before, LARGE_COUNT * bytes))
+}
+
+#[test]
+fn a_full_class_has_as_little_metadata_as_promised() {
+    const NAME: &str = "a_full_class_has_as_little_metadata_as_promised";
+    if let Some(case) = child::case() {
+        let bytes: usize = case.parse().expect("a number of bytes");
+        let (fresh, again) = if bytes > MAX_SLOT_BYTES { measure_large(bytes) } else { measure_class(bytes) };
+        println!("\nratio {fresh} {again}");
+        return;
+    }
+    let mut cases: Vec<usize> = (0..=20).map(|shift| 1 << shift).collect();
+    cases.push(LARGE_BYTES);
+    let measured = measure_all(NAME, &cases);
+    println!("{:>8} {:>12} {:>12} {:>12} {:>12}", "slot", "fresh", "used again", "ours", "published");
+    for (bytes, (fresh, again)) in cases.iter().zip(&measured) {
+        let (published, ours) = bounds(*bytes);
+        println!("{bytes:>8} {fresh:>12.8} {again:>12.8} {ours:>12.8} {published:>12.8}");
+    }
+    for (bytes, (fresh, again)) in cases.iter().zip(&measured) {
+        let (published, ours) = bounds(*bytes);
+        let most = fresh.max(*again);
+        assert!(*fresh >= 1.0 && *again >= 1.0, "slots of {bytes} bytes: less than every page was touched");
+        assert!(most <= ours && most <= published, "slots of {bytes} bytes: {most}, at most {ours} and {published}");
+    }
+}
+
+/// Measures all cases, each in a child process, two at once.
+fn measure_all(test: &str, cases: &[usize]) -> Vec<(f64, f64)> {
+    let one = |bytes: &usize| {
+        let out = child::assert_passed(test, &bytes.to_string());
+        let line = out.lines().find_map(|line| line.strip_prefix("ratio ")).expect("the child prints its figures");
+        let figures: Vec<f64> = line.split(' ').map(|figure| figure.parse().expect("a number")).collect();
+        (figures[0], figures[1])
+    };
+    let (even, odd) = std::thread::scope(|scope| {
+        let half =
+            |parity: usize| scope.spawn(move || cases.iter().skip(parity).step_by(2).map(one).collect::<Vec<_>>());
+        let halves = [half(0), half(1)];
+        let [even, odd] = halves.map(|half| half.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        (even, odd)
+    });
+    (0..cases.len()).map(|index| if index % 2 == 0 { even[index / 2] } else { odd[index / 2] }).collect()
+}
