@@ -245,8 +245,8 @@ impl Directory {
         let entry = view.entry(address, self.unit_shift).cast_mut();
         let start = entry.map_addr(|entry| entry & !(page - 1));
         // SAFETY: a page of the table, which is reserved and never released (H1).
-        let committed = NonNull::new(start).is_some_and(|start| unsafe { os::commit(start, page) });
-        if !committed {
+        let writable = NonNull::new(start).is_some_and(|start| unsafe { os::make_writable(start, page) });
+        if !writable {
             return None;
         }
         let region = self.region(address);
@@ -271,9 +271,9 @@ impl Directory {
                 .unwrap_or(TABLE_BYTES_MAX)
                 .clamp(TABLE_BYTES_MIN, TABLE_BYTES_MAX),
         };
-        let (table, bytes) = [bytes, bytes.min(1 << 20), TABLE_BYTES_MIN]
-            .into_iter()
-            .find_map(|bytes| Some((os::reserve_readable(bytes)?, bytes)))?;
+        let less = |&bytes: &usize| (bytes > TABLE_BYTES_MIN).then(|| (bytes / 4).max(TABLE_BYTES_MIN));
+        let (table, bytes) =
+            core::iter::successors(Some(bytes), less).find_map(|bytes| Some((os::reserve_readable(bytes)?, bytes)))?;
         self.mask.store(bytes - HEADER_BYTES, Relaxed);
         // Release: publishes the mask to `view`.
         self.base.store(table.as_ptr(), Release);

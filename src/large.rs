@@ -131,15 +131,15 @@ impl LargeSet {
         Ok(Some(Large { memory: moved, bytes }))
     }
 
-    /// Releases the kept mappings that have waited for `PURGE_AFTER_MILLISECONDS`, or all of them; returns their bytes.
+    /// Releases the kept mappings that have waited for `PURGE_AFTER_MILLISECONDS`, or all of them; returns their bytes. What the
+    /// system refuses to take stays kept.
     pub(crate) fn release_kept(&mut self, now: Option<u64>) -> usize {
         let before = self.kept_bytes;
         for place in &mut self.kept {
             let aged =
                 |kept: &mut Kept| now.is_none_or(|now| now.saturating_sub(kept.since) >= PURGE_AFTER_MILLISECONDS);
-            if let Some(kept) = place.take_if(aged) {
+            if let Some(kept) = place.take_if(|kept| aged(kept) && discard(kept.memory, kept.bytes)) {
                 self.kept_bytes -= kept.bytes;
-                discard(&kept);
             }
         }
         before - self.kept_bytes
@@ -171,36 +171,35 @@ impl LargeSet {
             .iter_mut()
             .filter(|place| place.as_ref().is_some_and(fits))
             .min_by_key(|place| place.as_ref().map_or(usize::MAX, |kept| kept.bytes))?;
-        let kept = best.take()?;
+        let kept = best.take_if(|kept| kept.bytes == bytes || cut(kept, bytes))?;
         self.kept_bytes -= kept.bytes;
-        if kept.bytes > bytes {
-            // SAFETY: `bytes` is below the mapping's length.
-            let tail = unsafe { kept.memory.add(bytes) };
-            // SAFETY: the end of a mapping that belongs to nobody (L2).
-            unsafe { os::release(tail, kept.bytes - bytes) };
-        }
         Some(kept.memory)
     }
 
     fn keep(&mut self, freed: Kept) {
         self.release_kept(Some(freed.since));
-        if freed.bytes > KEPT_BYTES {
-            return discard(&freed);
+        let has_room = freed.bytes <= KEPT_BYTES && self.make_room_to_keep(freed.bytes);
+        if !has_room && discard(freed.memory, freed.bytes) {
+            return;
         }
-        while self.kept_bytes + freed.bytes > KEPT_BYTES || self.kept.iter().all(Option::is_some) {
-            let oldest = self
-                .kept
-                .iter_mut()
-                .filter(|place| place.is_some())
-                .min_by_key(|place| place.as_ref().map_or(u64::MAX, |kept| kept.since));
-            let Some(oldest) = oldest.and_then(Option::take) else { break };
-            self.kept_bytes -= oldest.bytes;
-            discard(&oldest);
-        }
-        self.kept_bytes += freed.bytes;
+        // There is no place for it only if the system refused to take another mapping and then this one. Its space is lost then.
         if let Some(place) = self.kept.iter_mut().find(|place| place.is_none()) {
+            self.kept_bytes += freed.bytes;
             *place = Some(freed);
         }
+    }
+
+    /// Releases the oldest kept mappings until another one may be kept; `false` if the system refuses to take one.
+    fn make_room_to_keep(&mut self, bytes: usize) -> bool {
+        while self.kept_bytes + bytes > KEPT_BYTES || self.kept.iter().all(Option::is_some) {
+            let since = |place: &&mut Option<Kept>| place.as_ref().map_or(u64::MAX, |kept| kept.since);
+            let oldest = self.kept.iter_mut().filter(|place| place.is_some()).min_by_key(since);
+            match oldest.and_then(|place| place.take_if(|kept| discard(kept.memory, kept.bytes))) {
+                Some(oldest) => self.kept_bytes -= oldest.bytes,
+                None => return false,
+            }
+        }
+        true
     }
 
     /// Where a live allocation of this length stands in the table.
@@ -298,8 +297,7 @@ impl LargeSet {
             self.insert(entry);
         }
         if let Some(table) = old.table {
-            // SAFETY: the old table was mapped here with this length, and all of it has been copied.
-            unsafe { os::release(table.cast(), old.capacity * size_of::<Entry>()) };
+            discard(table.cast(), old.capacity * size_of::<Entry>());
         }
         Some(())
     }
@@ -311,12 +309,21 @@ fn own(memory: NonNull<u8>) -> NonNull<u8> {
     NonNull::new(pointer).unwrap_or(memory)
 }
 
-fn discard(kept: &Kept) {
-    // SAFETY: a kept mapping belongs to nobody (L2). Should the system refuse, at least its memory goes back.
-    if !unsafe { os::release(kept.memory, kept.bytes) } {
-        // SAFETY: as above.
-        unsafe { os::purge(kept.memory, kept.bytes) };
+/// Gives the end of a kept mapping back; `false`: it is as it was.
+fn cut(kept: &Kept, bytes: usize) -> bool {
+    // SAFETY: a whole mapping that belongs to nobody (L2), and it stays where it is.
+    unsafe { os::remap(kept.memory, kept.bytes, bytes, false) }.is_some()
+}
+
+/// Gives back a mapping that belongs to nobody (L2); `false`: its space stays, but no memory if that can be helped.
+fn discard(memory: NonNull<u8>, bytes: usize) -> bool {
+    // SAFETY: a whole mapping that is not used any more.
+    if unsafe { os::release(memory, bytes) } {
+        return true;
     }
+    // SAFETY: as above.
+    unsafe { os::purge(memory, bytes) };
+    false
 }
 
 #[cfg(test)]
