@@ -66,7 +66,9 @@ pub(crate) struct RegionHeader {
     /// Always 0: unit 0 holds no slots.
     _tag: AtomicU32,
     /// Units that are reserved, unit 0 included; fewer than 64 where address space was short.
-    pub(crate) unit_count: Cell<u32>,
+    pub(crate) unit_count: Cell<u16>,
+    /// Whether unit 0 was committed for no other purpose than to be one mapping with its neighbours.
+    pub(crate) bridged: Cell<bool>,
     /// The region's first byte: the root of every pointer into it, its provenance exposed.
     pub(crate) memory: Cell<*mut u8>,
     /// Free units that read zero.
@@ -210,7 +212,7 @@ impl Directory {
         let mut unit_count = UNIT_COUNT;
         while unit_count >= 2 {
             if let Some(region) = self.claim_distinct(unit_count << self.unit_shift, region_bytes) {
-                region.unit_count.set(unit_count as u32);
+                region.unit_count.set(unit_count as u16);
                 return Some(region);
             }
             unit_count /= 2;

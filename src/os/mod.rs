@@ -11,11 +11,11 @@
 //! | [`release`] | gives space and memory of a whole reservation or mapping back; on `false` it is as it was |
 //! | [`map`] | committed zero memory of its own; given back with [`release`] |
 //! | [`remap`] | changes the length of a mapping, in place or by moving its pages; the new pages read zero |
-//! | [`advise_huge`] | asks for huge pages; a hint |
+//! | [`advise_huge`], [`advise_small`] | ask for huge pages, or for none; hints |
 //! | [`milliseconds`] | a clock that never goes back |
 //!
 //! All lengths are multiples of the page size and all addresses page-aligned; nothing here is retried or remembered. Any call
-//! but the first and the last two may fail, and each is made to by tests ([`faults`]).
+//! but the first and the last three may fail, and each is made to by tests ([`faults`]).
 //!
 //! | backend | used |
 //! | --- | --- |
@@ -36,7 +36,7 @@ mod imp;
 
 pub(crate) use clock::milliseconds;
 use faults::{Call, strikes};
-pub(crate) use imp::{address_space_limit, page_bytes};
+pub(crate) use imp::{COMMIT_IS_FREE, address_space_limit, page_bytes};
 
 /// Reserves space at a multiple of `align`.
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
@@ -122,6 +122,16 @@ pub(crate) unsafe fn advise_huge(start: NonNull<u8>, bytes: usize) {
     debug_assert!(are_pages(start.addr().get() | bytes));
     // SAFETY: the same contract.
     unsafe { imp::advise_huge(start, bytes) };
+}
+
+/// Asks for pages of the usual size only.
+///
+/// # Safety
+/// The range is committed memory of the caller's.
+pub(crate) unsafe fn advise_small(start: NonNull<u8>, bytes: usize) {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    // SAFETY: the same contract.
+    unsafe { imp::advise_small(start, bytes) };
 }
 
 fn are_pages(bytes: usize) -> bool {

@@ -13,6 +13,8 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 use std::alloc::System;
 
+/// Committing writes zeroes.
+pub(crate) const COMMIT_IS_FREE: bool = false;
 /// A made-up page. As long as a region's header page, so that no two regions' headers are made writable at once.
 const PAGE_BYTES: usize = 4096;
 /// The longest reservation: seven slabs and their side tables where slabs are largest.
@@ -108,6 +110,10 @@ pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) -> bool {
 /// # Safety
 /// As for [`advise_huge`](super::advise_huge).
 pub(crate) unsafe fn advise_huge(_start: NonNull<u8>, _bytes: usize) {}
+
+/// # Safety
+/// As for [`advise_small`](super::advise_small).
+pub(crate) unsafe fn advise_small(_start: NonNull<u8>, _bytes: usize) {}
 
 /// # Safety
 /// As for [`remap`](super::remap).

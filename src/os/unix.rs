@@ -5,6 +5,8 @@ use core::ptr::NonNull;
 use super::is_aligned;
 use crate::sync::{AtomicUsize, Relaxed};
 
+/// Committing touches no page.
+pub(crate) const COMMIT_IS_FREE: bool = true;
 /// How many aligned addresses are tried where over-reserving does not fit.
 const ALIGNED_TRIES: usize = 64;
 
@@ -137,6 +139,18 @@ pub(crate) unsafe fn advise_huge(start: NonNull<u8>, bytes: usize) {
     // SAFETY: a hint; the contents stay.
     unsafe {
         libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE)
+    };
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (start, bytes);
+}
+
+/// # Safety
+/// As for [`advise_small`](super::advise_small).
+pub(crate) unsafe fn advise_small(start: NonNull<u8>, bytes: usize) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // SAFETY: a hint; the contents stay.
+    unsafe {
+        libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_NOHUGEPAGE)
     };
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let _ = (start, bytes);
