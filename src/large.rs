@@ -182,10 +182,15 @@ impl LargeSet {
         if !has_room && discard(freed.memory, freed.bytes) {
             return;
         }
-        // There is no place for it only if the system refused to take another mapping and then this one. Its space is lost then.
+        self.put_by(freed);
+    }
+
+    /// Keeps a mapping, if there is a place. There is none only if the system refused to take another one and then this one:
+    /// the space is lost then, and no memory.
+    fn put_by(&mut self, kept: Kept) {
         if let Some(place) = self.kept.iter_mut().find(|place| place.is_none()) {
-            self.kept_bytes += freed.bytes;
-            *place = Some(freed);
+            self.kept_bytes += kept.bytes;
+            *place = Some(kept);
         }
     }
 
@@ -297,7 +302,10 @@ impl LargeSet {
             self.insert(entry);
         }
         if let Some(table) = old.table {
-            discard(table.cast(), old.capacity * size_of::<Entry>());
+            let old = Kept { memory: table.cast(), bytes: old.capacity * size_of::<Entry>(), since: 0 };
+            if !discard(old.memory, old.bytes) {
+                self.put_by(old);
+            }
         }
         Some(())
     }
