@@ -77,8 +77,3 @@ pub(crate) fn is_aligned(address: usize, align: usize) -> bool {
 pub(crate) fn promised_align(layout: Layout) -> usize {
     layout.align().max(layout.size().next_power_of_two().min(4096))
 }
-
-/// Whether an address is a multiple of `align`.
-pub(crate) fn is_aligned(address: usize, align: usize) -> bool {
-    address & (align - 1) == 0
-}
