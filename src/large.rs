@@ -131,15 +131,15 @@ impl LargeSet {
         Ok(Some(Large { memory: moved, bytes }))
     }
 
-    /// Releases the kept mappings that have waited for `PURGE_AFTER_MILLISECONDS`, or all of them; returns their bytes.
+    /// Releases the kept mappings that have waited for `PURGE_AFTER_MILLISECONDS`, or all of them; returns their bytes. What the
+    /// system refuses to take stays kept.
     pub(crate) fn release_kept(&mut self, now: Option<u64>) -> usize {
         let before = self.kept_bytes;
         for place in &mut self.kept {
             let aged =
                 |kept: &mut Kept| now.is_none_or(|now| now.saturating_sub(kept.since) >= PURGE_AFTER_MILLISECONDS);
-            if let Some(kept) = place.take_if(aged) {
+            if let Some(kept) = place.take_if(|kept| aged(kept) && discard(kept.memory, kept.bytes)) {
                 self.kept_bytes -= kept.bytes;
-                discard(&kept);
             }
         }
         before - self.kept_bytes
@@ -171,36 +171,40 @@ impl LargeSet {
             .iter_mut()
             .filter(|place| place.as_ref().is_some_and(fits))
             .min_by_key(|place| place.as_ref().map_or(usize::MAX, |kept| kept.bytes))?;
-        let kept = best.take()?;
+        let kept = best.take_if(|kept| kept.bytes == bytes || cut(kept, bytes))?;
         self.kept_bytes -= kept.bytes;
-        if kept.bytes > bytes {
-            // SAFETY: `bytes` is below the mapping's length.
-            let tail = unsafe { kept.memory.add(bytes) };
-            // SAFETY: the end of a mapping that belongs to nobody (L2).
-            unsafe { os::release(tail, kept.bytes - bytes) };
-        }
         Some(kept.memory)
     }
 
     fn keep(&mut self, freed: Kept) {
         self.release_kept(Some(freed.since));
-        if freed.bytes > KEPT_BYTES {
-            return discard(&freed);
+        let has_room = freed.bytes <= KEPT_BYTES && self.make_room_to_keep(freed.bytes);
+        if !has_room && discard(freed.memory, freed.bytes) {
+            return;
         }
-        while self.kept_bytes + freed.bytes > KEPT_BYTES || self.kept.iter().all(Option::is_some) {
-            let oldest = self
-                .kept
-                .iter_mut()
-                .filter(|place| place.is_some())
-                .min_by_key(|place| place.as_ref().map_or(u64::MAX, |kept| kept.since));
-            let Some(oldest) = oldest.and_then(Option::take) else { break };
-            self.kept_bytes -= oldest.bytes;
-            discard(&oldest);
-        }
-        self.kept_bytes += freed.bytes;
+        self.put_by(freed);
+    }
+
+    /// Keeps a mapping, if there is a place. There is none only if the system refused to take another one and then this one:
+    /// the space is lost then, and no memory.
+    fn put_by(&mut self, kept: Kept) {
         if let Some(place) = self.kept.iter_mut().find(|place| place.is_none()) {
-            *place = Some(freed);
+            self.kept_bytes += kept.bytes;
+            *place = Some(kept);
         }
+    }
+
+    /// Releases the oldest kept mappings until another one may be kept; `false` if the system refuses to take one.
+    fn make_room_to_keep(&mut self, bytes: usize) -> bool {
+        while self.kept_bytes + bytes > KEPT_BYTES || self.kept.iter().all(Option::is_some) {
+            let since = |place: &&mut Option<Kept>| place.as_ref().map_or(u64::MAX, |kept| kept.since);
+            let oldest = self.kept.iter_mut().filter(|place| place.is_some()).min_by_key(since);
+            match oldest.and_then(|place| place.take_if(|kept| discard(kept.memory, kept.bytes))) {
+                Some(oldest) => self.kept_bytes -= oldest.bytes,
+                None => return false,
+            }
+        }
+        true
     }
 
     /// Where a live allocation of this length stands in the table.
@@ -298,8 +302,10 @@ impl LargeSet {
             self.insert(entry);
         }
         if let Some(table) = old.table {
-            // SAFETY: the old table was mapped here with this length, and all of it has been copied.
-            unsafe { os::release(table.cast(), old.capacity * size_of::<Entry>()) };
+            let old = Kept { memory: table.cast(), bytes: old.capacity * size_of::<Entry>(), since: 0 };
+            if !discard(old.memory, old.bytes) {
+                self.put_by(old);
+            }
         }
         Some(())
     }
@@ -311,12 +317,21 @@ fn own(memory: NonNull<u8>) -> NonNull<u8> {
     NonNull::new(pointer).unwrap_or(memory)
 }
 
-fn discard(kept: &Kept) {
-    // SAFETY: a kept mapping belongs to nobody (L2). Should the system refuse, at least its memory goes back.
-    if !unsafe { os::release(kept.memory, kept.bytes) } {
-        // SAFETY: as above.
-        unsafe { os::purge(kept.memory, kept.bytes) };
+/// Gives the end of a kept mapping back; `false`: it is as it was.
+fn cut(kept: &Kept, bytes: usize) -> bool {
+    // SAFETY: a whole mapping that belongs to nobody (L2), and it stays where it is.
+    unsafe { os::remap(kept.memory, kept.bytes, bytes, false) }.is_some()
+}
+
+/// Gives back a mapping that belongs to nobody (L2); `false`: its space stays, but no memory if that can be helped.
+fn discard(memory: NonNull<u8>, bytes: usize) -> bool {
+    // SAFETY: a whole mapping that is not used any more.
+    if unsafe { os::release(memory, bytes) } {
+        return true;
     }
+    // SAFETY: as above.
+    unsafe { os::purge(memory, bytes) };
+    false
 }
 
 #[cfg(test)]

@@ -69,6 +69,8 @@ pub mod __private {
     pub use crate::global::{reallocate, slot_start};
     pub use crate::heap::{allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink};
     pub use crate::macros::Options;
+    #[cfg(feature = "faults")]
+    pub use crate::os::faults;
     pub use crate::thread::CacheSlot;
     pub use std::thread_local;
 }

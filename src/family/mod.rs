@@ -4,7 +4,7 @@
 //! class. **F2** A thread cache belongs to one family for ever; it is in `free` or with one thread.
 //! **F3** `Σ bins' out − Σ caches' held + large` is what clients hold, when no thread is in the middle of a call.
 
-#[cfg(unix)]
+#[cfg(all(unix, not(miri)))]
 mod fork;
 mod registry;
 mod report;

@@ -63,6 +63,7 @@ fn single_thread(cases: &mut Vec<Case>, short: bool) {
             .iter()
             .map(|&live| case(format!("churn/8 to 1024, {} live", amount(live)), W::ChurnMixed { live }, often)),
     );
+    let often = if short { 2 } else { 7 };
     cases.extend([
         case("linked/list", W::List, often),
         case("linked/tree", W::Tree, often),
