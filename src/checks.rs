@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-/// What a family verifies when memory comes back, chosen in [`family!`](crate::family) with `checks: …`.
+/// What a family verifies when memory comes back, chosen in [`family!`](macro@crate::family) with `checks: …`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Checks {
