@@ -32,6 +32,10 @@ pub(crate) enum Taken {
     Fresh(Fresh),
 }
 
+/// A slot that was freed twice, found when it came to its bin or left it; only where the family keeps states.
+#[derive(Debug)]
+pub(crate) struct Twice(pub(crate) usize);
+
 /// A range of fresh slots.
 pub(crate) struct Fresh {
     pub(crate) range: Range<usize>,
@@ -76,66 +80,78 @@ impl Bin {
     }
 
     /// Takes up to `out.len()` recycled slots, at most a batch, or else a range of fresh ones. `None`: out of memory.
-    pub(crate) fn take(&self, geometry: &Geometry<'_>, depot: DepotMemory, out: &mut [usize]) -> Option<Taken> {
+    pub(crate) fn take(
+        &self,
+        geometry: &Geometry<'_>,
+        depot: DepotMemory,
+        out: &mut [usize],
+    ) -> Result<Option<Taken>, Twice> {
         let mut state = self.0.lock();
         state.surplus = 0;
         if let Some(count) = state.take_from_depot(geometry, depot, out) {
-            return Some(Taken::Recycled(count));
+            return Ok(Some(Taken::Recycled(count)));
         }
-        match state.take_recycled(geometry, out) {
+        Ok(match state.take_recycled(geometry, out)? {
             0 => state.carve(geometry, fresh_slots(geometry.class)).map(Taken::Fresh),
             count => Some(Taken::Recycled(count)),
-        }
+        })
     }
 
     /// Takes one slot, for a caller without a cache.
-    pub(crate) fn take_one(&self, geometry: &Geometry<'_>) -> Option<(usize, bool)> {
+    pub(crate) fn take_one(&self, geometry: &Geometry<'_>) -> Result<Option<(usize, bool)>, Twice> {
         let mut state = self.0.lock();
         let mut one = [0];
-        match state.take_recycled(geometry, &mut one) {
+        Ok(match state.take_recycled(geometry, &mut one)? {
             0 => state.carve(geometry, 1).map(|fresh| (fresh.range.start, fresh.zeroed)),
             _ => Some((one[0], false)),
-        }
+        })
     }
 
     /// Takes slots back: into the depot if they are a whole batch and it has room, else each to its slab.
     ///
     /// # Safety
     /// The addresses are used slots of this bin, each once, and nobody uses them any more.
-    pub(crate) unsafe fn give(&self, geometry: &Geometry<'_>, depot: DepotMemory, slots: &[usize]) {
+    pub(crate) unsafe fn give(
+        &self,
+        geometry: &Geometry<'_>,
+        depot: DepotMemory,
+        slots: &[usize],
+    ) -> Result<(), Twice> {
         let mut state = self.0.lock();
         if state.give_to_depot(geometry, depot, slots) {
-            return;
+            return Ok(());
         }
         // SAFETY: the caller's promise is the same.
-        unsafe { state.give_to_slabs(geometry, slots) };
+        unsafe { state.give_to_slabs(geometry, slots) }?;
         if state.surplus >= SURPLUS_BATCHES {
-            state.empty_depot(geometry, depot);
+            state.empty_depot(geometry, depot)?;
         }
+        Ok(())
     }
 
     /// Takes back what is left of a fresh range.
     ///
     /// # Safety
     /// As for [`give`](Self::give): `range` is the rest of one range that [`take`](Self::take) returned.
-    pub(crate) unsafe fn give_fresh(&self, geometry: &Geometry<'_>, range: Range<usize>) {
+    pub(crate) unsafe fn give_fresh(&self, geometry: &Geometry<'_>, range: Range<usize>) -> Result<(), Twice> {
         let mut state = self.0.lock();
         let slab = Directory::of(geometry.unit_shift).header(range.start);
         let count = range.len() / geometry.class.slot_bytes();
         if geometry.uncarve(slab, &range) {
             state.used_slots -= count;
             state.retire_if_empty(geometry, slab);
-            return;
+            return Ok(());
         }
         for address in range.step_by(geometry.class.slot_bytes()) {
             // SAFETY: a slot of the range, which the caller gives up.
-            unsafe { state.give_to_slabs(geometry, &[address]) };
+            unsafe { state.give_to_slabs(geometry, &[address]) }?;
         }
+        Ok(())
     }
 
     /// Empties the depot, so that slabs that are free but for it can go back to the pool.
-    pub(crate) fn trim(&self, geometry: &Geometry<'_>, depot: DepotMemory) {
-        self.0.lock().empty_depot(geometry, depot);
+    pub(crate) fn trim(&self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<(), Twice> {
+        self.0.lock().empty_depot(geometry, depot)
     }
 
     /// The lock, for the time of a `fork`.
@@ -187,7 +203,7 @@ impl State {
         true
     }
 
-    fn empty_depot(&mut self, geometry: &Geometry<'_>, depot: DepotMemory) {
+    fn empty_depot(&mut self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<(), Twice> {
         let batch = batch_slots(geometry.class);
         let slots = self.depot_len * batch;
         self.depot_len = 0;
@@ -195,11 +211,12 @@ impl State {
             // SAFETY: the first `depot_len` batches were written and lie inside the depot's memory, which only this lock reaches.
             let slots = unsafe { core::slice::from_raw_parts(depot.0, slots) };
             // SAFETY: slots in the depot are used slots of the bin that nobody else has.
-            unsafe { self.give_to_slabs(geometry, slots) };
+            unsafe { self.give_to_slabs(geometry, slots) }?;
         }
+        Ok(())
     }
 
-    fn take_recycled(&mut self, geometry: &Geometry<'_>, out: &mut [usize]) -> usize {
+    fn take_recycled(&mut self, geometry: &Geometry<'_>, out: &mut [usize]) -> Result<usize, Twice> {
         let mut count = 0;
         while let (Some(slab), true) = (self.partial, count < out.len()) {
             // SAFETY: a slab in `partial` is this bin's, whose lock is held.
@@ -209,7 +226,9 @@ impl State {
             }
         }
         self.used_slots += count;
-        count
+        // SAFETY: slots of this bin's slabs, its lock held.
+        unsafe { geometry.note_taken(&out[..count]) }.map_err(Twice)?;
+        Ok(count)
     }
 
     fn carve(&mut self, geometry: &Geometry<'_>, most: usize) -> Option<Fresh> {
@@ -228,7 +247,9 @@ impl State {
 
     /// # Safety
     /// As for [`Bin::give`].
-    unsafe fn give_to_slabs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
+    unsafe fn give_to_slabs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) -> Result<(), Twice> {
+        // SAFETY: slots of this bin's slabs, its lock held.
+        unsafe { geometry.note_given(slots) }.map_err(Twice)?;
         let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
         self.used_slots -= slots.len();
         let mut rest = slots;
@@ -245,6 +266,7 @@ impl State {
             unsafe { geometry.give(slab, run) };
             self.retire_if_empty(geometry, slab);
         }
+        Ok(())
     }
 
     fn retire_if_empty(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) {

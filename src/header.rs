@@ -19,7 +19,7 @@ use core::ptr::NonNull;
 use crate::os;
 use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed, Release};
 
-/// Units of a region; unit 0 holds side tables, the others are slabs.
+/// Units of a region; unit 0 (with states, the first four) holds side tables, the others are slabs.
 pub(crate) const UNIT_COUNT: usize = 64;
 const HEADER_BYTES: usize = 64;
 const HEADER_SHIFT: u32 = HEADER_BYTES.trailing_zeros();
@@ -60,7 +60,7 @@ pub(crate) struct SlabHeader {
     pub(crate) next: Cell<Option<&'static SlabHeader>>,
 }
 
-/// What a family knows of one region. `clean`, `dirty` and the slabs' units are disjoint and together all units but unit 0.
+/// What a family knows of one region. `clean`, `dirty` and the slabs' units are disjoint and together all units but those that hold side tables.
 #[repr(C, align(64))]
 pub(crate) struct RegionHeader {
     /// Always 0: unit 0 holds no slots.

@@ -203,7 +203,8 @@ impl LargeSet {
         }
     }
 
-    fn verify(&self, memory: NonNull<u8>, bytes: usize) -> Result<usize, Mismatch> {
+    /// Where in the table the live allocation of this address and length is.
+    pub(crate) fn verify(&self, memory: NonNull<u8>, bytes: usize) -> Result<usize, Mismatch> {
         let place = self.find(memory.addr().get()).ok_or(Mismatch::Unknown)?;
         match self.entry(place).bytes {
             live if live == bytes => Ok(place),

@@ -65,7 +65,7 @@ macro_rules! __family {
             };
 
             static CORE: $crate::__private::FamilyCore =
-                $crate::__private::FamilyCore::new(stringify!($name), OPTIONS.slab_bytes);
+                $crate::__private::FamilyCore::new(stringify!($name), OPTIONS.slab_bytes, OPTIONS.checks);
 
             // SAFETY: the same static and the same thread-local at every call, declared here and reached from nowhere else;
             // the thread-local has no destructor, so its address is good until the thread ends.

@@ -14,6 +14,7 @@ use core::ptr::NonNull;
 
 use crate::header::{Directory, RegionHeader, SlabHeader, UNIT_COUNT};
 use crate::os;
+use crate::states::side_unit_count;
 
 /// How long an empty slab keeps its pages: a program that empties and fills again within that time does not pay for them twice.
 pub(crate) const PURGE_AFTER_MILLISECONDS: u64 = 1000;
@@ -30,6 +31,8 @@ pub(crate) struct Unit {
 /// All units of one family, under one lock. `free = clean + dirty` over all regions; regions with a free unit are in `with_room`.
 pub(crate) struct UnitPool {
     unit_shift: u32,
+    /// Whether the first units of a region hold the states of all slots; else only unit 0 holds side tables.
+    keeps_states: bool,
     regions: Option<&'static RegionHeader>,
     with_room: Option<&'static RegionHeader>,
     pub(crate) reserved_bytes: usize,
@@ -41,7 +44,11 @@ unsafe impl Send for UnitPool {}
 
 impl UnitPool {
     pub(crate) const fn new(unit_shift: u32) -> Self {
-        Self { unit_shift, regions: None, with_room: None, reserved_bytes: 0, dirty_count: 0 }
+        Self { unit_shift, keeps_states: false, regions: None, with_room: None, reserved_bytes: 0, dirty_count: 0 }
+    }
+
+    pub(crate) const fn with_states(self, keeps_states: bool) -> Self {
+        Self { keeps_states, ..self }
     }
 
     fn directory(&self) -> &'static Directory {
@@ -57,6 +64,7 @@ impl UnitPool {
         let (clean, dirty) = (region.clean.get(), region.dirty.get());
         let zeroed = dirty == 0;
         let bit = if zeroed { lowest(clean) } else { lowest(dirty) };
+        self.commit_states(region)?;
         let memory = self.commit(region, bit)?;
         if zeroed {
             region.clean.set(clean & !bit);
@@ -135,11 +143,26 @@ impl UnitPool {
     fn grow(&mut self) -> Option<&'static RegionHeader> {
         let region = self.directory().reserve_region()?;
         let units = region.unit_count.get();
-        region.clean.set(u64::MAX >> (u64::BITS - units) & !1);
+        region.clean.set(u64::MAX >> (u64::BITS - units) & !self.side_units(region));
         region.next.set(self.regions.replace(region));
         region.next_with_room.set(self.with_room.replace(region));
         self.reserved_bytes += (units as usize) << self.unit_shift;
         Some(region)
+    }
+
+    /// The units of a region that hold side tables.
+    fn side_units(&self, region: &RegionHeader) -> u64 {
+        let count = if self.keeps_states { side_unit_count(region.unit_count.get() as usize) } else { 1 };
+        (1 << count) - 1
+    }
+
+    fn commit_states(&mut self, region: &RegionHeader) -> Option<()> {
+        let mut missing = if self.keeps_states { self.side_units(region) & !region.committed.get() } else { 0 };
+        while missing != 0 {
+            self.commit(region, lowest(missing))?;
+            missing &= missing - 1;
+        }
+        Some(())
     }
 
     fn unit_memory(&self, region: &RegionHeader, bit: u64) -> NonNull<u8> {
@@ -187,6 +210,17 @@ mod tests {
         let again = pool.take().unwrap();
         assert_eq!(address(&again), address(&units[7]));
         assert!(!again.zeroed, "an unpurged unit is not known to be zero");
+    }
+
+    #[test]
+    fn states_take_the_first_units() {
+        let mut pool = UnitPool::new(16).with_states(true);
+        let units: Vec<Unit> = (0..61).map(|_| pool.take().unwrap()).collect();
+        assert_eq!(pool.reserved_bytes, 2 * (UNIT_COUNT << 16));
+        assert_eq!((address(&units[0]) >> 16) % UNIT_COUNT, 4);
+        let last = units[0].header.memory.get().wrapping_sub(1);
+        // SAFETY: the last byte of the fourth side unit, committed with the first slab.
+        unsafe { last.write(1) };
     }
 
     #[test]

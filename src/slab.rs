@@ -13,10 +13,12 @@
 use core::ops::Range;
 use core::ptr::NonNull;
 
+use crate::checks::Checks;
 use crate::header::{SlabHeader, UNIT_COUNT};
 use crate::os;
 use crate::region::{Unit, UnitPool};
 use crate::size_class::SizeClass;
+use crate::states::{State, States};
 use crate::sync::{Lock, Release};
 use crate::tiny::Tiny;
 use crate::trunk::Trunks;
@@ -28,6 +30,8 @@ pub(crate) struct Geometry<'a> {
     pub(crate) unit_shift: u32,
     /// Family and class in one word, never 0.
     pub(crate) tag: u32,
+    /// What the family verifies.
+    pub(crate) checks: Checks,
     /// Where the family's units come from and go to.
     pub(crate) pool: &'a Lock<UnitPool>,
 }
@@ -39,6 +43,46 @@ impl Geometry<'_> {
 
     fn is_tiny(&self) -> bool {
         self.class.slot_bytes() < 4
+    }
+
+    fn states(&self) -> States {
+        States::new(self.unit_shift, self.class)
+    }
+
+    /// Notes that slots are in their slabs' lists now, where the family keeps states. `Err`: this one is in a list already, or
+    /// with a client, so it was freed twice.
+    ///
+    /// # Safety
+    /// The addresses lie in slabs of this bin, whose lock the caller holds.
+    pub(crate) unsafe fn note_given(&self, addresses: &[usize]) -> Result<(), usize> {
+        if self.checks.keeps_states() {
+            for &address in addresses {
+                // SAFETY: the caller's promise.
+                let place = unsafe { self.states().place(address) };
+                // Fresh slots come back from the range of a thread that ends.
+                if !(place.go(State::CACHED, State::IN_BIN) || place.go(State::NEVER, State::IN_BIN)) {
+                    return Err(address);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that slots have left their slabs' lists. `Err`: this one was freed twice, and the other free was the later.
+    ///
+    /// # Safety
+    /// As for [`note_given`](Self::note_given).
+    pub(crate) unsafe fn note_taken(&self, addresses: &[usize]) -> Result<(), usize> {
+        if self.checks.keeps_states() {
+            for &address in addresses {
+                // SAFETY: the caller's promise.
+                let place = unsafe { self.states().place(address) };
+                if !place.go(State::IN_BIN, State::CACHED) {
+                    return Err(address);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn tiny(&self) -> Tiny {
@@ -76,6 +120,10 @@ impl Geometry<'_> {
         debug_assert_eq!(slab.used.get(), 0);
         // Release: nobody legitimately looks at the tag of a slab without slots; a late, wrong free finds 0.
         slab.tag.store(0, Release);
+        if self.checks.keeps_states() {
+            // SAFETY: an empty slab of this class, whose bin's lock is held (S1).
+            unsafe { self.states().forget(slab.memory.get().addr(), slab.fresh.get() as usize) };
+        }
         self.pool.lock().give(slab, os::milliseconds());
     }
 

@@ -4,6 +4,7 @@
 //! class. **F2** A thread cache belongs to one family for ever; it is in `free` or with one thread.
 //! **F3** `Σ bins' out − Σ caches' held + large` is what clients hold, when no thread is in the middle of a call.
 
+mod checked;
 #[cfg(unix)]
 mod fork;
 mod registry;
@@ -15,6 +16,7 @@ use core::ptr::NonNull;
 
 use crate::bin::{Bin, DepotMemory, Taken};
 use crate::capacity::{DEPOT_STARTS, MAGAZINE_STARTS, batch_slots};
+use crate::checks::Checks;
 use crate::header::{Directory, UNIT_COUNT};
 use crate::large::{Large, LargeSet, Mismatch, mapped_bytes};
 use crate::magazine::Cache;
@@ -38,6 +40,7 @@ const HOUSEKEEPING_MILLISECONDS: u32 = 250;
 pub struct FamilyCore {
     name: &'static str,
     unit_shift: u32,
+    checks: Checks,
     /// 0 until the family is first used.
     number: AtomicU32,
     /// The next family in the registry.
@@ -104,15 +107,16 @@ impl Gauge {
 impl FamilyCore {
     /// A family that has not been used yet.
     #[must_use]
-    pub const fn new(name: &'static str, slab_bytes: usize) -> Self {
+    pub const fn new(name: &'static str, slab_bytes: usize, checks: Checks) -> Self {
         Self {
             name,
             unit_shift: slab_bytes.trailing_zeros(),
+            checks,
             number: AtomicU32::new(0),
             next: AtomicPtr::new(core::ptr::null_mut()),
             depots: AtomicPtr::new(core::ptr::null_mut()),
             bins: [const { Bin::new() }; CLASS_COUNT],
-            pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros())),
+            pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states())),
             large: Lock::new(LargeSet::new()),
             caches: Lock::new(Caches { all: None, free: None, in_use: 0 }),
             live_seen: Gauge::new(),
@@ -127,7 +131,7 @@ impl FamilyCore {
     }
 
     fn geometry(&self, class: SizeClass) -> Geometry<'_> {
-        Geometry { class, unit_shift: self.unit_shift, tag: self.tag(class), pool: &self.pool }
+        Geometry { class, unit_shift: self.unit_shift, tag: self.tag(class), checks: self.checks, pool: &self.pool }
     }
 
     fn bin(&self, class: SizeClass) -> (&Bin, Geometry<'_>, DepotMemory) {
@@ -153,12 +157,13 @@ impl FamilyCore {
         let (bin, geometry, depot) = self.bin(class);
         let mut fresh = None;
         magazine.refill(batch_slots(class), |places| match bin.take(&geometry, depot, places) {
-            Some(Taken::Recycled(count)) => count,
-            Some(Taken::Fresh(range)) => {
+            Ok(Some(Taken::Recycled(count))) => count,
+            Ok(Some(Taken::Fresh(range))) => {
                 fresh = Some(range);
                 0
             }
-            None => 0,
+            Ok(None) => 0,
+            Err(twice) => self.report_twice(twice, class),
         });
         if let Some(fresh) = fresh {
             magazine.set_fresh(fresh);
@@ -179,7 +184,8 @@ impl FamilyCore {
         let (bin, geometry, depot) = self.bin(class);
         cache.magazine(class).flush(count, |slots| {
             // SAFETY: the slots in a magazine are used slots of its bin that its thread alone has (M1), and it gives them up.
-            unsafe { bin.give(&geometry, depot, slots) };
+            let given = unsafe { bin.give(&geometry, depot, slots) };
+            given.unwrap_or_else(|twice| self.report_twice(twice, class));
         });
     }
 
@@ -198,7 +204,8 @@ impl FamilyCore {
             if !fresh.is_empty() {
                 let (bin, geometry, _) = self.bin(class);
                 // SAFETY: the rest of a range that this magazine's thread took, and gives up.
-                unsafe { bin.give_fresh(&geometry, fresh) };
+                let given = unsafe { bin.give_fresh(&geometry, fresh) };
+                given.unwrap_or_else(|twice| self.report_twice(twice, class));
             }
             magazine.note(class);
         }
@@ -208,7 +215,7 @@ impl FamilyCore {
     pub(crate) fn take_one(&'static self, class: SizeClass) -> Option<(usize, bool)> {
         self.register()?;
         let (bin, geometry, _) = self.bin(class);
-        let taken = bin.take_one(&geometry)?;
+        let taken = bin.take_one(&geometry).unwrap_or_else(|twice| self.report_twice(twice, class))?;
         self.note(1, class.slot_bytes());
         Some(taken)
     }
@@ -221,9 +228,15 @@ impl FamilyCore {
         let (bin, geometry, _) = self.bin(class);
         // A null depot: a single slot is no batch.
         // SAFETY: a live slot is a used slot of this bin, and the caller gives it up.
-        unsafe { bin.give(&geometry, DepotMemory(core::ptr::null_mut()), &[address]) };
+        let given = unsafe { bin.give(&geometry, DepotMemory(core::ptr::null_mut()), &[address]) };
+        given.unwrap_or_else(|twice| self.report_twice(twice, class));
         self.note(-1, class.slot_bytes());
         self.keep_house();
+    }
+
+    /// The class of a layout of at least one byte: none below the family's least.
+    pub(crate) fn class_of(&self, layout: Layout) -> SizeClass {
+        SizeClass::of(layout).at_least(self.checks.least_class())
     }
 
     /// Whether a slab of this family and class holds the address.
@@ -266,6 +279,15 @@ impl FamilyCore {
                 Some(large)
             }
             Err(mismatch) => self.report_invalid_large(memory.addr().get(), old, mismatch),
+        }
+    }
+
+    /// Ends the process unless a live large allocation that the layout fits begins at `memory`.
+    pub(crate) fn verify_live_large(&self, memory: NonNull<u8>, layout: Layout) {
+        let bytes = mapped_bytes(layout).unwrap_or(usize::MAX);
+        let verified = self.large.lock().verify(memory, bytes);
+        if let Err(mismatch) = verified {
+            self.report_invalid_large(memory.addr().get(), layout, mismatch);
         }
     }
 
@@ -336,7 +358,7 @@ impl FamilyCore {
     pub(crate) fn trim(&self) -> usize {
         for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
             let (bin, geometry, depot) = self.bin(class);
-            bin.trim(&geometry, depot);
+            bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
         }
         let units = self.pool.lock().purge_all(os::milliseconds());
         units + self.large.lock().release_kept(None)

@@ -4,6 +4,7 @@
 //! path is a call. `allocate` and `deallocate` are this crate's two hot functions.
 
 mod calls;
+mod checked;
 
 use core::alloc::Layout;
 use core::fmt::Debug;
@@ -139,7 +140,7 @@ fn cache<F: Family>() -> &'static Cache {
 /// The class of a layout that is served from slabs; `None` above that.
 #[inline(always)]
 fn slab_class<F: Family>(layout: Layout) -> Option<SizeClass> {
-    let class = SizeClass::of(layout);
+    let class = SizeClass::of(layout).at_least(F::CHECKS.least_class());
     (class.index() <= const { FamilyCore::largest_class(F::SLAB_BYTES) }).then_some(class)
 }
 
@@ -166,6 +167,10 @@ pub fn allocate<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
         return Some(dangling(layout));
     }
     let Some(class) = slab_class::<F>(layout) else { return allocate_large::<F>(layout) };
+    if F::CHECKS.keeps_states() {
+        let (address, _) = checked::allocate::<F>(class);
+        return (address != 0).then(|| slice(address, class.slot_bytes()));
+    }
     let address = match cache::<F>().magazine(class).pop() {
         Some(address) => address,
         None => match allocate_exhausted::<F>(class) {
@@ -184,9 +189,13 @@ pub fn allocate_zeroed<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
         return Some(dangling(layout));
     }
     let Some(class) = slab_class::<F>(layout) else { return allocate_large_zeroed::<F>(layout) };
-    let (address, zeroed) = match cache::<F>().magazine(class).pop() {
-        Some(address) => (address, false),
-        None => allocate_exhausted::<F>(class),
+    let (address, zeroed) = if F::CHECKS.keeps_states() {
+        checked::allocate::<F>(class)
+    } else {
+        match cache::<F>().magazine(class).pop() {
+            Some(address) => (address, false),
+            None => allocate_exhausted::<F>(class),
+        }
     };
     if address == 0 {
         return None;
@@ -213,6 +222,10 @@ pub unsafe fn deallocate<F: Family>(ptr: NonNull<u8>, layout: Layout) {
         return unsafe { deallocate_large::<F>(ptr, layout) };
     };
     let address = ptr.as_ptr().expose_provenance();
+    if F::CHECKS.keeps_states() {
+        // SAFETY: the same contract.
+        return unsafe { checked::deallocate::<F>(address, layout, class) };
+    }
     let cache = cache::<F>();
     let magazine = cache.magazine(class);
     let right = !F::CHECKS.compares_tags()
@@ -268,10 +281,19 @@ unsafe fn flush(family: &'static FamilyCore, slot: &CacheSlot, address: usize, l
     if checked && !family.owns(address, class) {
         family.report_invalid_free(address, layout);
     }
+    // SAFETY: live, and given up by the client; its class was verified, or is right by contract.
+    unsafe { put_back(family, slot, address, class) };
+}
+
+/// Puts a slot into the thread's cache, or into its bin if the thread has none.
+///
+/// # Safety
+/// `address` is a slot of this family and class that nobody uses any more and that is in no cache and no bin.
+unsafe fn put_back(family: &'static FamilyCore, slot: &CacheSlot, address: usize, class: SizeClass) {
     let cache = match slot.get() {
         cache if cache.is_empty_cache() => match attach(family, slot) {
             Some(cache) => cache,
-            // SAFETY: live, and given up by the client; its class was verified, or is right by contract.
+            // SAFETY: the same contract.
             None => return unsafe { family.give_one(class, address) },
         },
         cache => cache,
@@ -358,6 +380,9 @@ pub unsafe fn shrink<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> O
 /// `ptr` is live, of this family, `old` fits it, and `kept` is at most the size of both layouts.
 #[inline(always)]
 unsafe fn resize<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, kept: usize) -> Option<NonNull<[u8]>> {
+    if F::CHECKS.keeps_states() && old.size() != 0 {
+        verify_live::<F>(ptr, old);
+    }
     if old.size() != 0 && new.size() != 0 {
         match (slab_class::<F>(old), slab_class::<F>(new)) {
             (Some(old_class), Some(new_class)) if old_class == new_class => {
@@ -378,6 +403,16 @@ unsafe fn resize<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, kept: us
     // SAFETY: the contents have been copied, and the caller gives the old allocation up.
     unsafe { deallocate::<F>(ptr, old) };
     Some(memory)
+}
+
+/// Ends the process unless a live allocation that the layout fits begins at `ptr`.
+#[inline(never)]
+fn verify_live<F: Family>(ptr: NonNull<u8>, layout: Layout) {
+    if slab_class::<F>(layout).is_some() {
+        F::__core().verify_live(ptr.addr().get(), layout);
+    } else {
+        F::__core().verify_live_large(ptr, layout);
+    }
 }
 
 /// # Safety
