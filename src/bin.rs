@@ -9,7 +9,8 @@
 //! another touch no slab. It keeps slabs from becoming empty, so a bin that only ever gets slots back empties it.
 //!
 //! **B1** A slab is in `partial` exactly while `recycled > 0`. **B2** `used_slots` is the sum of `used` over the bin's slabs;
-//! what is outside of the bin, in caches and with clients, is `used_slots − depot_slots`.
+//! what is outside of the bin, in caches and with clients, is `used_slots − depot_slots`. **B3** A slab with fresh slots is
+//! `current`: no other could ever be carved again.
 
 use core::ops::Range;
 
@@ -98,9 +99,12 @@ impl Bin {
     }
 
     /// Takes one slot, for a caller without a cache.
-    pub(crate) fn take_one(&self, geometry: &Geometry<'_>) -> Result<Option<(usize, bool)>, Twice> {
+    pub(crate) fn take_one(&self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<Option<(usize, bool)>, Twice> {
         let mut state = self.0.lock();
         let mut one = [0];
+        if state.partial.is_none() {
+            state.empty_depot(geometry, depot)?;
+        }
         Ok(match state.take_recycled(geometry, &mut one)? {
             0 => state.carve(geometry, 1).map(|fresh| (fresh.range.start, fresh.zeroed)),
             _ => Some((one[0], false)),
@@ -136,9 +140,10 @@ impl Bin {
     pub(crate) unsafe fn give_fresh(&self, geometry: &Geometry<'_>, range: Range<usize>) -> Result<(), Twice> {
         let mut state = self.0.lock();
         let slab = Directory::of(geometry.unit_shift).header(range.start);
-        let count = range.len() / geometry.class.slot_bytes();
-        if geometry.uncarve(slab, &range) {
-            state.used_slots -= count;
+        if geometry.is_last_carved(slab, &range) && state.may_be_current(geometry, slab) {
+            state.current = Some(slab);
+            state.used_slots -= range.len() / geometry.class.slot_bytes();
+            geometry.uncarve(slab, &range);
             state.retire_if_empty(geometry, slab);
             return Ok(());
         }
@@ -204,8 +209,9 @@ impl State {
     }
 
     fn empty_depot(&mut self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<(), Twice> {
-        let batch = batch_slots(geometry.class);
-        let slots = self.depot_len * batch;
+        let slots = self.depot_len * batch_slots(geometry.class);
+        debug_assert!(slots == 0 || !depot.0.is_null(), "what is in the depot is somewhere");
+        debug_assert!(slots <= self.used_slots, "slots in the depot are used (B2)");
         self.depot_len = 0;
         if slots > 0 {
             // SAFETY: the first `depot_len` batches were written and lie inside the depot's memory, which only this lock reaches.
@@ -243,6 +249,11 @@ impl State {
         let range = geometry.carve(slab, most);
         self.used_slots += range.len() / geometry.class.slot_bytes();
         Some(Fresh { range, zeroed: slab.zeroed.get() })
+    }
+
+    /// Whether a slab can be the one to carve from (B3).
+    fn may_be_current(&self, geometry: &Geometry<'_>, slab: &SlabHeader) -> bool {
+        self.current.is_none_or(|current| core::ptr::eq(current, slab) || geometry.fresh_room(current) == 0)
     }
 
     /// # Safety

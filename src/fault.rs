@@ -57,6 +57,8 @@ pub(crate) enum Truth {
     Length(usize),
     /// The slot begins here.
     SlotAt(usize),
+    /// Not the first byte of a slot, as its bin found out.
+    NoSlot,
 }
 
 impl fmt::Display for Truth {
@@ -72,6 +74,7 @@ impl fmt::Display for Truth {
             Self::Nobody => f.write_str(": no family has allocated it"),
             Self::Length(bytes) => write!(f, ": it was allocated with {bytes} bytes"),
             Self::SlotAt(address) => write!(f, ": its slot begins at {address:#x}"),
+            Self::NoSlot => f.write_str(": it is no slot; found when it went back to its slab"),
         }
     }
 }
@@ -109,7 +112,8 @@ thread_local! {
 /// Sets what is called when a misuse has been found, after its line was written and before the process aborts; for test
 /// harnesses and crash reporters. The last one set counts.
 ///
-/// It runs on the thread that made the call, with no lock of this crate held. It cannot save the process: if it returns or
+/// A pointer that is found wrong only when it goes back to its slab (possible with `Unchecked` and `Default`) is not told.
+/// Otherwise it runs on the thread that made the call, with no lock of this crate held. It cannot save the process: if it returns or
 /// unwinds, the process aborts. A further fault on the same thread while it runs aborts at once.
 ///
 /// ```
@@ -127,6 +131,14 @@ impl Drop for EndOnDrop {
     fn drop(&mut self) {
         fatal::end()
     }
+}
+
+/// Ends the process with the fault's line at once, where a lock is held and no handler can be called.
+#[cold]
+#[inline(never)]
+pub(crate) fn report_under_lock(fault: &Fault) -> ! {
+    fatal::say(format_args!("{fault}"));
+    fatal::end()
 }
 
 /// Ends the process with the fault's line. Called without any lock held.

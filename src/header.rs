@@ -218,7 +218,7 @@ impl Directory {
         None
     }
 
-    /// Reserves `bytes` at an address whose header page is free; with a full-size table the first always is (H3).
+    /// Reserves `bytes` at an address whose header page is free; with a full-size table and the largest units the first always is (H3).
     fn claim_distinct(&self, bytes: usize, align: usize) -> Option<&'static RegionHeader> {
         let mut taken: [Option<NonNull<u8>>; 8] = [None; 8];
         let mut found = None;

@@ -83,7 +83,7 @@ impl LargeSet {
             Some(memory) => Large { memory, bytes },
             None => self.map(bytes, layout.align(), now)?,
         };
-        self.insert(Entry { address: large.memory.addr().get(), bytes });
+        self.insert(Entry { address: large.memory.as_ptr().expose_provenance(), bytes });
         self.count += 1;
         self.bytes += bytes;
         Some(large)
@@ -98,7 +98,7 @@ impl LargeSet {
         self.remove(place);
         self.count -= 1;
         self.bytes -= bytes;
-        self.keep(Kept { memory, bytes, since: now });
+        self.keep(Kept { memory: own(memory), bytes, since: now });
         Ok(())
     }
 
@@ -116,17 +116,17 @@ impl LargeSet {
         let Some(bytes) = mapped_bytes(new_layout) else { return Ok(None) };
         let in_place = os::is_aligned(memory, new_layout.align());
         if bytes == old_bytes {
-            return Ok(in_place.then_some(Large { memory, bytes }));
+            return Ok(in_place.then_some(Large { memory: own(memory), bytes }));
         }
         if !in_place && new_layout.align() > os::page_bytes() {
             return Ok(None);
         }
         let may_move = new_layout.align() <= os::page_bytes();
         // SAFETY: a live allocation is a whole mapping (L1), and the caller gives the old range up.
-        let Some(moved) = (unsafe { os::remap(memory, old_bytes, bytes, may_move) }) else { return Ok(None) };
+        let Some(moved) = (unsafe { os::remap(own(memory), old_bytes, bytes, may_move) }) else { return Ok(None) };
         self.remove(place);
         // There is a free place: one was just made.
-        self.insert(Entry { address: moved.addr().get(), bytes });
+        self.insert(Entry { address: moved.as_ptr().expose_provenance(), bytes });
         self.bytes = self.bytes - old_bytes + bytes;
         Ok(Some(Large { memory: moved, bytes }))
     }
@@ -203,7 +203,7 @@ impl LargeSet {
         }
     }
 
-    /// Where in the table the live allocation of this address and length is.
+    /// Where a live allocation of this length stands in the table.
     pub(crate) fn verify(&self, memory: NonNull<u8>, bytes: usize) -> Result<usize, Mismatch> {
         let place = self.find(memory.addr().get()).ok_or(Mismatch::Unknown)?;
         match self.entry(place).bytes {
@@ -303,6 +303,12 @@ impl LargeSet {
         }
         Some(())
     }
+}
+
+/// The mapping that begins where a client's pointer points: the client's own may be good for its layout only.
+fn own(memory: NonNull<u8>) -> NonNull<u8> {
+    let pointer = core::ptr::with_exposed_provenance_mut(memory.as_ptr().expose_provenance());
+    NonNull::new(pointer).unwrap_or(memory)
 }
 
 fn discard(kept: &Kept) {

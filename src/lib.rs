@@ -75,4 +75,5 @@ pub mod __private {
     pub use crate::heap::{allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink};
     pub use crate::macros::Options;
     pub use crate::thread::CacheSlot;
+    pub use std::thread_local;
 }

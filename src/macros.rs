@@ -31,6 +31,8 @@
 /// family_alloc::family! { struct Odd { slab_bytes: 100_000 } }
 /// ```
 ///
+/// A `#[cfg]` goes on the whole invocation, not on a family in it.
+///
 /// The types are `Copy`, `Clone`, `Default`, `Debug`, `PartialEq`, `Eq`, `Hash`, `Send` and `Sync`.
 #[macro_export]
 macro_rules! family {
@@ -51,11 +53,14 @@ macro_rules! family {
 macro_rules! __family {
     ([$(#[$attribute:meta])*] [$visibility:vis] $name:ident $($option:ident $value:expr,)*) => {
         $(#[$attribute])*
-        #[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Hash)]
+        #[derive(
+            ::core::clone::Clone, ::core::marker::Copy, ::core::default::Default, ::core::fmt::Debug,
+            ::core::cmp::PartialEq, ::core::cmp::Eq, ::core::hash::Hash,
+        )]
         $visibility struct $name;
 
         const _: () = {
-            const OPTIONS: $crate::__private::Options = {
+            const __FAMILY_OPTIONS: $crate::__private::Options = {
                 #[allow(unused_imports)]
                 use $crate::Checks::*;
                 #[allow(unused_mut)]
@@ -64,24 +69,24 @@ macro_rules! __family {
                 options.verified()
             };
 
-            static CORE: $crate::__private::FamilyCore =
-                $crate::__private::FamilyCore::new(stringify!($name), OPTIONS.slab_bytes, OPTIONS.checks);
+            static __FAMILY_CORE: $crate::__private::FamilyCore =
+                $crate::__private::FamilyCore::new(::core::stringify!($name), __FAMILY_OPTIONS.slab_bytes, __FAMILY_OPTIONS.checks);
 
             // SAFETY: the same static and the same thread-local at every call, declared here and reached from nowhere else;
             // the thread-local has no destructor, so its address is good until the thread ends.
             unsafe impl $crate::Family for $name {
-                const NAME: &'static str = stringify!($name);
-                const SLAB_BYTES: usize = OPTIONS.slab_bytes;
-                const CHECKS: $crate::Checks = OPTIONS.checks;
+                const NAME: &'static ::core::primitive::str = ::core::stringify!($name);
+                const SLAB_BYTES: ::core::primitive::usize = __FAMILY_OPTIONS.slab_bytes;
+                const CHECKS: $crate::Checks = __FAMILY_OPTIONS.checks;
 
                 #[inline(always)]
                 fn __core() -> &'static $crate::__private::FamilyCore {
-                    &CORE
+                    &__FAMILY_CORE
                 }
 
                 #[inline(always)]
                 fn __slot() -> *const $crate::__private::CacheSlot {
-                    ::std::thread_local! {
+                    $crate::__private::thread_local! {
                         static SLOT: $crate::__private::CacheSlot = const { $crate::__private::CacheSlot::new() };
                     }
                     SLOT.with(::core::ptr::from_ref)

@@ -10,9 +10,9 @@
 //! slots, no room, a tag that no slab has) stands for "this thread has none yet", so that there is no null test: it takes the
 //! same exits as an exhausted or a full magazine.
 //!
-//! **M1** Only the thread that owns a cache changes it; others read `top`, `fresh` and `fresh_end`, for the counters.
+//! **M1** Only the thread that owns a cache changes it; others read `top` and `fresh_bytes`, for the counters.
 //! **M2** `bottom <= top <= end` delimit the class's part of the cache's array; what lies below `top` is initialised.
-//! **M3** Nothing is ever stored to the empty cache: all its magazines have `bottom = top = end` and `fresh = fresh_end`.
+//! **M3** Nothing is ever stored to the empty cache: all its magazines have `bottom = top = end` and no fresh bytes.
 
 use core::cell::Cell;
 use core::ops::Range;
@@ -35,8 +35,9 @@ pub(crate) struct Magazine {
     /// What the header of a slab of this family and class holds.
     tag: Cell<u32>,
     fresh_zeroed: Cell<bool>,
-    fresh: AtomicUsize,
-    fresh_end: AtomicUsize,
+    /// Bytes of the fresh range that are left.
+    fresh_bytes: AtomicUsize,
+    fresh_end: Cell<usize>,
     /// Slots held when this magazine last exchanged with its bin: the difference is what the thread allocated since.
     noted: Cell<usize>,
 }
@@ -49,8 +50,8 @@ impl Magazine {
             end: Cell::new(core::ptr::null_mut()),
             tag: Cell::new(NO_TAG),
             fresh_zeroed: Cell::new(false),
-            fresh: AtomicUsize::new(0),
-            fresh_end: AtomicUsize::new(0),
+            fresh_bytes: AtomicUsize::new(0),
+            fresh_end: Cell::new(0),
             noted: Cell::new(0),
         }
     }
@@ -87,12 +88,12 @@ impl Magazine {
     /// The address of a slot never used before, if any is left of the fresh range, and whether it is known to read zero.
     #[inline(always)]
     pub(crate) fn carve(&self, slot_bytes: usize) -> Option<(usize, bool)> {
-        let fresh = self.fresh.load(Relaxed);
-        if fresh == self.fresh_end.load(Relaxed) {
+        let left = self.fresh_bytes.load(Relaxed);
+        if left == 0 {
             return None;
         }
-        self.fresh.store(fresh + slot_bytes, Relaxed);
-        Some((fresh, self.fresh_zeroed.get()))
+        self.fresh_bytes.store(left - slot_bytes, Relaxed);
+        Some((self.fresh_end.get() - left, self.fresh_zeroed.get()))
     }
 
     #[inline(always)]
@@ -102,8 +103,7 @@ impl Magazine {
 
     /// Slots in the array and in the fresh range; exact for the owner, recent for others.
     pub(crate) fn held(&self, class: SizeClass) -> usize {
-        let fresh = self.fresh_end.load(Relaxed).wrapping_sub(self.fresh.load(Relaxed)) / class.slot_bytes();
-        self.stored() + fresh
+        self.stored() + self.fresh_bytes.load(Relaxed) / class.slot_bytes()
     }
 
     fn stored(&self) -> usize {
@@ -136,17 +136,18 @@ impl Magazine {
 
     /// Makes a fresh range the one to carve from; the last one must be used up.
     pub(crate) fn set_fresh(&self, fresh: Fresh) {
-        debug_assert_eq!(self.fresh.load(Relaxed), self.fresh_end.load(Relaxed));
+        debug_assert_eq!(self.fresh_bytes.load(Relaxed), 0);
         self.fresh_zeroed.set(fresh.zeroed);
-        self.fresh.store(fresh.range.start, Relaxed);
-        self.fresh_end.store(fresh.range.end, Relaxed);
+        self.fresh_end.set(fresh.range.end);
+        self.fresh_bytes.store(fresh.range.len(), Relaxed);
     }
 
     /// Removes what is left of the fresh range.
     pub(crate) fn take_fresh(&self) -> Range<usize> {
-        let range = self.fresh.load(Relaxed)..self.fresh_end.load(Relaxed);
-        self.fresh.store(range.end, Relaxed);
-        range
+        let end = self.fresh_end.get();
+        let left = self.fresh_bytes.load(Relaxed);
+        self.fresh_bytes.store(0, Relaxed);
+        end - left..end
     }
 
     /// Hands the oldest `count` slots of the array to `flush` and moves the others down.

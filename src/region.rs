@@ -7,8 +7,8 @@
 //!                          └──────────────────┘ take (preferred: its pages are there already)
 //! ```
 //!
-//! A dirty unit goes back to the system once it has been free for [`PURGE_AFTER_MILLISECONDS`], as seen whenever slots come
-//! back to a bin, or at once through `trim`. A unit may serve any class of its family and never another family.
+//! A region's dirty units go back to the system once the first of them has been free for [`PURGE_AFTER_MILLISECONDS`], as seen
+//! whenever slots come back to a bin, or at once through `trim`. A unit may serve any class of its family and never another family.
 
 use core::ptr::NonNull;
 

@@ -14,12 +14,13 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use crate::checks::Checks;
+use crate::fault::{Fault, FaultKind, Truth, report_under_lock};
 use crate::header::{SlabHeader, UNIT_COUNT};
 use crate::os;
 use crate::region::{Unit, UnitPool};
 use crate::size_class::SizeClass;
 use crate::states::{State, States};
-use crate::sync::{Lock, Release};
+use crate::sync::{Lock, Relaxed, Release};
 use crate::tiny::Tiny;
 use crate::trunk::Trunks;
 
@@ -34,6 +35,8 @@ pub(crate) struct Geometry<'a> {
     pub(crate) checks: Checks,
     /// Where the family's units come from and go to.
     pub(crate) pool: &'a Lock<UnitPool>,
+    /// The family's name, for reports.
+    pub(crate) family: &'static str,
 }
 
 impl Geometry<'_> {
@@ -139,18 +142,60 @@ impl Geometry<'_> {
         let bytes = count * self.class.slot_bytes();
         slab.fresh.set(slab.fresh.get() + bytes as u32);
         slab.used.set(slab.used.get() + count as u32);
+        self.debug_check(slab);
         start..start + bytes
     }
 
-    /// Takes back the untouched end of the last carved range; `false` if other slots have been carved since.
-    pub(crate) fn uncarve(&self, slab: &SlabHeader, range: &Range<usize>) -> bool {
+    /// Whether a range is the end of what has been carved.
+    pub(crate) fn is_last_carved(&self, slab: &SlabHeader, range: &Range<usize>) -> bool {
+        range.end - slab.memory.get().addr() == slab.fresh.get() as usize
+    }
+
+    /// Takes back the untouched end of what has been carved.
+    pub(crate) fn uncarve(&self, slab: &SlabHeader, range: &Range<usize>) {
+        debug_assert!(self.is_last_carved(slab, range));
         let base = slab.memory.get().addr();
-        if range.end - base != slab.fresh.get() as usize {
-            return false;
-        }
         slab.fresh.set((range.start - base) as u32);
-        slab.used.set(slab.used.get() - ((range.end - range.start) / self.class.slot_bytes()) as u32);
-        true
+        slab.used.set(slab.used.get() - (range.len() / self.class.slot_bytes()) as u32);
+        self.debug_check(slab);
+    }
+
+    /// Ends the process if an address is no slot of `slab`: an interior pointer, or one whose upper bits are wrong. `addresses`
+    /// agree in all bits above the unit. A last line of defence: what a free verifies at the call does not see these bits.
+    #[inline(always)]
+    fn verify(&self, slab: &SlabHeader, addresses: &[usize]) {
+        let base = slab.memory.get().addr();
+        let wrong = addresses.iter().fold(0, |wrong, address| wrong | (address - base));
+        if wrong & (self.class.slot_bytes() - 1) != 0 || wrong >> self.unit_shift != 0 {
+            self.report_no_slot(base, addresses);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn report_no_slot(&self, base: usize, addresses: &[usize]) -> ! {
+        let slot_bytes = self.class.slot_bytes();
+        let is_slot =
+            |&&address: &&usize| (address - base) & (slot_bytes - 1) == 0 && (address - base) >> self.unit_shift == 0;
+        let address = addresses.iter().find(|address| !is_slot(address)).copied().unwrap_or(0);
+        report_under_lock(&Fault {
+            kind: FaultKind::InvalidFree,
+            address,
+            size: None,
+            class_bytes: Some(slot_bytes),
+            family: self.family,
+            truth: Truth::NoSlot,
+        })
+    }
+
+    /// The equation of the module's head, in debug builds.
+    fn debug_check(&self, slab: &SlabHeader) {
+        debug_assert_eq!(
+            (slab.used.get() + slab.recycled.get()) as usize + self.fresh_room(slab),
+            self.unit_bytes() / self.class.slot_bytes(),
+            "every slot is used, recycled or fresh"
+        );
+        debug_assert_eq!(slab.tag.load(Relaxed), self.tag, "the slab is this bin's");
     }
 
     /// Moves recycled slots out of the slab, as many as there are and as `out` has room for; returns how many.
@@ -172,16 +217,18 @@ impl Geometry<'_> {
         }
         slab.recycled.set(slab.recycled.get() - count as u32);
         slab.used.set(slab.used.get() + count as u32);
+        self.debug_check(slab);
         count
     }
 
     /// Puts used slots of one slab back.
     ///
     /// # Safety
-    /// `addresses` are used slots of `slab`, each once, which nobody uses any more; the caller holds the lock of the slab's
+    /// `addresses` agree in all bits above the unit; they are used slots of `slab`, each once, which nobody uses any more; the caller holds the lock of the slab's
     /// bin (S1).
     #[inline(always)]
     pub(crate) unsafe fn give(&self, slab: &SlabHeader, addresses: &[usize]) {
+        self.verify(slab, addresses);
         if self.is_tiny() {
             // SAFETY: used slots are in no list, and the caller gives them up; S1.
             unsafe { self.give_tiny(slab, addresses) };
@@ -194,6 +241,7 @@ impl Geometry<'_> {
         }
         slab.recycled.set(slab.recycled.get() + addresses.len() as u32);
         slab.used.set(slab.used.get() - addresses.len() as u32);
+        self.debug_check(slab);
     }
 
     /// # Safety

@@ -117,15 +117,33 @@ mod wait {
     /// Sleeps while the word still holds `value`; may return early.
     pub(super) fn sleep_while(word: &AtomicU32, value: u32) {
         let forever = core::ptr::null::<libc::timespec>();
-        // SAFETY: FUTEX_WAIT reads the word, which outlives the call because `word` borrows it, and a null timeout means no timeout.
-        unsafe {
-            libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, value, forever)
-        };
+        futex(word, libc::FUTEX_WAIT, value, forever);
     }
 
     pub(super) fn wake_one(word: &AtomicU32) {
-        // SAFETY: FUTEX_WAKE only uses the word's address as a key.
-        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1) };
+        futex(word, libc::FUTEX_WAKE, 1, core::ptr::null());
+    }
+
+    /// A free is not expected to change `errno`, and waiting does.
+    fn futex(word: &AtomicU32, operation: libc::c_int, value: u32, timeout: *const libc::timespec) {
+        let errno = errno();
+        // SAFETY: the thread's own `errno`.
+        let before = unsafe { *errno };
+        // SAFETY: FUTEX_WAIT reads the word, which outlives the call because `word` borrows it, and a null timeout means none;
+        // FUTEX_WAKE only uses its address as a key.
+        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation | libc::FUTEX_PRIVATE_FLAG, value, timeout) };
+        // SAFETY: as above.
+        unsafe { *errno = before };
+    }
+
+    fn errno() -> *mut libc::c_int {
+        #[cfg(target_os = "android")]
+        // SAFETY: no preconditions; the result is good as long as the thread.
+        let errno = unsafe { libc::__errno() };
+        #[cfg(not(target_os = "android"))]
+        // SAFETY: as above.
+        let errno = unsafe { libc::__errno_location() };
+        errno
     }
 }
 

@@ -25,7 +25,7 @@ use crate::region::UnitPool;
 use crate::size_class::{CLASS_COUNT, SizeClass};
 use crate::slab::Geometry;
 use crate::stats::{ClassStats, Stats};
-use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed};
+use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed};
 
 pub use registry::{Families, FamilyRef, families};
 
@@ -131,7 +131,8 @@ impl FamilyCore {
     }
 
     fn geometry(&self, class: SizeClass) -> Geometry<'_> {
-        Geometry { class, unit_shift: self.unit_shift, tag: self.tag(class), checks: self.checks, pool: &self.pool }
+        let (unit_shift, tag, pool) = (self.unit_shift, self.tag(class), &self.pool);
+        Geometry { class, unit_shift, tag, checks: self.checks, pool, family: self.name }
     }
 
     fn bin(&self, class: SizeClass) -> (&Bin, Geometry<'_>, DepotMemory) {
@@ -214,8 +215,8 @@ impl FamilyCore {
     /// Takes one slot for a thread without a cache, and whether it is known to read zero.
     pub(crate) fn take_one(&'static self, class: SizeClass) -> Option<(usize, bool)> {
         self.register()?;
-        let (bin, geometry, _) = self.bin(class);
-        let taken = bin.take_one(&geometry).unwrap_or_else(|twice| self.report_twice(twice, class))?;
+        let (bin, geometry, depot) = self.bin(class);
+        let taken = bin.take_one(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class))?;
         self.note(1, class.slot_bytes());
         Some(taken)
     }
@@ -225,10 +226,9 @@ impl FamilyCore {
     /// # Safety
     /// `address` is a live slot of this family and class that nobody uses any more.
     pub(crate) unsafe fn give_one(&'static self, class: SizeClass, address: usize) {
-        let (bin, geometry, _) = self.bin(class);
-        // A null depot: a single slot is no batch.
+        let (bin, geometry, depot) = self.bin(class);
         // SAFETY: a live slot is a used slot of this bin, and the caller gives it up.
-        let given = unsafe { bin.give(&geometry, DepotMemory(core::ptr::null_mut()), &[address]) };
+        let given = unsafe { bin.give(&geometry, depot, &[address]) };
         given.unwrap_or_else(|twice| self.report_twice(twice, class));
         self.note(-1, class.slot_bytes());
         self.keep_house();
@@ -261,6 +261,16 @@ impl FamilyCore {
         match freed {
             Ok(()) => self.note(-1, bytes),
             Err(mismatch) => self.report_invalid_large(memory.addr().get(), layout, mismatch),
+        }
+    }
+
+    /// Ends the process if `memory` is no live large allocation of this family that `layout` fits.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn verify_large(&self, memory: NonNull<u8>, layout: Layout) {
+        let verified = self.large.lock().verify(memory, mapped_bytes(layout).unwrap_or(usize::MAX));
+        if let Err(mismatch) = verified {
+            self.report_invalid_large(memory.addr().get(), layout, mismatch);
         }
     }
 
@@ -356,6 +366,10 @@ impl FamilyCore {
 
     /// Gives all free memory that no thread cache holds back to the system; returns its bytes.
     pub(crate) fn trim(&self) -> usize {
+        // Acquire: pairs with the Release in `register`, so that the depots are seen with what is in them.
+        if self.number.load(Acquire) == 0 {
+            return 0;
+        }
         for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
             let (bin, geometry, depot) = self.bin(class);
             bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
@@ -373,7 +387,9 @@ impl FamilyCore {
             let counts = bin.counts(&geometry);
             let all = core::iter::successors(caches.all, |cache| cache.next);
             let held: usize = all.map(|cache| cache.cache.magazine(class).held(class)).sum();
-            let live = counts.out_slots.saturating_sub(held);
+            // While other threads are in the middle of a call, a slot may be seen twice or not at all.
+            let held = held.min(counts.out_slots);
+            let live = counts.out_slots - held;
             stats.live_allocations += live;
             stats.live_bytes += live * class.slot_bytes();
             stats.slab_bytes += counts.slab_count << self.unit_shift;

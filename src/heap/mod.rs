@@ -13,6 +13,7 @@ use core::ptr::NonNull;
 
 use crate::checks::Checks;
 use crate::family::FamilyCore;
+use crate::large::mapped_bytes;
 use crate::magazine::Cache;
 use crate::size_class::SizeClass;
 use crate::stats::Stats;
@@ -228,11 +229,35 @@ pub unsafe fn deallocate<F: Family>(ptr: NonNull<u8>, layout: Layout) {
     }
     let cache = cache::<F>();
     let magazine = cache.magazine(class);
-    let right = !F::CHECKS.compares_tags()
-        || cache.view().tag(address, const { F::SLAB_BYTES.trailing_zeros() }) == magazine.tag();
+    let right = !F::CHECKS.compares_tags() || has_right_tag::<F>(cache, class, address);
     if !(right && magazine.push(address)) {
         // SAFETY: the same contract.
         unsafe { deallocate_full::<F>(address, layout) };
+    }
+}
+
+/// Whether the slab that holds an address is of the cache's family and of this class.
+#[inline(always)]
+fn has_right_tag<F: Family>(cache: &Cache, class: SizeClass, address: usize) -> bool {
+    let tag = cache.view().tag(address, const { F::SLAB_BYTES.trailing_zeros() });
+    tag == cache.magazine(class).tag()
+}
+
+/// Ends the process if the slab that holds an address is not of this family and class, before anything is done to the slot.
+#[inline(always)]
+fn verify<F: Family>(ptr: NonNull<u8>, class: SizeClass, layout: Layout) {
+    let address = ptr.addr().get();
+    if F::CHECKS.compares_tags() && !has_right_tag::<F>(cache::<F>(), class, address) {
+        verify_slowly(F::__core(), class, address, layout);
+    }
+}
+
+/// The thread may have no cache to compare with.
+#[cold]
+#[inline(never)]
+fn verify_slowly(family: &'static FamilyCore, class: SizeClass, address: usize, layout: Layout) {
+    if !family.owns(address, class) {
+        family.report_invalid_free(address, layout);
     }
 }
 
@@ -278,8 +303,8 @@ unsafe fn deallocate_full<F: Family>(address: usize, layout: Layout) {
 /// As for [`deallocate`].
 unsafe fn flush(family: &'static FamilyCore, slot: &CacheSlot, address: usize, layout: Layout, checked: bool) {
     let class = SizeClass::of(layout);
-    if checked && !family.owns(address, class) {
-        family.report_invalid_free(address, layout);
+    if checked {
+        verify_slowly(family, class, address, layout);
     }
     // SAFETY: live, and given up by the client; its class was verified, or is right by contract.
     unsafe { put_back(family, slot, address, class) };
@@ -351,16 +376,46 @@ pub unsafe fn grow_zeroed<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout)
     if old.size() == 0 {
         return allocate_zeroed::<F>(new);
     }
+    if slab_class::<F>(old).is_none() {
+        // SAFETY: the same contract.
+        return unsafe { grow_large_zeroed::<F>(ptr, old, new) };
+    }
     // SAFETY: the same contract.
     let memory = unsafe { grow::<F>(ptr, old, new) }?;
-    // What lies behind the old mapping of a large allocation is new from the system; all else may have been used before.
-    let known_zero_from = if slab_class::<F>(old).is_none() { crate::large::mapped_bytes(old)? } else { usize::MAX };
-    let dirty = known_zero_from.min(memory.len()).saturating_sub(old.size());
-    // SAFETY: `old.size() <= memory.len()`, so this is inside the slot or at its end.
-    let tail = unsafe { memory.cast::<u8>().add(old.size()) };
-    // SAFETY: `old.size() + dirty <= memory.len()`.
-    unsafe { tail.write_bytes(0, dirty) };
+    // SAFETY: all of it has just been allocated, the end of the old size included.
+    unsafe { clear(memory, old.size()..memory.len()) };
     Some(memory)
+}
+
+/// # Safety
+/// As for [`grow`], the old layout above the largest slot (and the new one with it).
+#[cold]
+#[inline(never)]
+unsafe fn grow_large_zeroed<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
+    let old_bytes = mapped_bytes(old)?;
+    // SAFETY: the same contract.
+    if let Some(resized) = unsafe { resize_large::<F>(ptr, old, new) } {
+        // What remapping added is new from the system.
+        // SAFETY: a mapping does not get shorter when it grows.
+        unsafe { clear(resized, old.size()..old_bytes) };
+        return Some(resized);
+    }
+    let memory = allocate_large_zeroed::<F>(new)?;
+    // SAFETY: both are live and at least `old.size()` bytes long; a new allocation overlaps no live one.
+    unsafe { core::ptr::copy_nonoverlapping(ptr.as_ptr(), memory.cast::<u8>().as_ptr(), old.size()) };
+    // SAFETY: the contents have been copied, and the caller gives the old allocation up.
+    unsafe { deallocate::<F>(ptr, old) };
+    Some(memory)
+}
+
+/// # Safety
+/// The range lies in `memory`, which was just allocated.
+#[inline(always)]
+unsafe fn clear(memory: NonNull<[u8]>, range: core::ops::Range<usize>) {
+    // SAFETY: the range starts in the memory or at its end.
+    let start = unsafe { memory.cast::<u8>().add(range.start) };
+    // SAFETY: the range lies in the memory.
+    unsafe { start.write_bytes(0, range.len()) };
 }
 
 /// Makes an allocation fit a layout of at most its size; the contents up to the new size stay. `None`: out of memory, the old
@@ -386,15 +441,18 @@ unsafe fn resize<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, kept: us
     if old.size() != 0 && new.size() != 0 {
         match (slab_class::<F>(old), slab_class::<F>(new)) {
             (Some(old_class), Some(new_class)) if old_class == new_class => {
+                verify::<F>(ptr, old_class, old);
                 return Some(slice(ptr.as_ptr().expose_provenance(), new_class.slot_bytes()));
             }
             (None, None) => {
+                // Verifies the old allocation.
                 // SAFETY: the same contract.
                 if let Some(resized) = unsafe { resize_large::<F>(ptr, old, new) } {
                     return Some(resized);
                 }
             }
-            _ => {}
+            (Some(old_class), _) => verify::<F>(ptr, old_class, old),
+            (None, Some(_)) => F::__core().verify_large(ptr, old),
         }
     }
     let memory = allocate::<F>(new)?;

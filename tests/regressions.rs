@@ -1,0 +1,143 @@
+//! Defects that were found in review, one test each: every one of them failed once.
+
+use allocator_api2::alloc::{Allocator, Layout};
+use family_alloc::{Family, family};
+use std::cell::Cell;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+fn layout(size: usize, align: usize) -> Layout {
+    Layout::from_size_align(size, align).unwrap()
+}
+
+family! { struct Surplus; }
+
+/// Frees a slot when its thread ends, after the thread's caches have gone.
+struct Late(Cell<usize>);
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        // SAFETY: set to a live slot of 64 bytes that nobody else frees.
+        unsafe { Surplus::free(core::ptr::with_exposed_provenance_mut(self.0.get()), 64) };
+    }
+}
+
+thread_local! {
+    static LATE: Late = const { Late(Cell::new(0)) };
+}
+
+/// A free without a cache emptied a depot that it had not been told of.
+#[test]
+fn free_without_a_cache_may_empty_the_depot() {
+    let slots: Vec<usize> = (0..20_000).map(|_| Surplus::malloc(64).expose_provenance()).collect();
+    let free = |range: core::ops::Range<usize>| {
+        for &slot in &slots[range] {
+            // SAFETY: each slot is freed once.
+            unsafe { Surplus::free(core::ptr::with_exposed_provenance_mut(slot), 64) };
+        }
+    };
+    // 128 fill the magazine, every 64 after that are a batch.
+    free(0..128 + 64 * 40);
+    Surplus::trim();
+    free(128 + 64 * 40..128 + 64 * 64);
+    let late = slots[19_999];
+    std::thread::spawn(move || {
+        // Registered before the guard of the caches, so destroyed after it.
+        LATE.with(|slot| slot.0.set(late));
+        let other = Surplus::malloc(8);
+        // SAFETY: allocated above.
+        unsafe { Surplus::free(other, 8) };
+    })
+    .join()
+    .unwrap();
+    free(128 + 64 * 64..19_999);
+    assert_eq!(Surplus::stats().live_allocations, 0);
+}
+
+family! { struct Zeroed; }
+
+/// Growing fell back to a mapping that had been used before, and trusted it to be zero behind the old length.
+#[test]
+fn grow_zeroed_clears_a_reused_mapping() {
+    const MIB: usize = 1 << 20;
+    // Alignments above a page do not let a mapping move, and neighbours do not let it grow.
+    let (small, large) = (layout(2 * MIB, 1 << 16), layout(8 * MIB, 1 << 16));
+    let above = Zeroed.allocate(layout(16 * MIB, 1 << 16)).unwrap();
+    let grown = Zeroed.allocate(small).unwrap();
+    let below = Zeroed.allocate(small).unwrap();
+    let dirty = Zeroed.allocate(large).unwrap();
+    // SAFETY: eight live MiB.
+    unsafe { dirty.cast::<u8>().write_bytes(0xFF, 8 * MIB) };
+    // SAFETY: allocated above with this layout.
+    unsafe { Zeroed.deallocate(dirty.cast(), large) };
+    // SAFETY: live, with its layout, and the new size is larger.
+    let grown = unsafe { Zeroed.grow_zeroed(grown.cast(), small, large) }.unwrap();
+    // SAFETY: eight live MiB, initialised by the call.
+    let bytes = unsafe { core::slice::from_raw_parts(grown.cast::<u8>().as_ptr(), 8 * MIB) };
+    assert!(bytes[2 * MIB..].iter().all(|&byte| byte == 0));
+    for (memory, layout) in [(above, layout(16 * MIB, 1 << 16)), (below, small), (grown, large)] {
+        // SAFETY: live, with its layout.
+        unsafe { Zeroed.deallocate(memory.cast(), layout) };
+    }
+}
+
+family! { struct Stranded { slab_bytes: 64 * 1024 } }
+
+/// A thread that ended gave its fresh slots back to a slab that was carved no more.
+#[test]
+fn fresh_slots_of_ended_threads_are_used_again() {
+    let mut live = Vec::new();
+    for _ in 0..200 {
+        let both = Barrier::new(2);
+        std::thread::scope(|scope| {
+            let allocate = || {
+                let slot = Stranded::malloc(1024).expose_provenance();
+                both.wait();
+                slot
+            };
+            let threads = [scope.spawn(allocate), scope.spawn(allocate)];
+            live.extend(threads.map(|thread| thread.join().unwrap()));
+        });
+    }
+    let class = Stranded::stats().classes[10];
+    assert_eq!(class.live_slots, 400);
+    assert!(class.slab_count <= 8, "{class:?}");
+    for slot in live {
+        // SAFETY: each slot is freed once.
+        unsafe { Stranded::free(core::ptr::with_exposed_provenance_mut(slot), 1024) };
+    }
+}
+
+family! { struct Torn { slab_bytes: 64 * 1024 } }
+
+/// Counters read a fresh range while its owner replaced it.
+#[test]
+fn stats_are_plausible_while_threads_work() {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut live = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    for size in [4096usize, 1] {
+                        live.extend((0..600).map(|_| (Torn::malloc(size), size)));
+                        for (slot, size) in live.drain(..) {
+                            // SAFETY: allocated above with this size.
+                            unsafe { Torn::free(slot, size) };
+                        }
+                    }
+                }
+            });
+        }
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(2);
+        while std::time::Instant::now() < end {
+            let stats = Torn::stats();
+            for class in &stats.classes {
+                let slots = class.slab_count * Torn::SLAB_BYTES / class.slot_bytes;
+                assert!(class.cached_slots + class.live_slots <= slots, "{class:?}");
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(Torn::stats().live_allocations, 0);
+}
