@@ -26,6 +26,9 @@ use crate::sync::{AtomicPtr, AtomicUsize, Relaxed};
 /// A tag that no slab has, nor the place where no slab is.
 const NO_TAG: u32 = u32::MAX;
 
+/// Not the address of any region.
+const NO_REGION: usize = 1;
+
 /// One class's part of a thread cache.
 #[repr(C, align(64))]
 pub(crate) struct Magazine {
@@ -172,6 +175,8 @@ impl Magazine {
 #[repr(C, align(64))]
 pub struct Cache {
     view: Cell<View>,
+    /// A region that is known to be the family's: the last that a slot was freed in. Only where the family keeps states.
+    region: Cell<usize>,
     magazines: [Magazine; CLASS_COUNT],
 }
 
@@ -185,7 +190,11 @@ pub(crate) static EMPTY: Cache = Cache::empty();
 impl Cache {
     /// A cache without slots, room or family.
     pub(crate) const fn empty() -> Self {
-        Self { view: Cell::new(View::CLOSED), magazines: [const { Magazine::empty() }; CLASS_COUNT] }
+        Self {
+            view: Cell::new(View::CLOSED),
+            region: Cell::new(NO_REGION),
+            magazines: [const { Magazine::empty() }; CLASS_COUNT],
+        }
     }
 
     #[inline(always)]
@@ -196,6 +205,16 @@ impl Cache {
     #[inline(always)]
     pub(crate) fn view(&self) -> View {
         self.view.get()
+    }
+
+    #[inline(always)]
+    pub(crate) fn region(&self) -> usize {
+        self.region.get()
+    }
+
+    /// Notes a region of the family. Not for the empty cache (M3).
+    pub(crate) fn set_region(&self, region: usize) {
+        self.region.set(region);
     }
 
     pub(crate) fn is_empty_cache(&self) -> bool {

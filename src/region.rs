@@ -12,9 +12,8 @@
 
 use core::ptr::NonNull;
 
-use crate::header::{Directory, RegionHeader, SlabHeader, UNIT_COUNT};
+use crate::header::{Directory, RegionHeader, STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT};
 use crate::os;
-use crate::states::side_unit_count;
 
 /// How long an empty slab keeps its pages: a program that empties and fills again within that time does not pay for them twice.
 pub(crate) const PURGE_AFTER_MILLISECONDS: u64 = 1000;
@@ -141,23 +140,27 @@ impl UnitPool {
     }
 
     fn grow(&mut self) -> Option<&'static RegionHeader> {
-        let region = self.directory().reserve_region()?;
+        let region = self.directory().reserve_region(2 * self.side_unit_count())?;
         let units = region.unit_count.get();
-        region.clean.set(u64::MAX >> (u64::BITS - units) & !self.side_units(region));
+        region.clean.set(u64::MAX >> (u64::BITS - units) & !self.side_units());
         region.next.set(self.regions.replace(region));
         region.next_with_room.set(self.with_room.replace(region));
         self.reserved_bytes += (units as usize) << self.unit_shift;
         Some(region)
     }
 
+    /// How many of a region's first units hold side tables.
+    const fn side_unit_count(&self) -> usize {
+        if self.keeps_states { STATE_UNIT_COUNT } else { 1 }
+    }
+
     /// The units of a region that hold side tables.
-    fn side_units(&self, region: &RegionHeader) -> u64 {
-        let count = if self.keeps_states { side_unit_count(region.unit_count.get() as usize) } else { 1 };
-        (1 << count) - 1
+    const fn side_units(&self) -> u64 {
+        (1 << self.side_unit_count()) - 1
     }
 
     fn commit_states(&mut self, region: &RegionHeader) -> Option<()> {
-        let mut missing = if self.keeps_states { self.side_units(region) & !region.committed.get() } else { 0 };
+        let mut missing = if self.keeps_states { self.side_units() & !region.committed.get() } else { 0 };
         while missing != 0 {
             self.commit(region, lowest(missing))?;
             missing &= missing - 1;
@@ -215,11 +218,11 @@ mod tests {
     #[test]
     fn states_take_the_first_units() {
         let mut pool = UnitPool::new(16).with_states(true);
-        let units: Vec<Unit> = (0..61).map(|_| pool.take().unwrap()).collect();
+        let units: Vec<Unit> = (0..57).map(|_| pool.take().unwrap()).collect();
         assert_eq!(pool.reserved_bytes, 2 * (UNIT_COUNT << 16));
-        assert_eq!((address(&units[0]) >> 16) % UNIT_COUNT, 4);
+        assert_eq!((address(&units[0]) >> 16) % UNIT_COUNT, STATE_UNIT_COUNT);
         let last = units[0].header.memory.get().wrapping_sub(1);
-        // SAFETY: the last byte of the fourth side unit, committed with the first slab.
+        // SAFETY: the last byte of the last side unit, committed with the first slab.
         unsafe { last.write(1) };
     }
 

@@ -7,10 +7,11 @@
 //!     │ slab closed      └──────── pop ─────────┘    └────────── refill ────────────┘
 //! ```
 //!
-//! The first units of a region hold the bytes, 1/16 of a unit for each unit, for slots of 16 bytes and more:
+//! The first eighth of a region holds the bytes, a table for each class over the whole region: twice as much address space
+//! as if each unit had its bytes in one place, for half the arithmetic. Only what belongs to slabs is ever touched.
 //!
 //! ```text
-//!   region │ side units │ slabs …                 state of a slot = region + unit × (unit bytes / 16) + index in its slab
+//!   region │ 16-byte class │ 32-byte class │ … │ slabs …          state = region + table of the class + index in the region
 //! ```
 //!
 //! **T1** The bytes of a unit that is no slab are all `NEVER`. **T2** Only whoever has a slot moves its byte, as drawn; who finds
@@ -26,7 +27,7 @@
 
 use core::fmt;
 
-use crate::header::UNIT_COUNT;
+use crate::header::{STATE_UNIT_COUNT, UNIT_COUNT};
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicU8, Relaxed};
 
@@ -108,24 +109,29 @@ impl States {
         Self { unit_shift, slot_shift: class.index() as u32 }
     }
 
-    /// The byte of the slot that holds an address.
+    /// The byte of the slot of this class that holds an address.
     ///
     /// # Safety
-    /// A slab of this unit size and class, of a family that keeps states, holds the address.
+    /// The address lies in a region of this unit size whose family keeps states and has opened a slab in it.
     #[inline(always)]
     pub(crate) unsafe fn place(self, address: usize) -> Place {
-        let place = core::ptr::with_exposed_provenance::<AtomicU8>(self.byte(address));
+        let region = core::ptr::with_exposed_provenance::<AtomicU8>(region_of(address, self.unit_shift));
         // SAFETY: the side units of such a region are committed before its first slab is opened and never given back; the
-        // region's provenance was exposed where it was claimed. A byte is only ever used as an atomic while its slab is open.
-        Place(unsafe { &*place })
+        // region's provenance was exposed where it was claimed. A byte is only used otherwise while its slab is closed (T1).
+        Place(unsafe { &*region.wrapping_add(self.offset(address)) })
     }
 
+    /// Where in its region the byte is.
     #[inline(always)]
-    const fn byte(self, address: usize) -> usize {
-        let region = address & !((UNIT_COUNT << self.unit_shift) - 1);
-        // The unit's number times 1/16 of a unit, in one shift: its bits stand where they would after the multiplication.
-        let share = (address >> LEAST_SHIFT) & ((UNIT_COUNT - 1) << (self.unit_shift - LEAST_SHIFT));
-        region + share + ((address & ((1 << self.unit_shift) - 1)) >> self.slot_shift)
+    const fn offset(self, address: usize) -> usize {
+        let region_bytes = UNIT_COUNT << self.unit_shift;
+        self.table(region_bytes) + ((address & (region_bytes - 1)) >> self.slot_shift)
+    }
+
+    /// Where the class's table begins: the tables before it take half, a quarter … of those of all classes together.
+    #[inline(always)]
+    const fn table(self, region_bytes: usize) -> usize {
+        (region_bytes >> (LEAST_SHIFT - 1)) - (region_bytes >> (self.slot_shift - 1))
     }
 
     /// Makes the slots of a slab that is being closed `NEVER` again (T1).
@@ -134,16 +140,21 @@ impl States {
     /// As for [`place`](Self::place), `first` being the slab's first byte; all its slots are in its list or at or above
     /// offset `fresh`, and the bin's lock is held.
     pub(crate) unsafe fn forget(self, first: usize, fresh: usize) {
-        let bytes = core::ptr::with_exposed_provenance_mut::<u8>(self.byte(first));
+        let region = core::ptr::with_exposed_provenance_mut::<u8>(region_of(first, self.unit_shift));
+        let bytes = region.wrapping_add(self.offset(first));
         // SAFETY: the slab's own bytes. Nobody legitimately has one of its slots.
         unsafe { bytes.write_bytes(State::NEVER.0, fresh >> self.slot_shift) };
     }
 }
 
-/// How many of a region's first units hold states, if it has `unit_count` units.
-pub(crate) const fn side_unit_count(unit_count: usize) -> usize {
-    unit_count.div_ceil(1 << LEAST_SHIFT)
+/// The first address of the region that an address would lie in.
+#[inline(always)]
+pub(crate) const fn region_of(address: usize, unit_shift: u32) -> usize {
+    address & !((UNIT_COUNT << unit_shift) - 1)
 }
+
+const _: () =
+    assert!(STATE_UNIT_COUNT == UNIT_COUNT >> (LEAST_SHIFT - 1), "the tables of all classes fill the state units");
 
 #[cfg(test)]
 mod tests {
@@ -154,22 +165,22 @@ mod tests {
     #[test]
     fn every_slot_has_a_byte_of_its_own_in_the_side_units() {
         for unit_shift in UNIT_SHIFTS {
+            let region = 7 * (UNIT_COUNT << unit_shift);
+            let mut last = None;
             for class in (LEAST_SHIFT as usize..(unit_shift as usize).min(CLASS_COUNT)).map(SizeClass::from_index) {
                 let states = States::new(unit_shift, class);
-                let region = 7 * (UNIT_COUNT << unit_shift);
-                let mut last = region - 1;
                 for unit in 0..UNIT_COUNT {
                     let first = region + (unit << unit_shift);
-                    assert!(states.byte(first) > last);
-                    last = states.byte(first + (1 << unit_shift) - 1);
-                    assert_eq!(last - states.byte(first) + 1, (1 << unit_shift) / class.slot_bytes());
+                    assert!(Some(states.offset(first)) > last);
+                    let end = states.offset(first + (1 << unit_shift) - 1);
+                    last = Some(end);
+                    assert_eq!(end - states.offset(first) + 1, (1 << unit_shift) / class.slot_bytes());
                     let slot = first + class.slot_bytes();
-                    assert_eq!(states.byte(slot), states.byte(first) + 1);
-                    assert_eq!(states.byte(slot - 1), states.byte(first), "any address in the slot has its byte");
-                    let side_bytes = side_unit_count(unit + 1) << unit_shift;
-                    assert!(last < region + side_bytes, "a region of {} units holds its states", unit + 1);
+                    assert_eq!(states.offset(slot), states.offset(first) + 1);
+                    assert_eq!(states.offset(slot - 1), states.offset(first), "any address in the slot has its byte");
                 }
             }
+            assert!(last < Some(STATE_UNIT_COUNT << unit_shift));
         }
     }
 }

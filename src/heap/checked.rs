@@ -2,15 +2,15 @@
 
 use core::alloc::Layout;
 
-use super::{CacheSlot, Family, allocate_exhausted, cache, put_back, slot};
+use super::{Cache, CacheSlot, Family, allocate_exhausted, cache, put_back, slot};
 use crate::family::FamilyCore;
 use crate::size_class::SizeClass;
-use crate::states::{Place, State, States};
+use crate::states::{Place, State, States, region_of};
 
 /// The state of a slot.
 ///
 /// # Safety
-/// A slab of this family and class holds the address.
+/// The address lies in a region of this family in which it has opened a slab.
 #[inline(always)]
 unsafe fn place<F: Family>(address: usize, class: SizeClass) -> Place {
     // SAFETY: the same contract.
@@ -36,13 +36,14 @@ pub(super) fn allocate<F: Family>(class: SizeClass) -> (usize, bool) {
 #[inline(always)]
 pub(super) unsafe fn deallocate<F: Family>(address: usize, layout: Layout, class: SizeClass) {
     let cache = cache::<F>();
-    let magazine = cache.magazine(class);
-    if cache.view().tag(address, const { F::SLAB_BYTES.trailing_zeros() }) == magazine.tag()
+    let region = region_of(address, const { F::SLAB_BYTES.trailing_zeros() });
+    // A live byte in the class's table says as much as the slab's tag, if only the region is the family's.
+    if (cache.region() == region || is_other_region::<F>(cache, address, class))
         && address & (class.slot_bytes() - 1) == 0
     {
-        // SAFETY: the tag is that of a slab of this family and class.
+        // SAFETY: a region of this family, which has a slab.
         let place = unsafe { place::<F>(address, class) };
-        if place.get() == State::LIVE && magazine.push(address) {
+        if place.get() == State::LIVE && cache.magazine(class).push(address) {
             place.set(State::CACHED);
             return;
         }
@@ -61,6 +62,18 @@ fn allocate_slowly<F: Family>(class: SizeClass) -> (usize, bool) {
         unsafe { F::__core().make_live(address, class) };
     }
     (address, zeroed)
+}
+
+/// Whether a slab of this family and class holds an address outside of the region that was last freed in; if so that changes.
+#[inline(never)]
+fn is_other_region<F: Family>(cache: &Cache, address: usize, class: SizeClass) -> bool {
+    let unit_shift = const { F::SLAB_BYTES.trailing_zeros() };
+    // The empty cache has a tag that no slab has, so nothing is stored to it (M3 in `magazine`).
+    let right = cache.view().tag(address, unit_shift) == cache.magazine(class).tag();
+    if right {
+        cache.set_region(region_of(address, unit_shift));
+    }
+    right
 }
 
 #[cold]
