@@ -144,7 +144,9 @@ impl Bin {
             state.current = Some(slab);
             state.used_slots -= range.len() / geometry.class.slot_bytes();
             geometry.uncarve(slab, &range);
-            state.retire_if_empty(geometry, slab);
+            if slab.used.get() == 0 {
+                state.retire(geometry, slab);
+            }
             return Ok(());
         }
         for address in range.step_by(geometry.class.slot_bytes()) {
@@ -263,27 +265,31 @@ impl State {
         unsafe { geometry.note_given(slots) }.map_err(Twice)?;
         let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
         self.used_slots -= slots.len();
-        let mut rest = slots;
-        while let Some(&first) = rest.first() {
+        let mut start = 0;
+        while start < slots.len() {
             // Neighbours often lie in one slab: its header is then opened once for all of them.
-            let other = |&address: &usize| (address ^ first) >> unit_shift != 0;
-            let (run, later) = rest.split_at(rest.iter().position(other).unwrap_or(rest.len()));
-            rest = later;
+            let first = slots[start];
+            let mut end = start + 1;
+            while end < slots.len() && (slots[end] ^ first) >> unit_shift == 0 {
+                end += 1;
+            }
             let slab = view.header(first, unit_shift);
             if slab.recycled.get() == 0 {
                 self.link(slab);
             }
             // SAFETY: used slots of a slab of this bin, whose lock is held.
-            unsafe { geometry.give(slab, run) };
-            self.retire_if_empty(geometry, slab);
+            unsafe { geometry.give(slab, &slots[start..end]) };
+            if slab.used.get() == 0 {
+                self.retire(geometry, slab);
+            }
+            start = end;
         }
         Ok(())
     }
 
-    fn retire_if_empty(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) {
-        if slab.used.get() > 0 {
-            return;
-        }
+    /// Gives the unit of an empty slab back.
+    #[cold]
+    fn retire(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) {
         if slab.recycled.get() > 0 {
             self.unlink(slab);
         }

@@ -165,7 +165,10 @@ impl Geometry<'_> {
     #[inline(always)]
     fn verify(&self, slab: &SlabHeader, addresses: &[usize]) {
         let base = slab.memory.get().addr();
-        let wrong = addresses.iter().fold(0, |wrong, address| wrong | (address - base));
+        let wrong = match addresses {
+            &[address] => address - base,
+            _ => addresses.iter().fold(0, |wrong, address| wrong | (address - base)),
+        };
         if wrong & (self.class.slot_bytes() - 1) != 0 || wrong >> self.unit_shift != 0 {
             self.report_no_slot(base, addresses);
         }
@@ -229,13 +232,19 @@ impl Geometry<'_> {
     #[inline(always)]
     pub(crate) unsafe fn give(&self, slab: &SlabHeader, addresses: &[usize]) {
         self.verify(slab, addresses);
+        let (memory, slot_bytes) = (slab_memory(slab), self.class.slot_bytes());
         if self.is_tiny() {
             // SAFETY: used slots are in no list, and the caller gives them up; S1.
             unsafe { self.give_tiny(slab, addresses) };
         } else {
             let mut trunks = Trunks { first: slab.trunk.get(), fill: slab.fill.get() };
-            // SAFETY: used slots are in no list, and the caller gives them up.
-            unsafe { trunks.push(slab_memory(slab), self.class.slot_bytes(), addresses) };
+            if let &[address] = addresses {
+                // SAFETY: used slots are in no list, and the caller gives them up.
+                unsafe { trunks.push_one(memory, slot_bytes, address) };
+            } else {
+                // SAFETY: as above.
+                unsafe { trunks.push(memory, slot_bytes, addresses) };
+            }
             slab.trunk.set(trunks.first);
             slab.fill.set(trunks.fill);
         }

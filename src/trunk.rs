@@ -29,26 +29,50 @@ impl Trunks {
         (bytes / 4 - 1) as u32
     }
 
+    /// Adds one free slot.
+    ///
+    /// # Safety
+    /// As for [`push`](Self::push).
+    #[inline(always)]
+    pub(crate) unsafe fn push_one(&mut self, memory: NonNull<u8>, slot_bytes: usize, address: usize) {
+        let offset = (address - memory.addr().get()) as u32;
+        if self.first != NONE && self.fill < Self::capacity(slot_bytes) {
+            self.fill += 1;
+            // SAFETY: the first trunk is a free slot with room for `fill` offsets behind the link.
+            unsafe { word(memory, self.first, self.fill).write(offset) };
+        } else {
+            // SAFETY: the slot is free from now on, so its first word is the list's.
+            unsafe { word(memory, offset, 0).write(self.first) };
+            *self = Self { first: offset, fill: 0 };
+        }
+    }
+
     /// Adds free slots.
     ///
     /// # Safety
     /// - `memory` is the slab that this list belongs to; the slots are of `slot_bytes`, a power of two of 4 or more.
     /// - The `addresses` are slots of it, each once, that are not in the list and that nobody uses.
-    #[inline]
+    #[inline(never)]
     pub(crate) unsafe fn push(&mut self, memory: NonNull<u8>, slot_bytes: usize, addresses: &[usize]) {
         let base = memory.addr().get();
         let capacity = Self::capacity(slot_bytes);
-        for &address in addresses {
-            let offset = (address - base) as u32;
-            if self.first != NONE && self.fill < capacity {
-                self.fill += 1;
-                // SAFETY: the first trunk is a free slot with room for `fill` offsets behind the link.
-                unsafe { word(memory, self.first, self.fill).write(offset) };
-            } else {
-                // SAFETY: the slot is free from now on, so its first word is the list's.
-                unsafe { word(memory, offset, 0).write(self.first) };
-                *self = Self { first: offset, fill: 0 };
+        let mut rest = addresses;
+        while let Some((&address, others)) = rest.split_first() {
+            let room = if self.first == NONE { 0 } else { capacity - self.fill };
+            if room == 0 {
+                // SAFETY: the caller's promise.
+                unsafe { self.push_one(memory, slot_bytes, address) };
+                rest = others;
+                continue;
             }
+            let (now, later) = rest.split_at(rest.len().min(room as usize));
+            let places = word(memory, self.first, self.fill + 1);
+            for (index, &address) in now.iter().enumerate() {
+                // SAFETY: the first trunk is a free slot with room for `room` more offsets.
+                unsafe { places.wrapping_add(index).write((address - base) as u32) };
+            }
+            self.fill += now.len() as u32;
+            rest = later;
         }
     }
 

@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
-use common::doors::{Doors, layout, promised_align};
+use common::doors::{Doors, is_aligned, layout, promised_align};
 use common::pattern;
 use common::random::Random;
 use family_alloc::{Checks, family};
@@ -64,7 +64,7 @@ impl Model {
     fn insert(&mut self, slot: &Slot) {
         let (start, end) = (slot.memory.addr().get(), slot.memory.addr().get() + slot.memory.len());
         let doors = FAMILIES[slot.family];
-        assert!(start.is_multiple_of(promised_align(slot.layout)), "{slot:?}: alignment");
+        assert!(is_aligned(start, promised_align(slot.layout)), "{slot:?}: alignment");
         assert_eq!(slot.memory.len(), doors.occupied(slot.layout), "{slot:?}: not the whole slot");
         if slot.layout.size() == 0 {
             return;

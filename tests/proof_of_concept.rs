@@ -5,6 +5,7 @@ mod common;
 use std::collections::HashSet;
 use std::ptr::NonNull;
 
+use common::doors::is_aligned;
 use common::memory::{minor_faults, page_bytes};
 use common::pattern;
 use family_alloc::{Family, family};
@@ -99,10 +100,10 @@ fn malloc_and_calloc_are_aligned_and_free_takes_them_back() {
     for round in 0..2 {
         for bytes in (1..600).chain([4095, 4096, 4097, 100_000, MIB, MIB + 1, 5 * MIB]) {
             let memory = Calls::malloc(bytes);
-            assert!(memory.addr().is_multiple_of(bytes.next_power_of_two().min(4096)), "{bytes}: {memory:p}");
+            assert!(is_aligned(memory.addr(), bytes.next_power_of_two().min(4096)), "{bytes}: {memory:p}");
             pattern::fill(slice(memory, bytes), round);
             let zero = Calls::calloc(bytes);
-            assert!(zero.addr().is_multiple_of(bytes.next_power_of_two().min(4096)), "{bytes}: {zero:p}");
+            assert!(is_aligned(zero.addr(), bytes.next_power_of_two().min(4096)), "{bytes}: {zero:p}");
             assert!(pattern::is_zero_from(slice(zero, bytes), 0), "{bytes} zero bytes");
             pattern::fill(slice(zero, bytes), round + 1);
             assert!(pattern::holds(slice(memory, bytes).cast(), bytes, round));
@@ -119,7 +120,7 @@ fn memalign_is_freed_with_the_greater_of_size_and_alignment() {
     for align in (0..25).map(|shift| 1_usize << shift) {
         for size in [1, 100, 4096, 70_000, 2 * MIB] {
             let memory = Memalign::memalign(align, size);
-            assert!(memory.addr().is_multiple_of(align), "{size} bytes aligned to {align}: {memory:p}");
+            assert!(is_aligned(memory.addr(), align), "{size} bytes aligned to {align}: {memory:p}");
             pattern::fill(slice(memory, size), align);
             free::<Memalign>(memory, size.max(align));
         }
@@ -238,7 +239,7 @@ fn defect_pages_have_the_size_that_the_system_says() {
     let page = page_bytes();
     for bytes in [MIB + 1, 2 * MIB - 1, 2 * MIB, 2 * MIB + page / 2, 2 * MIB + page, 2 * MIB + page + 1] {
         let memory = Pages::malloc(bytes);
-        assert!(memory.addr().is_multiple_of(page), "{bytes} bytes at {memory:p}");
+        assert!(is_aligned(memory.addr(), page), "{bytes} bytes at {memory:p}");
         assert_eq!(Pages::stats().large_bytes, bytes.div_ceil(page) * page);
         free::<Pages>(memory, bytes);
     }

@@ -76,6 +76,11 @@ pub(crate) fn layout(size: usize, align: usize) -> Layout {
     Layout::from_size_align(size, align).unwrap_or_else(|_| panic!("no layout of {size} bytes aligned to {align}"))
 }
 
+/// Whether an address is a multiple of `align`.
+pub(crate) fn is_aligned(address: usize, align: usize) -> bool {
+    address & (align - 1) == 0
+}
+
 /// The alignment that every allocation of a layout has.
 pub(crate) fn promised_align(layout: Layout) -> usize {
     layout.align().max(layout.size().next_power_of_two().min(4096))

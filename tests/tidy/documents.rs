@@ -20,21 +20,21 @@ pub(crate) fn comment_lines(file: &SourceFile) -> Vec<(usize, String)> {
 
 /// Names in these lines of a file that are no file's.
 pub(crate) fn dead_names(file: &SourceFile, lines: Vec<(usize, String)>, files: &Files) -> Vec<Violation> {
-    let directory = file.path.rsplit_once('/').map_or("", |(directory, _)| directory);
     let mut violations = Vec::new();
     for (line, text) in lines {
-        let dead = names(&text).filter(|name| !exists(name, directory, files));
+        let dead = names(&text).filter(|name| !exists(name, &file.path, files));
         violations.extend(dead.map(|name| Violation::new(file, line, format!("there is no {name}"))));
     }
     violations
 }
 
-/// A name may be meant from the project's directory or from the document's own.
-fn exists(name: &str, directory: &str, files: &Files) -> bool {
+/// A name may be meant from any directory that the file is in: the project's, a package's, its own.
+fn exists(name: &str, path: &str, files: &Files) -> bool {
     if !name.contains('/') {
         return files.has_name(name);
     }
-    files.has(name) || files.has(&format!("{directory}/{name}"))
+    let directories = path.match_indices('/').map(|(end, _)| &path[..=end]);
+    files.has(name) || directories.into_iter().any(|directory| files.has(&format!("{directory}{name}")))
 }
 
 /// The names of files of this project, as far as they can be told from other words.
@@ -62,8 +62,8 @@ mod tests {
     use super::*;
 
     fn dead(line: &str) -> Vec<String> {
-        let files = Files::with_paths(&["README.md", "src", "src/slab.rs", "docs", "docs/notes.md", "docs/src/x.rs"]);
-        let file = SourceFile::new("docs/notes.md", line);
+        let files = Files::with_paths(&["README.md", "src", "src/slab.rs", "docs", "docs/a/notes.md", "docs/src/x.rs"]);
+        let file = SourceFile::new("docs/a/notes.md", line);
         dead_names(&file, all_lines(&file), &files).into_iter().map(|violation| violation.message).collect()
     }
 
@@ -76,9 +76,9 @@ mod tests {
     #[test]
     fn files_that_exist_and_other_words_are_not() {
         for line in [
-            "`src/slab.rs`, [notes](./docs/notes.md#top) and README.md.",
+            "`src/slab.rs`, [notes](./docs/a/notes.md#top) and README.md.",
             "`slab.rs` in src/, tests/*.rs, src/….rs, *.md, 1/2 and/or …/other.txt",
-            "beside this document: src/x.rs",
+            "in the directory above this document's: src/x.rs",
             "https://example.org/src/gone.rs",
         ] {
             assert_eq!(dead(line), Vec::<String>::new(), "{line}");

@@ -15,6 +15,8 @@ pub(crate) struct Options {
     pub(crate) json: Option<PathBuf>,
     pub(crate) svg: Option<PathBuf>,
     pub(crate) rotations: Option<usize>,
+    /// Which sizes of the proof of concept's table: every one, every second, …
+    pub(crate) step: Option<usize>,
 }
 
 /// What this process is.
@@ -34,7 +36,8 @@ Measures family-alloc beside its peers: `cargo bench --bench suite -- [OPTIONS]`
   --filter TEXT,...  only cases whose name contains one of the texts (\"proof-of-concept\" is the first table)
   --only NAME,...    only these allocators
   --rotations N      how many processes each case and allocator get
-  --every-size       print a row for every size in the proof of concept's table
+  --step N           only every Nth size in the proof of concept's table, which takes hours with all
+  --every-size       print a row for every size in that table instead of every class
   --json FILE        write everything that was measured
   --svg FILE         draw it
   --list             name the cases and the allocators";
@@ -54,6 +57,7 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Role {
             "--json" => value().map(|file| options.json = Some(file.into())),
             "--svg" => value().map(|file| options.svg = Some(file.into())),
             "--rotations" => value().and_then(|text| number(&text)).map(|count| options.rotations = Some(count)),
+            "--step" => value().and_then(|text| number(&text)).map(|step| options.step = Some(step)),
             "--child" => return child(&mut arguments),
             "--help" | "-h" => return Role::Help { asked: true, message: HELP.to_owned() },
             _ => Err(format!("{argument} is unknown")),

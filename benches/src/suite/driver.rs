@@ -8,7 +8,7 @@ use crate::cli::Options;
 use crate::outcome::Outcome;
 use crate::peers::{ALL, Name};
 use crate::progress::Progress;
-use crate::{child, json, machine, plot, proof, table};
+use crate::{child, json, machine, os, plot, proof, table};
 
 /// Measures, prints, writes.
 pub(crate) fn run(options: &Options) -> ExitCode {
@@ -21,7 +21,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     let machine = machine::describe();
     println!("{machine}\n");
     let lines = if is_chosen("proof-of-concept", options) && names.contains(&Name::Ours) {
-        proof::run(options.short, options.every_size)
+        proof::run(options)
     } else {
         Vec::new()
     };
@@ -89,6 +89,7 @@ fn measure_case(case: &Case, names: &[Name], options: &Options, progress: &mut P
         for &name in &entrants {
             progress.step(&format!("{}, {name}", case.name));
             if !outcome.failures.contains_key(&name) {
+                os::warm(case.workload.fresh_bytes(options.short));
                 outcome.add(name, child::measure(case, name, options.short));
             }
         }

@@ -24,12 +24,14 @@ mod machine;
 mod meter;
 mod os;
 mod outcome;
+#[path = "../common/peers/mod.rs"]
 mod peers;
 mod plot;
 mod progress;
 mod proof;
-#[path = "../pthread.rs"]
+#[path = "../common/pthread.rs"]
 mod pthread;
+#[path = "../common/subject.rs"]
 mod subject;
 mod table;
 mod targets;

@@ -25,6 +25,14 @@ pub(crate) fn page_faults() -> u64 {
     usage.ru_minflt.unsigned_abs()
 }
 
+/// The processor time of all threads of this process so far, in nanoseconds.
+pub(crate) fn processor_nanoseconds() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a live `timespec`.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
 /// Ends this process after that many seconds, whatever it is doing.
 pub(crate) fn limit_seconds(seconds: u32) {
     // SAFETY: sets a timer; no handler is installed, so its signal ends the process.
@@ -81,6 +89,14 @@ impl<T: Copy> Drop for Table<T> {
     fn drop(&mut self) {
         // SAFETY: exactly the mapping that `new` made, and nobody refers to it any more.
         unsafe { libc::munmap(self.start.as_ptr().cast(), (self.len * size_of::<T>()).max(1)) };
+    }
+}
+
+/// Touches that much memory and gives it back, so that whoever needs fresh memory next gets pages that the host of a virtual
+/// machine has already backed. The first touch of others costs several times more, and hits whoever comes first.
+pub(crate) fn warm(bytes: usize) {
+    if bytes > 0 {
+        drop(Table::new(bytes / size_of::<u64>(), 0_u64));
     }
 }
 

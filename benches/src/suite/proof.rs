@@ -1,11 +1,11 @@
 //! The first table: the proof of concept's own benchmark, for every size from 1 to 8192, against the system allocator.
 
-use crate::cases;
-use crate::child;
+use crate::cli::Options;
 use crate::outcome::Outcome;
 use crate::peers::Name;
 use crate::progress::Progress;
 use crate::workload::proof_count;
+use crate::{cases, child, os};
 
 /// The sizes of a short run: the classes' first and last, and what programs use most.
 const SHORT: [usize; 24] =
@@ -47,54 +47,59 @@ impl Line {
 }
 
 /// Runs it and prints the table.
-pub(crate) fn run(short: bool, every_size: bool) -> Vec<Line> {
-    print_head(short);
-    let sizes: Vec<usize> = if short { SHORT.to_vec() } else { (1..=8192).collect() };
+pub(crate) fn run(options: &Options) -> Vec<Line> {
+    let short = options.short;
+    let sizes = sizes(options);
+    print_head(short, &sizes);
     let mut progress = Progress::new(sizes.len());
     let mut lines: Vec<Line> = Vec::new();
-    for &size in &sizes {
+    for (index, &size) in sizes.iter().enumerate() {
         progress.step(&format!("size {size}"));
-        let line = measure(size, short);
-        let ends_class = size.is_power_of_two();
-        if line.is_err() || short || every_size || ends_class {
+        if short || index.is_multiple_of(WARM_EVERY) {
+            os::warm(cases::proof(size).workload.fresh_bytes(short));
+        }
+        let measured = measure(size, short);
+        let ends_class = sizes.get(index + 1).is_none_or(|next| class(*next) != class(size));
+        if short || options.every_size || ends_class || measured.is_err() {
             progress.clear();
         }
-        match line {
+        match measured {
+            Ok(line) if short || options.every_size => {
+                print_line(&size.to_string(), &line);
+                lines.push(line);
+            }
             Ok(line) => lines.push(line),
             Err(message) => println!("{size:>12}  {message}"),
         }
-        if short || every_size {
-            lines
-                .last()
-                .filter(|line| line.size == size)
-                .into_iter()
-                .for_each(|line| print_line(&size.to_string(), line));
-        } else if ends_class {
-            print_class(&lines, size);
+        if ends_class && !short && !options.every_size {
+            print_class(&lines, class(size));
         }
     }
-    progress.clear();
     print_worst(&lines);
     lines
 }
 
-fn print_head(short: bool) {
-    if short {
-        println!(
-            "The proof of concept's benchmark, SHORT: {} sizes of 8192, a hundred thousand allocations or",
-            SHORT.len()
-        );
-        println!(
-            "32 MiB of each instead of a million or 1 GiB. Allocate and touch, walk, free; fresh memory, a process each."
-        );
-    } else {
-        println!(
-            "The proof of concept's benchmark: every size from 1 to 8192, a million allocations or 1 GiB of each."
-        );
-        println!(
-            "Allocate and touch, walk, free; fresh memory, a process each. A row is the median of the sizes it names."
-        );
+/// The memory that one process gives back is what the next one gets, so this is enough to keep it warm.
+const WARM_EVERY: usize = 1;
+
+/// The sizes that are measured.
+fn sizes(options: &Options) -> Vec<usize> {
+    let step = options.step.unwrap_or(1);
+    match (options.short, options.step) {
+        (true, None) => SHORT.to_vec(),
+        _ => (1..=8192_usize).filter(|size| size.is_multiple_of(step)).collect(),
     }
+}
+
+/// The largest size of the class.
+fn class(size: usize) -> usize {
+    size.next_power_of_two()
+}
+
+fn print_head(short: bool, sizes: &[usize]) {
+    let (mode, most, bytes) = if short { (", SHORT", "100 000", "32 MiB") } else { ("", "a million", "1 GiB") };
+    println!("The proof of concept's benchmark{mode}: {} of the sizes from 1 to 8192, of each {most}", sizes.len());
+    println!("allocations or {bytes}. Allocate and touch, walk, free; fresh memory, a process each.");
     println!(
         "{:>12} {:>9} | {:^40} | {:^40} | {:>6} {:>6}",
         "", "", "family-alloc, ns and resident bytes", "system, ns and resident bytes", "time", "memory"
@@ -111,7 +116,7 @@ fn print_line(label: &str, line: &Line) {
     println!("{label:>12} {:>9} | {ours} | {system} | {:>6.2} {:>6.2}", line.count, line.speed(), line.memory());
 }
 
-/// The median of all sizes of a class.
+/// A row for a class: the median of its sizes.
 fn print_class(lines: &[Line], last: usize) {
     let first = last / 2 + 1;
     let class: Vec<&Line> = lines.iter().filter(|line| (first..=last).contains(&line.size)).collect();

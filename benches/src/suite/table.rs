@@ -5,12 +5,12 @@ use crate::peers::Name;
 use crate::targets::{self, FLATNESS, GEOMETRIC_MEAN, PAIR_OVER_MIMALLOC};
 use crate::workload::Workload;
 
-const LABEL_WIDTH: usize = 34;
+const LABEL_WIDTH: usize = 38;
 
 /// The names of the columns.
 pub(crate) fn print_head(names: &[Name]) {
-    let columns: String = names.iter().map(|name| format!("{name:>13}")).collect();
-    println!("{:LABEL_WIDTH$}{columns}{:>10}", "nanoseconds unless said", "ratio");
+    let columns: String = names.iter().map(|name| format!("{name:>12}")).collect();
+    println!("{:LABEL_WIDTH$}{columns}{:>8}", "nanoseconds unless said", "ratio");
 }
 
 /// All rows of a case.
@@ -28,14 +28,14 @@ fn print_row(row: &Row, names: &[Name]) {
     let columns: String = names
         .iter()
         .map(|name| row.figures.get(name).map_or("–".to_owned(), |figures| show(figures.median(), row.unit)))
-        .map(|text| format!("{text:>13}"))
+        .map(|text| format!("{text:>12}"))
         .collect();
     let ratio = row.best.map_or(String::new(), |(_, ratio)| format!("{ratio:.2}"));
     let label = match row.unit {
         Unit::Faults => format!("  {}, page faults", row.label),
         _ => format!("  {}", row.label),
     };
-    println!("{label:LABEL_WIDTH$}{columns}{ratio:>10}{}", mark(row));
+    println!("{label:LABEL_WIDTH$}{columns}{ratio:>8}{}", mark(row));
 }
 
 /// What stands behind a ratio below its target.

@@ -84,8 +84,10 @@ pub(crate) fn series(outcomes: &[Outcome]) -> Vec<Series> {
     let all = [
         ("live", "growth/live ", "batch of 1000"),
         ("live", "growth/live ", "replace - floor"),
+        ("families", "growth/families ", "replace"),
         ("families", "growth/families ", "replace - floor"),
         ("threads", "growth/threads ", "replace"),
+        ("threads", "growth/threads ", "replace - floor"),
     ];
     let series = all.map(|(name, prefix, label)| Series { name, label, points: points(outcomes, prefix, label) });
     series.into_iter().filter(|series| series.points.len() > 1).collect()

@@ -117,14 +117,22 @@ pub(crate) fn threads<S: Subject>(meter: &mut Meter, count: usize) {
     let mut table = Table::new(count * LIVE, Slot::NONE);
     let shares: Vec<_> = table.chunks_mut(LIVE).map(Mutex::new).collect();
     meter.ready();
-    let steps = meter.pick(400_000, 4_000_000) / count;
-    for _ in 0..meter.pick(3, 5) {
-        team::run(meter, "replace", count, count * steps, |index, team| {
-            let mut random = Random::new(29 + index as u64);
-            let table: &mut [Slot] = &mut shares[index].lock().expect("nobody panics");
-            fill_fixed::<S, SIZE>(table);
-            team.timed(|| replace_fixed::<S, SIZE>(table, &mut random, steps));
-            free_fixed::<S, SIZE>(table);
-        });
+    // Long enough that every thread is interrupted many times by the others.
+    let steps = (meter.pick(1_000_000, 8_000_000) / count).max(meter.pick(100_000, 400_000));
+    for _ in 0..meter.pick(2, 5) {
+        for cell in ["floor", "replace"] {
+            team::run(meter, cell, count, count * steps, |index, team| {
+                let mut random = Random::new(29 + index as u64);
+                let table: &mut [Slot] = &mut shares[index].lock().expect("nobody panics");
+                fill_fixed::<S, SIZE>(table);
+                team.timed(|| match cell {
+                    "floor" => revisit(table, &mut random, steps),
+                    _ => replace_fixed::<S, SIZE>(table, &mut random, steps),
+                });
+                free_fixed::<S, SIZE>(table);
+            });
+        }
+        let net = meter.newest("replace") - meter.newest("floor");
+        meter.record("replace - floor", net);
     }
 }

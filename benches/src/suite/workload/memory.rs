@@ -6,7 +6,7 @@ use crate::subject::Subject;
 
 /// The layout of `size` bytes that most programs would have: aligned to a word if it holds whole words.
 pub(crate) const fn layout(size: usize) -> Layout {
-    let align = if size % 8 == 0 { 8 } else { 1 };
+    let align = if size.is_multiple_of(8) { 8 } else { 1 };
     match Layout::from_size_align(size, align) {
         Ok(layout) => layout,
         Err(_) => panic!("no workload is that large"),
@@ -41,7 +41,7 @@ pub(crate) fn out_of_memory() -> ! {
 /// - `ptr` is an allocation of `size` bytes, at least one, aligned as [`layout`] has it.
 #[inline(always)]
 pub(crate) unsafe fn touch(ptr: *mut u8, size: usize) {
-    if size % 8 == 0 {
+    if size.is_multiple_of(8) {
         // SAFETY: at least eight bytes, aligned to eight.
         unsafe { ptr.cast::<usize>().write_volatile(size) };
     } else {

@@ -74,6 +74,18 @@ impl Workload {
         )
     }
 
+    /// About how much memory it takes fresh from the system and times doing so.
+    pub(crate) const fn fresh_bytes(self, short: bool) -> usize {
+        match self {
+            Self::Bulk { size } => bulk::count(size) * size,
+            Self::Proof { size } => proof::count(size, short) * size.next_power_of_two(),
+            Self::GrowthLive { live } => live * 16,
+            Self::Large | Self::GrowLarge => 128 << 20,
+            Self::List | Self::HashMap | Self::Vector | Self::Strings | Self::Zeroed | Self::Grow => 32 << 20,
+            _ => 0,
+        }
+    }
+
     /// Runs it.
     pub(crate) fn run<S: Subject>(self, meter: &mut Meter) {
         S::start();

@@ -1,8 +1,8 @@
 //! Threads that start together, are timed together, and stop while they still hold what they hold.
 
-use std::sync::Barrier;
+use std::sync::{Barrier, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::meter::Meter;
 
@@ -11,25 +11,38 @@ pub(crate) fn processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// What the members of a team wait at.
+/// What the members of a team share.
 pub(crate) struct Team {
-    /// All are ready; and then all have done their work.
+    /// All are ready; all have done their work; the main thread has looked at the memory.
     gate: Barrier,
+    /// When each began and ended.
+    times: Mutex<Vec<(Instant, Instant)>>,
 }
 
 impl Team {
-    /// Does the timed part, between two gates; returns when the main thread has looked at the memory.
+    /// Does the timed part; returns when the main thread has looked at the memory.
     pub(crate) fn timed<T>(&self, work: impl FnOnce() -> T) -> T {
         self.gate.wait();
+        let start = Instant::now();
         let result = work();
+        let end = Instant::now();
+        self.times.lock().expect("nobody panics").push((start, end));
         self.gate.wait();
         self.gate.wait();
         result
     }
+
+    /// From when the first began to when the last ended.
+    fn elapsed(&self) -> Duration {
+        let times = self.times.lock().expect("nobody panics");
+        let first = times.iter().map(|&(start, _)| start).min();
+        let last = times.iter().map(|&(_, end)| end).max();
+        first.zip(last).map_or(Duration::ZERO, |(first, last)| last - first)
+    }
 }
 
-/// Runs `member` in `threads` threads, each of which calls [`Team::timed`] exactly once, and records the time from when all
-/// were ready to when the last was done, per operation of one processor.
+/// Runs `member` in `threads` threads, each of which calls [`Team::timed`] exactly once, and records the time from when the
+/// first began to when the last ended, per operation of one processor.
 pub(crate) fn run(
     meter: &mut Meter,
     cell: &str,
@@ -37,16 +50,15 @@ pub(crate) fn run(
     operations: usize,
     member: impl Fn(usize, &Team) + Sync,
 ) {
-    let team = Team { gate: Barrier::new(threads + 1) };
+    let team = Team { gate: Barrier::new(threads + 1), times: Mutex::new(Vec::with_capacity(threads)) };
     thread::scope(|scope| {
         for index in 0..threads {
             let (team, member) = (&team, &member);
             scope.spawn(move || member(index, team));
         }
         team.gate.wait();
-        let start = Instant::now();
         team.gate.wait();
-        let busy = start.elapsed().as_nanos() as f64 * threads.min(processors()) as f64;
+        let busy = team.elapsed().as_nanos() as f64 * threads.min(processors()) as f64;
         meter.record(cell, busy / operations as f64);
         meter.peak();
         team.gate.wait();

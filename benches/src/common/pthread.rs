@@ -16,7 +16,6 @@ type Create = unsafe extern "C" fn(*mut pthread_t, *const pthread_attr_t, Start,
 static IS_RPMALLOC: AtomicBool = AtomicBool::new(false);
 
 /// Says that rpmalloc is measured in this process.
-#[allow(dead_code, reason = "not every benchmark measures it")]
 pub(crate) fn use_rpmalloc() {
     IS_RPMALLOC.store(true, Ordering::Relaxed);
 }

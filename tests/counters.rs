@@ -1,0 +1,298 @@
+//! What families count, and how it is told: `stats()`, `families()` and the printed table.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+
+use allocator_api2::vec::Vec as FamilyVec;
+use common::doors::{Doors, layout};
+use family_alloc::{Family, FamilyAlloc, Stats, families, family};
+
+const MIB: usize = 1 << 20;
+
+fn allocate(doors: Doors, size: usize) -> NonNull<[u8]> {
+    (doors.allocate)(layout(size, 1)).expect("memory")
+}
+
+fn free(doors: Doors, memory: NonNull<[u8]>) {
+    // SAFETY: the tests hold what they free, and its length fits.
+    unsafe { (doors.deallocate)(memory.cast(), layout(memory.len(), 1)) };
+}
+
+/// What holds between the figures at any time.
+#[track_caller]
+fn assert_adds_up(stats: &Stats, slab_bytes: usize) {
+    let sum = |figure: fn(&family_alloc::ClassStats) -> usize| stats.classes.iter().map(figure).sum::<usize>();
+    assert_eq!(stats.live_allocations, sum(|class| class.live_slots) + stats.large_allocations, "{stats}");
+    assert_eq!(stats.live_bytes, sum(|class| class.live_slots * class.slot_bytes) + stats.large_bytes, "{stats}");
+    assert_eq!(stats.cached_slots, sum(|class| class.cached_slots), "{stats}");
+    assert_eq!(stats.cached_bytes, sum(|class| class.cached_slots * class.slot_bytes), "{stats}");
+    assert_eq!(stats.slab_bytes, sum(|class| class.slab_count) * slab_bytes, "{stats}");
+    assert!(stats.slab_bytes <= stats.reserved_bytes, "{stats}");
+    assert!(stats.peak_live_allocations >= stats.live_allocations, "{stats}");
+    assert!(stats.peak_live_bytes >= stats.live_bytes, "{stats}");
+    for (index, class) in stats.classes.iter().enumerate() {
+        assert_eq!(class.slot_bytes, 1 << index);
+        let slots = class.live_slots + class.cached_slots + class.depot_slots + class.free_slots;
+        assert_eq!(slots * class.slot_bytes, class.slab_count * slab_bytes, "{index}: {stats}");
+    }
+}
+
+#[test]
+fn a_family_that_was_never_used_holds_nothing() {
+    family! { struct Unused; }
+    let stats = Unused::stats();
+    assert_adds_up(&stats, Unused::SLAB_BYTES);
+    assert_eq!(stats.name, "Unused");
+    assert_eq!((stats.reserved_bytes, stats.thread_caches, stats.peak_live_allocations), (0, 0, 0), "{stats}");
+    assert_eq!(Unused::trim(), 0);
+    assert!(families().all(|family| family.name() != "Unused"));
+}
+
+#[test]
+fn live_figures_are_exact_after_every_call() {
+    family! { struct Exact; struct ExactSmall { slab_bytes: 64 * 1024 } }
+    for doors in [Doors::of::<Exact>(), Doors::of::<ExactSmall>()] {
+        let mut live = Vec::new();
+        let mut bytes = 0;
+        let sizes = [1, 2, 3, 5, 64, 64, 100, 4096, 5000, 40_000, 100_000, MIB, MIB + 1, 3 * MIB];
+        for _ in 0..30 {
+            for size in sizes {
+                let memory = allocate(doors, size);
+                assert_eq!(memory.len(), doors.occupied(layout(size, 1)), "{size}");
+                bytes += memory.len();
+                live.push(memory);
+                let stats = (doors.stats)();
+                assert_eq!((stats.live_allocations, stats.live_bytes), (live.len(), bytes), "{stats}");
+            }
+        }
+        assert_adds_up(&(doors.stats)(), doors.slab_bytes);
+        let mut by_size = BTreeMap::<usize, usize>::new();
+        live.iter().for_each(|memory| *by_size.entry(memory.len()).or_default() += 1);
+        for class in (doors.stats)().classes.iter().filter(|class| class.slot_bytes <= doors.slab_bytes / 2) {
+            assert_eq!(class.live_slots, by_size.get(&class.slot_bytes).copied().unwrap_or(0), "{}", class.slot_bytes);
+        }
+        while let Some(memory) = live.pop() {
+            bytes -= memory.len();
+            free(doors, memory);
+            let stats = (doors.stats)();
+            assert_eq!((stats.live_allocations, stats.live_bytes), (live.len(), bytes), "{stats}");
+        }
+        assert_adds_up(&(doors.stats)(), doors.slab_bytes);
+    }
+}
+
+#[test]
+fn large_allocations_are_counted_in_whole_pages() {
+    family! { struct Large; }
+    let doors = Doors::of::<Large>();
+    let page = common::memory::page_bytes();
+    let memory = allocate(doors, 2 * MIB + 1);
+    let stats = Large::stats();
+    assert_eq!((stats.large_allocations, stats.large_bytes, stats.live_bytes), (1, 2 * MIB + page, 2 * MIB + page));
+    // SAFETY: allocated just now.
+    let memory = unsafe { (doors.grow)(memory.cast(), layout(memory.len(), 1), layout(9 * MIB, 1)) }.expect("memory");
+    let stats = Large::stats();
+    assert_eq!((stats.large_bytes, stats.live_bytes, stats.peak_live_bytes), (9 * MIB, 9 * MIB, 9 * MIB), "{stats}");
+    // SAFETY: what the call above returned.
+    let memory = unsafe { (doors.shrink)(memory.cast(), layout(9 * MIB, 1), layout(100, 1)) }.expect("memory");
+    let stats = Large::stats();
+    assert_eq!((stats.large_allocations, stats.large_bytes, stats.live_bytes), (0, 0, 128), "{stats}");
+    free(doors, memory);
+    assert_adds_up(&Large::stats(), Large::SLAB_BYTES);
+}
+
+#[test]
+fn figures_are_exact_when_many_threads_have_ended() {
+    family! { struct Many; }
+    let doors = Doors::of::<Many>();
+    let kept: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|thread| {
+                scope.spawn(move || {
+                    let mut kept = 0;
+                    for step in 0..3000 {
+                        let memory = allocate(doors, 1 << (step % 13));
+                        if step % 10 == thread {
+                            kept += memory.len();
+                        } else {
+                            free(doors, memory);
+                        }
+                    }
+                    kept
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+    });
+    let stats = Many::stats();
+    assert_eq!((stats.live_allocations, stats.live_bytes), (4 * 300, kept), "{stats}");
+    assert_adds_up(&stats, Many::SLAB_BYTES);
+}
+
+#[test]
+fn figures_may_be_read_while_others_allocate() {
+    family! { struct Busy; }
+    let doors = Doors::of::<Busy>();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(move || {
+                    for _ in 0..300 {
+                        let slots: Vec<_> = (0..200).map(|step| allocate(doors, 1 << (step % 12))).collect();
+                        slots.into_iter().for_each(|slot| free(doors, slot));
+                    }
+                })
+            })
+            .collect();
+        while workers.iter().any(|worker| !worker.is_finished()) {
+            let stats = Busy::stats();
+            // Recent values, not exact ones: but never more than the two threads can have, caches included.
+            assert!(stats.live_allocations <= 10_000 && stats.live_bytes <= 64 * MIB, "{stats}");
+            Busy::trim();
+        }
+    });
+    let stats = Busy::stats();
+    assert_eq!((stats.live_allocations, stats.live_bytes), (0, 0), "{stats}");
+}
+
+#[test]
+fn the_peak_is_the_most_that_was_seen() {
+    family! { struct Peak; }
+    let doors = Doors::of::<Peak>();
+    let slots: Vec<_> = (0..10_000).map(|_| allocate(doors, 64)).collect();
+    slots.into_iter().for_each(|slot| free(doors, slot));
+    let stats = Peak::stats();
+    // Seen whenever a cache exchanged slots with its bin: a batch or so below the truth.
+    assert!((9_000..=10_000).contains(&stats.peak_live_allocations), "{stats}");
+    assert!((9_000 * 64..=10_000 * 64).contains(&stats.peak_live_bytes), "{stats}");
+
+    let slots: Vec<_> = (0..20_000).map(|_| allocate(doors, 64)).collect();
+    assert_eq!(Peak::stats().peak_live_allocations, 20_000, "exact when it is read at the peak");
+    slots.into_iter().for_each(|slot| free(doors, slot));
+    let memory = allocate(doors, 5 * MIB);
+    free(doors, memory);
+    let stats = Peak::stats();
+    assert_eq!(stats.peak_live_allocations, 20_000, "each figure has its own peak: {stats}");
+    // What was freed since the last exchange is not known to be free.
+    assert!((5 * MIB..=5 * MIB + 128 * 64).contains(&stats.peak_live_bytes), "{stats}");
+    assert_eq!(stats.live_allocations, 0, "{stats}");
+}
+
+#[test]
+fn the_peak_of_threads_in_turn_is_not_their_sum() {
+    family! { struct InTurn; }
+    let doors = Doors::of::<InTurn>();
+    for _ in 0..50 {
+        let thread = std::thread::spawn(move || {
+            let slots: Vec<_> = (0..100).map(|_| allocate(doors, 64)).collect();
+            slots.into_iter().for_each(|slot| free(doors, slot));
+        });
+        thread.join().expect("no panic");
+    }
+    let stats = InTurn::stats();
+    assert!(stats.peak_live_allocations <= 100, "{stats}");
+}
+
+#[test]
+fn families_count_for_themselves() {
+    family! { struct Left; struct Right; }
+    let left: FamilyVec<u64, Left> = (0..1000).fold(FamilyVec::new_in(Left), |mut numbers, number| {
+        numbers.push(number);
+        numbers
+    });
+    assert_eq!((Left::stats().live_allocations, Right::stats().live_allocations), (1, 0));
+    let right: FamilyVec<u8, Right> = FamilyVec::with_capacity_in(100, Right);
+    assert_eq!((Left::stats().live_bytes, Right::stats().live_bytes), (8192, 128));
+    drop(left);
+    assert_eq!((Left::stats().live_bytes, Right::stats().live_bytes), (0, 128));
+    drop(right);
+    assert_eq!((Left::stats().live_bytes, Right::stats().live_bytes), (0, 0));
+}
+
+#[test]
+fn caches_are_counted_with_what_they_hold() {
+    family! { struct Cached; }
+    let doors = Doors::of::<Cached>();
+    let memory = allocate(doors, 64);
+    let stats = Cached::stats();
+    assert_eq!(stats.thread_caches, 1);
+    assert_eq!(stats.cached_bytes, stats.cached_slots * 64, "{stats}");
+    free(doors, memory);
+    assert_eq!(Cached::stats().cached_slots, stats.cached_slots + 1, "a freed slot stays with its thread");
+    assert_eq!(Cached::stats().live_allocations, 0);
+}
+
+#[test]
+fn used_families_are_found_once_each() {
+    family! { struct FoundA; struct FoundB; struct NotFound; }
+    let (a, b) = (allocate(Doors::of::<FoundA>(), 100), allocate(Doors::of::<FoundB>(), 3 * MIB));
+    let named = |name: &str| families().filter(|family| family.name() == name).collect::<Vec<_>>();
+    assert_eq!((named("FoundA").len(), named("FoundB").len(), named("NotFound").len()), (1, 1, 0));
+    let (found_a, found_b) = (named("FoundA")[0], named("FoundB")[0]);
+    assert_eq!((found_a.stats().live_bytes, found_b.stats().live_bytes), (128, 3 * MIB));
+    assert_eq!((found_a.stats().name, format!("{found_b:?}")), ("FoundA", "FamilyRef(\"FoundB\")".to_owned()));
+    free(Doors::of::<FoundA>(), a);
+    free(Doors::of::<FoundB>(), b);
+    assert_eq!(found_b.trim(), 3 * MIB, "the mapping was kept");
+    assert_eq!(found_a.stats().live_bytes + found_b.stats().live_bytes, 0);
+    // A walk may go on while families join.
+    let mut walk = families();
+    let first = walk.next().expect("there are families");
+    family! { struct Joined; }
+    free(Doors::of::<Joined>(), allocate(Doors::of::<Joined>(), 1));
+    assert!(walk.all(|family| family.name() != first.name() && family.name() != "Joined"));
+    assert_eq!(named("Joined").len(), 1);
+}
+
+#[test]
+fn two_types_of_one_name_are_two_families() {
+    mod one {
+        family_alloc::family! { pub(crate) struct Twin; }
+    }
+    mod two {
+        family_alloc::family! { pub(crate) struct Twin; }
+    }
+    let memory = allocate(Doors::of::<one::Twin>(), 64);
+    assert_eq!((one::Twin::stats().live_allocations, two::Twin::stats().live_allocations), (1, 0));
+    free(Doors::of::<one::Twin>(), memory);
+}
+
+#[test]
+fn the_table_can_be_read() {
+    family! { struct Shown; }
+    let doors = Doors::of::<Shown>();
+    let slots: Vec<_> = (0..3).map(|_| allocate(doors, 100)).collect();
+    let large = allocate(doors, 3 * MIB);
+    let table = Shown::stats().to_string();
+    let head = table.lines().next().expect("a headline");
+    assert!(head.starts_with("family Shown: 3.0 MiB live in 4 allocations"), "{table}");
+    let row = |name: &str| table.lines().find(|line| line.trim_start().starts_with(name)).map(str::to_owned);
+    let row_128 = row("128 B").unwrap_or_else(|| panic!("no row for the class:\n{table}"));
+    assert!(row_128.contains("384 B"), "three slots of 128 bytes: {row_128}");
+    let row_large = row("large").unwrap_or_else(|| panic!("no row for large allocations:\n{table}"));
+    assert!(row_large.contains("3.0 MiB"), "{row_large}");
+    assert!(row("64 B").is_none(), "classes without slabs are left out:\n{table}");
+    let widths: Vec<usize> = table.lines().skip(1).map(|line| line.trim_end().chars().count()).collect();
+    assert!(widths.iter().all(|&width| width <= 100), "the table fits a terminal:\n{table}");
+    slots.into_iter().for_each(|slot| free(doors, slot));
+    free(doors, large);
+}
+
+#[test]
+fn a_family_is_a_type_without_size() {
+    family! {
+        /// Documented.
+        #[must_use]
+        pub(crate) struct Bare;
+    }
+    fn assert_traits<F: Family + Plain>() {}
+    trait Plain {}
+    impl<T: Copy + Clone + Default + std::fmt::Debug + Eq + std::hash::Hash + Send + Sync + 'static> Plain for T {}
+    assert_traits::<Bare>();
+    assert_traits::<FamilyAlloc>();
+    assert_eq!((size_of::<Bare>(), Bare::NAME, format!("{Bare:?}")), (0, "Bare", "Bare".to_owned()));
+    assert_eq!(size_of::<FamilyVec<u64, Bare>>(), 3 * size_of::<usize>());
+    assert_eq!(FamilyAlloc::NAME, "FamilyAlloc");
+}

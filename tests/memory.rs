@@ -1,0 +1,307 @@
+//! When memory comes from the system and when it goes back: fresh, dirty, kept, purged.
+
+mod common;
+
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use common::child;
+use common::doors::{Doors, layout};
+use common::memory::{minor_faults, page_bytes, resident_bytes};
+use common::pattern;
+use family_alloc::{Family, family};
+
+const MIB: usize = 1 << 20;
+
+fn allocate(doors: Doors, size: usize) -> NonNull<[u8]> {
+    (doors.allocate)(layout(size, 1)).expect("memory")
+}
+
+fn free(doors: Doors, memory: NonNull<[u8]>) {
+    // SAFETY: the tests hold what they free, and its length fits.
+    unsafe { (doors.deallocate)(memory.cast(), layout(memory.len(), 1)) };
+}
+
+/// Allocates `bytes` in slots of `size`, all written to.
+fn allocate_dirty(doors: Doors, size: usize, bytes: usize) -> Vec<NonNull<[u8]>> {
+    let slots: Vec<_> = (0..bytes / size).map(|_| allocate(doors, size)).collect();
+    slots.iter().for_each(|&slot| pattern::fill(slot, 1));
+    slots
+}
+
+fn free_all(doors: Doors, slots: Vec<NonNull<[u8]>>) {
+    slots.into_iter().for_each(|slot| free(doors, slot));
+}
+
+#[test]
+fn trim_gives_emptied_slabs_back() {
+    child::isolated("trim_gives_emptied_slabs_back", || {
+        family! { struct Emptied; struct EmptiedSmall { slab_bytes: 64 * 1024 } }
+        for doors in [Doors::of::<Emptied>(), Doors::of::<EmptiedSmall>()] {
+            for size in [16, 256, 4096, 32 << 10] {
+                let slots = allocate_dirty(doors, size, 40 * MIB);
+                let full = resident_bytes();
+                free_all(doors, slots);
+                let given_back = (doors.trim)();
+                let less = full.saturating_sub(resident_bytes());
+                assert!(less >= 36 * MIB, "{}, {size}: {less} bytes of 40 MiB went back", doors.name);
+                assert!(given_back >= 36 * MIB, "{}, {size}: trim says {given_back} bytes", doors.name);
+                assert_eq!((doors.stats)().kept_bytes, 0);
+                assert_eq!((doors.trim)(), 0, "a second trim finds nothing");
+            }
+        }
+    });
+}
+
+#[test]
+fn trim_gives_kept_large_allocations_back() {
+    child::isolated("trim_gives_kept_large_allocations_back", || {
+        family! { struct Kept; }
+        let doors = Doors::of::<Kept>();
+        let slots = allocate_dirty(doors, 5 * MIB, 40 * MIB);
+        let full = resident_bytes();
+        free_all(doors, slots);
+        assert_eq!((doors.stats)().kept_bytes, 40 * MIB, "freed mappings are kept for a while");
+        assert_eq!((doors.trim)(), 40 * MIB);
+        let less = full.saturating_sub(resident_bytes());
+        assert!(less >= 39 * MIB, "{less} bytes of 40 MiB went back");
+        assert_eq!((doors.stats)().kept_bytes, 0);
+    });
+}
+
+#[test]
+fn what_is_kept_has_a_bound() {
+    family! { struct Bounded; }
+    let doors = Doors::of::<Bounded>();
+    // Untouched, so all of this is address space.
+    let slots: Vec<_> = (0..40).map(|_| allocate(doors, 20 * MIB)).collect();
+    free_all(doors, slots);
+    let kept = (doors.stats)().kept_bytes;
+    assert!((1..=256 * MIB).contains(&kept), "{kept} bytes are kept of 800 MiB");
+    let huge = allocate(doors, 300 * MIB);
+    free(doors, huge);
+    assert!((doors.stats)().kept_bytes <= kept, "what is larger than the bound is not kept");
+    (doors.trim)();
+    assert_eq!((doors.stats)().kept_bytes, 0);
+}
+
+#[test]
+fn what_has_been_free_for_long_goes_back_by_itself() {
+    child::isolated("what_has_been_free_for_long_goes_back_by_itself", || {
+        family! { struct Aging; }
+        let doors = Doors::of::<Aging>();
+        let slots = allocate_dirty(doors, 4096, 12 * MIB);
+        let large = allocate_dirty(doors, 4 * MIB, 12 * MIB);
+        free_all(doors, slots);
+        free_all(doors, large);
+        let full = resident_bytes();
+        std::thread::sleep(Duration::from_millis(1100));
+        // Nothing runs in the background: it takes a thread that exchanges slots with its bin.
+        let slots = allocate_dirty(doors, 64, MIB);
+        free_all(doors, slots);
+        let less = full.saturating_sub(resident_bytes());
+        assert!(less >= 18 * MIB, "{less} bytes of 24 MiB went back after a second");
+    });
+}
+
+#[test]
+fn a_program_that_oscillates_keeps_its_slabs() {
+    child::isolated("a_program_that_oscillates_keeps_its_slabs", || {
+        family! { struct Oscillating; }
+        let doors = Doors::of::<Oscillating>();
+        for size in [64, 4096, 64 << 10, MIB, 3 * MIB] {
+            free_all(doors, allocate_dirty(doors, size, 12 * MIB));
+            free_all(doors, allocate_dirty(doors, size, 12 * MIB));
+            let before = minor_faults();
+            for _ in 0..10 {
+                free_all(doors, allocate_dirty(doors, size, 12 * MIB));
+            }
+            let faults = minor_faults() - before;
+            // A new page for every page would be 30,720 faults.
+            assert!(faults < 1000, "{size}: {faults} page faults in ten rounds of 12 MiB");
+        }
+    });
+}
+
+#[test]
+fn zeroed_memory_that_is_fresh_is_not_touched() {
+    child::isolated("zeroed_memory_that_is_fresh_is_not_touched", || {
+        family! { struct Fresh; struct FreshSmall { slab_bytes: 64 * 1024 } }
+        for doors in [Doors::of::<Fresh>(), Doors::of::<FreshSmall>()] {
+            for size in [4096, 32 << 10, 64 << 10, 3 * MIB] {
+                let before = resident_bytes();
+                let slots: Vec<_> =
+                    (0..64 * MIB / size).map(|_| (doors.allocate_zeroed)(layout(size, 1)).expect("memory")).collect();
+                let growth = resident_bytes().saturating_sub(before);
+                assert!(growth < 2 * MIB, "{}, {size}: {growth} bytes of 64 MiB were touched", doors.name);
+                assert!(slots.iter().all(|&slot| pattern::is_zero_from(slot, 0)));
+                free_all(doors, slots);
+                // What was only read is still as the system made it, but nobody knows: it must not stay for the next round.
+                (doors.trim)();
+            }
+        }
+    });
+}
+
+#[test]
+fn zeroed_memory_that_was_used_is_cleared() {
+    family! { struct Used; struct UsedSmall { slab_bytes: 64 * 1024 } }
+    for doors in [Doors::of::<Used>(), Doors::of::<UsedSmall>()] {
+        for size in [1, 2, 3, 16, 100, 1000, 4096, 5000, 64 << 10, MIB, 3 * MIB] {
+            for round in 0..4 {
+                let count = (2 * MIB / size).clamp(2, 5000);
+                let slots: Vec<_> =
+                    (0..count).map(|_| (doors.allocate_zeroed)(layout(size, 1)).expect("memory")).collect();
+                let clear = slots.iter().all(|&slot| pattern::is_zero_from(slot, 0));
+                assert!(clear, "{}, {size}, round {round}: not zero", doors.name);
+                slots.iter().for_each(|&slot| pattern::fill(slot, 1));
+                let (now, later): (Vec<_>, Vec<_>) =
+                    slots.into_iter().enumerate().partition(|(index, _)| index % 3 == 0);
+                now.into_iter().for_each(|(_, slot)| free(doors, slot));
+                let again: Vec<_> =
+                    (0..count / 4).map(|_| (doors.allocate_zeroed)(layout(size, 1)).expect("memory")).collect();
+                let clear = again.iter().all(|&slot| pattern::is_zero_from(slot, 0));
+                assert!(clear, "{}, {size}, round {round}: not zero in used slabs", doors.name);
+                again.iter().for_each(|&slot| pattern::fill(slot, 2));
+                free_all(doors, again);
+                later.into_iter().for_each(|(_, slot)| free(doors, slot));
+                if round % 2 == 1 {
+                    (doors.trim)();
+                }
+            }
+        }
+        assert_eq!((doors.stats)().live_allocations, 0);
+    }
+}
+
+#[test]
+fn growing_zeroed_into_kept_memory_clears_it() {
+    family! { struct Grown; }
+    let doors = Doors::of::<Grown>();
+    // An alignment that the smaller one doesn't have makes it move, and into the mapping that was kept.
+    let (old, new) = (layout(3 * MIB, 1), layout(8 * MIB, 8 * MIB));
+    let dirty = (doors.allocate)(new).expect("memory");
+    pattern::fill(dirty, 1);
+    let candidates: Vec<_> = (0..4).map(|_| (doors.allocate)(old).expect("memory")).collect();
+    // SAFETY: allocated above with this layout.
+    unsafe { (doors.deallocate)(dirty.cast(), new) };
+    for memory in candidates {
+        pattern::fill(memory, 2);
+        // SAFETY: allocated above with `old`.
+        let grown = unsafe { (doors.grow_zeroed)(memory.cast(), old, new) }.expect("memory");
+        assert!(pattern::holds(grown.cast(), old.size(), 2), "the contents came along");
+        assert!(pattern::is_zero_from(grown, old.size()), "the rest is zero");
+        pattern::fill(grown, 3);
+        // SAFETY: what the call above returned.
+        unsafe { (doors.deallocate)(grown.cast(), new) };
+    }
+    assert_eq!((doors.stats)().live_allocations, 0);
+}
+
+#[test]
+fn growing_zeroed_clears_from_the_old_size_to_the_end() {
+    family! { struct Cleared; struct ClearedSmall { slab_bytes: 64 * 1024 } }
+    let sizes = [1, 3, 64, 65, 1000, 4096, 9000, 70_000, MIB, MIB + 1, 2 * MIB + 5, 3 * MIB, 10 * MIB];
+    for doors in [Doors::of::<Cleared>(), Doors::of::<ClearedSmall>()] {
+        for (old, new) in sizes.into_iter().flat_map(|old| sizes.map(|new| (old, new))).filter(|(old, new)| old <= new)
+        {
+            let memory = allocate(doors, old);
+            // All of the slot is dirty; only the first `old` bytes are promised to stay.
+            pattern::fill(memory, 1);
+            // SAFETY: allocated just now with this layout.
+            let grown = unsafe { (doors.grow_zeroed)(memory.cast(), layout(old, 1), layout(new, 1)) }.expect("memory");
+            assert!(pattern::holds(grown.cast(), old, 1), "{}: {old} to {new}: contents", doors.name);
+            assert!(pattern::is_zero_from(grown, old), "{}: {old} to {new}: zero", doors.name);
+            pattern::fill(grown, 2);
+            free(doors, grown);
+        }
+    }
+}
+
+#[test]
+fn large_allocations_grow_without_copying_and_shrink_without_keeping() {
+    child::isolated("large_allocations_grow_without_copying_and_shrink_without_keeping", || {
+        family! { struct Resized; }
+        let doors = Doors::of::<Resized>();
+        let sizes = [8 * MIB, 16 * MIB, 24 * MIB, 31 * MIB];
+        let mut memory = allocate(doors, sizes[0]);
+        pattern::fill(memory, 1);
+        let before = (minor_faults(), resident_bytes());
+        for pair in sizes.windows(2) {
+            // Something behind it, so that it has to move.
+            let in_the_way = [(); 3].map(|()| allocate(doors, 8 * MIB));
+            // SAFETY: allocated with the first size of the pair.
+            memory = unsafe { (doors.grow)(memory.cast(), layout(pair[0], 1), layout(pair[1], 1)) }.expect("memory");
+            in_the_way.into_iter().for_each(|memory| free(doors, memory));
+        }
+        let faults = minor_faults() - before.0;
+        assert!(faults < 200, "{faults} page faults while 8 MiB grew to 31 MiB: it was copied");
+        assert!(resident_bytes() < before.1 + MIB, "growing touched memory");
+        assert!(pattern::holds(memory.cast(), sizes[0], 1), "the contents came along");
+        pattern::fill(memory, 2);
+        let full = resident_bytes();
+        // SAFETY: allocated with the last of the sizes.
+        let shrunk = unsafe { (doors.shrink)(memory.cast(), layout(31 * MIB, 1), layout(2 * MIB, 1)) }.expect("memory");
+        assert_eq!(shrunk.len(), 2 * MIB);
+        let less = full.saturating_sub(resident_bytes());
+        assert!(less >= 28 * MIB, "{less} bytes of 29 MiB went back");
+        assert!(pattern::holds(shrunk.cast(), 2 * MIB, 2), "the contents stayed");
+        free(doors, shrunk);
+    });
+}
+
+#[test]
+fn sizes_of_one_class_stay_where_they_are() {
+    family! { struct InPlace; }
+    let doors = Doors::of::<InPlace>();
+    for class in 1..=20_u32 {
+        let (least, most) = ((1 << (class - 1)) + 1, 1 << class);
+        let memory = allocate(doors, least);
+        // SAFETY: allocated with the least size of the class.
+        let grown = unsafe { (doors.grow)(memory.cast(), layout(least, 1), layout(most, 1)) }.expect("memory");
+        // SAFETY: what the call above returned.
+        let shrunk = unsafe { (doors.shrink)(grown.cast(), layout(most, 1), layout(least, 1)) }.expect("memory");
+        let [start, bigger, smaller] = [memory, grown, shrunk].map(|memory| memory.addr());
+        assert!(start == bigger && start == smaller, "{least} to {most} and back");
+        free(doors, shrunk);
+    }
+}
+
+#[test]
+fn fresh_slots_are_consecutive_through_all_slabs_of_a_region() {
+    family! { struct Linear { slab_bytes: 64 * 1024 } }
+    let doors = Doors::of::<Linear>();
+    let region_bytes = 63 * Linear::SLAB_BYTES;
+    let slots: Vec<_> = (0..region_bytes / 64).map(|_| allocate(doors, 64)).collect();
+    let first = slots[0].addr().get();
+    assert!(slots.iter().enumerate().all(|(index, slot)| slot.addr().get() == first + index * 64));
+    free_all(doors, slots);
+}
+
+#[test]
+fn the_slot_freed_last_is_allocated_next() {
+    family! { struct Last; }
+    let doors = Doors::of::<Last>();
+    for size in (0..=20).map(|shift| 1 << shift) {
+        let (first, second) = (allocate(doors, size), allocate(doors, size));
+        free(doors, first);
+        free(doors, second);
+        let again = allocate(doors, size);
+        assert_eq!(again.addr(), second.addr(), "{size}: what the processor's cache still has");
+        free(doors, again);
+    }
+}
+
+#[test]
+fn an_emptied_slab_serves_any_class_of_its_family() {
+    family! { struct Reused { slab_bytes: 64 * 1024 } }
+    let doors = Doors::of::<Reused>();
+    for size in [1, 64, 2, 4096, 16, 32 << 10, 1, 512] {
+        std::thread::spawn(move || free_all(doors, allocate_dirty(doors, size, 2 * MIB))).join().expect("no panic");
+        (doors.trim)();
+        assert_eq!((doors.stats)().slab_bytes, 0);
+    }
+    let reserved = (doors.stats)().reserved_bytes;
+    assert_eq!(reserved, 64 * Reused::SLAB_BYTES, "one region was enough");
+    assert!(page_bytes() <= Reused::SLAB_BYTES);
+}

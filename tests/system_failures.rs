@@ -1,0 +1,154 @@
+//! Every call to the system fails once: a child process forbids itself one of them and goes on.
+//!
+//! The filter (seccomp) makes the call return `ENOMEM`, from then on and for this thread only; all the rest works as always.
+
+mod common;
+
+use common::child;
+use common::doors::{Doors, layout};
+use common::pattern;
+use family_alloc::{Family, family};
+
+const MIB: usize = 1 << 20;
+
+/// Makes a system call fail from now on.
+fn forbid(call: libc::c_long) {
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut filter = [
+        // The call's number is the first word of what the filter looks at.
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, u32::try_from(call).expect("a small number")),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOMEM as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: no memory is involved.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    // SAFETY: a filter of the stated length, read during the call.
+    let installed = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    assert_eq!(installed, 0, "this system does not let a process filter its own calls");
+}
+
+/// Allocates until there is no more.
+fn fill(doors: Doors, size: usize) -> Vec<std::ptr::NonNull<[u8]>> {
+    std::iter::from_fn(|| (doors.allocate)(layout(size, 1))).collect()
+}
+
+fn free(doors: Doors, memory: std::ptr::NonNull<[u8]>) {
+    // SAFETY: the tests hold what they free; its length fits.
+    unsafe { (doors.deallocate)(memory.cast(), layout(memory.len(), 1)) };
+}
+
+fn assert_empty(doors: Doors) {
+    let stats = (doors.stats)();
+    assert_eq!((stats.live_allocations, stats.live_bytes, stats.large_bytes), (0, 0, 0), "{stats}");
+}
+
+#[test]
+fn without_mmap_there_is_what_there_was() {
+    child::isolated("without_mmap_there_is_what_there_was", || {
+        family! { struct Before; struct After; }
+        let (before, after) = (Doors::of::<Before>(), Doors::of::<After>());
+        let first = (before.allocate)(layout(4096, 1)).expect("memory");
+        forbid(libc::SYS_mmap);
+        assert!((before.allocate)(layout(3 * MIB, 1)).is_none(), "large");
+        assert!((after.allocate)(layout(64, 1)).is_none(), "a new family");
+        assert!((after.allocate)(layout(3 * MIB, 1)).is_none(), "a new family, large");
+        let rest = fill(before, 4096);
+        assert_eq!((rest.len() + 1) * 4096, 63 * Before::SLAB_BYTES, "the region that was reserved is used to its end");
+        free(before, first);
+        let again = (before.allocate)(layout(4096, 1)).expect("a slot was freed");
+        free(before, again);
+        rest.into_iter().for_each(|slot| free(before, slot));
+        assert_empty(before);
+        assert_empty(after);
+    });
+}
+
+#[test]
+fn without_mprotect_there_is_what_was_committed() {
+    child::isolated("without_mprotect_there_is_what_was_committed", || {
+        family! { struct Committed { slab_bytes: 64 * 1024 } }
+        let doors = Doors::of::<Committed>();
+        let first = (doors.allocate)(layout(64, 1)).expect("memory");
+        forbid(libc::SYS_mprotect);
+        for _ in 0..3 {
+            assert!((doors.allocate)(layout(128, 1)).is_none(), "a second slab");
+            let rest = fill(doors, 64);
+            assert_eq!(rest.len() + 1, Committed::SLAB_BYTES / 64, "the slab is used to its end");
+            rest.into_iter().for_each(|slot| free(doors, slot));
+        }
+        free(doors, first);
+        assert_empty(doors);
+    });
+}
+
+#[test]
+fn without_mremap_large_allocations_are_copied() {
+    child::isolated("without_mremap_large_allocations_are_copied", || {
+        family! { struct Copied; }
+        let doors = Doors::of::<Copied>();
+        forbid(libc::SYS_mremap);
+        // Dirty memory to be reused, so that what a copy leaves uncleared would show.
+        for megabytes in [4, 6, 8] {
+            let dirty = (doors.allocate)(layout(megabytes * MIB, 1)).expect("memory");
+            pattern::fill(dirty, 1);
+            free(doors, dirty);
+        }
+        let sizes = [3 * MIB, 4 * MIB, 6 * MIB, 8 * MIB].map(|size| layout(size, 1));
+        let mut memory = (doors.allocate)(sizes[0]).expect("memory");
+        for pair in sizes.windows(2) {
+            pattern::fill(memory, 2);
+            // SAFETY: allocated with the first of the pair.
+            memory = unsafe { (doors.grow_zeroed)(memory.cast(), pair[0], pair[1]) }.expect("memory");
+            assert!(pattern::holds(memory.cast(), pair[0].size(), 2), "the contents came along");
+            assert!(pattern::is_zero_from(memory, pair[0].size()), "the rest is zero");
+        }
+        pattern::fill(memory, 3);
+        // SAFETY: allocated with the last of the sizes.
+        memory = unsafe { (doors.shrink)(memory.cast(), sizes[3], sizes[0]) }.expect("memory");
+        assert!(pattern::holds(memory.cast(), sizes[0].size(), 3), "the contents came along");
+        free(doors, memory);
+        assert_empty(doors);
+    });
+}
+
+#[test]
+fn without_munmap_memory_goes_back_all_the_same() {
+    child::isolated("without_munmap_memory_goes_back_all_the_same", || {
+        family! { struct Unmapped; }
+        let doors = Doors::of::<Unmapped>();
+        let all: Vec<_> = (0..20).map(|_| (doors.allocate)(layout(3 * MIB, 1)).expect("memory")).collect();
+        all.iter().for_each(|&memory| pattern::fill(memory, 1));
+        forbid(libc::SYS_munmap);
+        let before = common::memory::resident_bytes();
+        all.into_iter().for_each(|memory| free(doors, memory));
+        (doors.trim)();
+        let given_back = before.saturating_sub(common::memory::resident_bytes());
+        assert!(given_back >= 59 * MIB, "{given_back} bytes of 60 MiB went back");
+        assert_empty(doors);
+        let again = (doors.allocate_zeroed)(layout(3 * MIB, 1)).expect("memory");
+        assert!(pattern::is_zero_from(again, 0));
+        free(doors, again);
+        assert_empty(doors);
+    });
+}
+
+#[test]
+fn without_madvise_nothing_is_taken_for_zero() {
+    child::isolated("without_madvise_nothing_is_taken_for_zero", || {
+        family! { struct Advised { slab_bytes: 64 * 1024 } }
+        let doors = Doors::of::<Advised>();
+        forbid(libc::SYS_madvise);
+        for size in [64, 4096, 32 << 10] {
+            let dirty: Vec<_> = (0..64).map(|_| (doors.allocate)(layout(size, 1)).expect("memory")).collect();
+            dirty.iter().for_each(|&memory| pattern::fill(memory, 1));
+            dirty.into_iter().for_each(|memory| free(doors, memory));
+            assert_eq!((doors.trim)(), 0, "no memory could be given back");
+            let zero: Vec<_> = (0..64).map(|_| (doors.allocate_zeroed)(layout(size, 1)).expect("memory")).collect();
+            assert!(zero.iter().all(|&memory| pattern::is_zero_from(memory, 0)), "{size} bytes are zero");
+            zero.into_iter().for_each(|memory| free(doors, memory));
+        }
+        assert_empty(doors);
+    });
+}

@@ -1,0 +1,380 @@
+//! Threads that come and go: what they hold goes back, whoever frees what they allocated, and whatever they do while they end.
+
+mod common;
+
+use std::alloc::Layout;
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc;
+
+use allocator_api2::boxed::Box as FamilyBox;
+use allocator_api2::vec::Vec as FamilyVec;
+use common::child;
+use common::doors::{Doors, layout};
+use common::memory::resident_bytes;
+use common::pattern;
+use family_alloc::{Family, family};
+
+const MIB: usize = 1 << 20;
+
+/// One of every way to be served: the tiny, small, medium and largest slots, and a mapping.
+const SIZES: [usize; 8] = [1, 2, 24, 64, 1000, 8192, 1 << 20, 3 << 20];
+
+#[derive(Clone, Copy)]
+struct Slot {
+    memory: NonNull<[u8]>,
+    layout: Layout,
+}
+
+// SAFETY: an allocation may be used and freed on any thread; the tests hand each to one thread at a time.
+unsafe impl Send for Slot {}
+
+fn allocate(doors: Doors, size: usize) -> Slot {
+    let layout = layout(size, 1);
+    let memory = (doors.allocate)(layout).expect("memory");
+    pattern::fill(NonNull::slice_from_raw_parts(memory.cast(), size.min(4096)), size);
+    Slot { memory, layout }
+}
+
+fn free(doors: Doors, slot: Slot) {
+    let size = slot.layout.size();
+    assert!(pattern::holds(slot.memory.cast(), size.min(4096), size), "the contents of {size} bytes have changed");
+    // SAFETY: allocated with this layout, and given up.
+    unsafe { (doors.deallocate)(slot.memory.cast(), slot.layout) };
+}
+
+/// Makes every call once, with every kind of size.
+fn use_family(doors: Doors) {
+    for size in SIZES {
+        let slot = allocate(doors, size);
+        let (old, new) = (slot.layout, layout(2 * size, 1));
+        // SAFETY: allocated with `old`.
+        let grown = unsafe { (doors.grow_zeroed)(slot.memory.cast(), old, new) }.expect("memory");
+        assert!(pattern::holds(grown.cast(), size.min(4096), size) && pattern::is_zero_from(grown, size));
+        // SAFETY: what the call above returned.
+        let memory = unsafe { (doors.shrink)(grown.cast(), new, old) }.expect("memory");
+        free(doors, Slot { memory, layout: old });
+    }
+}
+
+#[track_caller]
+fn assert_nothing_held(doors: Doors, live: usize) {
+    let stats = (doors.stats)();
+    assert_eq!((stats.thread_caches, stats.cached_slots, stats.live_allocations), (0, 0, live), "{stats}");
+}
+
+fn join<T>(thread: std::thread::JoinHandle<T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+#[test]
+fn a_thread_that_ends_gives_back_what_it_held() {
+    family! { struct Ending; }
+    let doors = Doors::of::<Ending>();
+    let kept = join(std::thread::spawn(move || {
+        let kept: Vec<Slot> = SIZES.map(|size| allocate(doors, size)).into();
+        for size in SIZES {
+            let slots: Vec<Slot> = (0..(200_000 / size).clamp(1, 1000)).map(|_| allocate(doors, size)).collect();
+            slots.into_iter().for_each(|slot| free(doors, slot));
+        }
+        let stats = (doors.stats)();
+        assert_eq!((stats.thread_caches, stats.live_allocations), (1, SIZES.len()), "{stats}");
+        assert!(stats.cached_slots > 0, "{stats}");
+        kept
+    }));
+    assert_nothing_held(doors, SIZES.len());
+    kept.into_iter().for_each(|slot| free(doors, slot));
+    assert_eq!((doors.stats)().live_bytes, 0);
+}
+
+#[test]
+fn threads_have_their_caches_only_as_long_as_they_live() {
+    family! { struct Living; }
+    let doors = Doors::of::<Living>();
+    let (ready, is_ready) = mpsc::channel();
+    let threads: Vec<_> = (0..20)
+        .map(|_| {
+            let (end, wait) = mpsc::channel::<()>();
+            let ready = ready.clone();
+            let thread = std::thread::spawn(move || {
+                use_family(doors);
+                ready.send(()).expect("somebody waits");
+                wait.recv().expect_err("nothing is sent");
+                use_family(doors);
+            });
+            is_ready.recv().expect("the thread gets so far");
+            (end, thread)
+        })
+        .collect();
+    for (ended, (end, thread)) in threads.into_iter().enumerate() {
+        assert_eq!((doors.stats)().thread_caches, 20 - ended);
+        drop(end);
+        join(thread);
+    }
+    assert_nothing_held(doors, 0);
+}
+
+#[test]
+fn ten_thousand_threads_in_turn_use_the_same_memory() {
+    child::isolated("ten_thousand_threads_in_turn_use_the_same_memory", || {
+        family! { struct InTurn; }
+        let doors = Doors::of::<InTurn>();
+        let run = |count: usize| {
+            for _ in 0..count {
+                let kept = join(std::thread::spawn(move || {
+                    let slots = [1, 24, 64, 1000, 8192].map(|size| [allocate(doors, size), allocate(doors, size)]);
+                    slots.map(|[first, second]| {
+                        free(doors, first);
+                        second
+                    })
+                }));
+                kept.into_iter().for_each(|slot| free(doors, slot));
+            }
+            ((doors.stats)(), resident_bytes())
+        };
+        let (before, resident_before) = run(200);
+        let (after, resident_after) = run(10_000);
+        assert_eq!((after.thread_caches, after.live_allocations), (1, 0), "only this thread is left: {after}");
+        assert_eq!((after.slab_bytes, after.reserved_bytes), (before.slab_bytes, before.reserved_bytes), "{after}");
+        let growth = resident_after.saturating_sub(resident_before);
+        assert!(growth < MIB / 4, "{growth} bytes more are resident after 10,000 threads");
+    });
+}
+
+#[test]
+fn any_thread_frees_what_another_allocated() {
+    family! { struct Elsewhere; }
+    let doors = Doors::of::<Elsewhere>();
+    for size in SIZES {
+        let count = ((4 << 20) / size).clamp(2, 20_000);
+        let slots = join(std::thread::spawn(move || (0..count).map(|_| allocate(doors, size)).collect::<Vec<_>>()));
+        assert_nothing_held(doors, count);
+        join(std::thread::spawn(move || slots.into_iter().for_each(|slot| free(doors, slot))));
+        assert_nothing_held(doors, 0);
+    }
+}
+
+/// Uses its family when it is dropped, and frees what was allocated before.
+struct UsesFamily {
+    doors: Cell<Option<Doors>>,
+    kept: Cell<Option<Vec<Slot>>>,
+}
+
+static DESTRUCTORS_RUN: AtomicUsize = AtomicUsize::new(0);
+
+impl UsesFamily {
+    const fn new() -> Self {
+        Self { doors: Cell::new(None), kept: Cell::new(None) }
+    }
+
+    /// Registers the destructor, and does nothing else with the family yet.
+    fn register(&self, doors: Doors) {
+        self.doors.set(Some(doors));
+    }
+
+    fn keep_some(&self) {
+        let doors = self.doors.get().expect("registered");
+        self.kept.set(Some(SIZES.map(|size| allocate(doors, size)).into()));
+    }
+}
+
+impl Drop for UsesFamily {
+    fn drop(&mut self) {
+        if let Some(doors) = self.doors.get() {
+            use_family(doors);
+            self.kept.take().into_iter().flatten().for_each(|slot| free(doors, slot));
+            let many: Vec<Slot> = (0..1000).map(|_| allocate(doors, 64)).collect();
+            many.into_iter().for_each(|slot| free(doors, slot));
+            DESTRUCTORS_RUN.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+thread_local! {
+    static FIRST: UsesFamily = const { UsesFamily::new() };
+    static SECOND: UsesFamily = const { UsesFamily::new() };
+}
+
+/// Runs a thread that registers `FIRST`, uses the family, and registers `SECOND`, as far as it is told to.
+fn end_thread(doors: Doors, first: bool, uses: bool, second: bool) {
+    join(std::thread::spawn(move || {
+        if first {
+            FIRST.with(|destructor| destructor.register(doors));
+        }
+        if uses {
+            use_family(doors);
+        }
+        if second {
+            SECOND.with(|destructor| destructor.register(doors));
+        }
+        if first && uses {
+            FIRST.with(UsesFamily::keep_some);
+        }
+        if second && uses {
+            SECOND.with(UsesFamily::keep_some);
+        }
+    }));
+}
+
+#[test]
+fn destructors_of_thread_locals_use_the_family_in_every_order() {
+    family! { struct Ordered; }
+    let doors = Doors::of::<Ordered>();
+    let mut expected = DESTRUCTORS_RUN.load(Relaxed);
+    for round in 0..3 {
+        for choice in 0..8 {
+            let [first, uses, second] = [1, 2, 4].map(|bit| choice & bit != 0);
+            end_thread(doors, first, uses, second);
+            expected += usize::from(first) + usize::from(second);
+            assert_eq!(DESTRUCTORS_RUN.load(Relaxed), expected, "all destructors ran to their end");
+            let stats = (doors.stats)();
+            let held = (stats.thread_caches, stats.cached_slots, stats.live_allocations);
+            assert_eq!(held, (0, 0, 0), "round {round}: first {first}, uses {uses}, second {second}: {stats}");
+        }
+    }
+}
+
+/// Calls `destructor` when the calling thread ends, after the destructors of Rust's thread-locals.
+fn at_thread_exit(destructor: unsafe extern "C" fn(*mut c_void)) {
+    let mut key = 0;
+    // SAFETY: writes one key.
+    assert_eq!(unsafe { libc::pthread_key_create(&raw mut key, Some(destructor)) }, 0);
+    // SAFETY: the key was created above; a value that is not null has the destructor called.
+    assert_eq!(unsafe { libc::pthread_setspecific(key, std::ptr::dangling::<c_void>()) }, 0);
+}
+
+#[test]
+fn destructors_of_pthread_keys_use_the_family() {
+    family! { struct Keyed; }
+    unsafe extern "C" fn destructor(_: *mut c_void) {
+        use_family(Doors::of::<Keyed>());
+    }
+    let doors = Doors::of::<Keyed>();
+    for _ in 0..3 {
+        join(std::thread::spawn(move || {
+            at_thread_exit(destructor);
+            use_family(doors);
+        }));
+        assert_nothing_held(doors, 0);
+    }
+}
+
+#[test]
+fn destructors_of_pthread_keys_may_be_the_first_to_use_the_family() {
+    family! { struct KeyedFirst; }
+    unsafe extern "C" fn destructor(_: *mut c_void) {
+        use_family(Doors::of::<KeyedFirst>());
+    }
+    for _ in 0..3 {
+        join(std::thread::spawn(|| at_thread_exit(destructor)));
+        assert_nothing_held(Doors::of::<KeyedFirst>(), 0);
+    }
+}
+
+#[test]
+fn the_main_thread_uses_the_family_until_the_process_ends() {
+    child::isolated("the_main_thread_uses_the_family_until_the_process_ends", || {
+        family! { struct AtExit; }
+        extern "C" fn at_exit() {
+            use_family(Doors::of::<AtExit>());
+            // SAFETY: writes one line from a live slice.
+            unsafe { libc::write(libc::STDOUT_FILENO, c"used at exit\n".as_ptr().cast(), 13) };
+        }
+        // SAFETY: registers a function.
+        assert_eq!(unsafe { libc::atexit(at_exit) }, 0);
+        FIRST.with(|destructor| destructor.register(Doors::of::<AtExit>()));
+        use_family(Doors::of::<AtExit>());
+        FIRST.with(UsesFamily::keep_some);
+    });
+    if child::case().is_none() {
+        let out = child::assert_passed("the_main_thread_uses_the_family_until_the_process_ends", "again");
+        assert!(out.contains("used at exit"), "the process ended before its last function ran:\n{out}");
+    }
+}
+
+#[test]
+fn what_wanders_through_a_channel_stays_bounded() {
+    child::isolated("what_wanders_through_a_channel_stays_bounded", || {
+        family! { struct Wandering; }
+        const MESSAGES: usize = 200_000;
+        let (sender, receiver) = mpsc::sync_channel::<FamilyBox<[u8; 1000], Wandering>>(64);
+        let mut resident = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for number in 0..MESSAGES {
+                    sender.send(FamilyBox::new_in([number as u8; 1000], Wandering)).expect("the consumer listens");
+                }
+            });
+            for (number, message) in receiver.into_iter().enumerate() {
+                assert!(message[0] == number as u8 && message[999] == number as u8, "message {number} arrived whole");
+                if number % (MESSAGES / 4) == MESSAGES / 8 {
+                    resident.push(resident_bytes());
+                }
+            }
+        });
+        let (first, last) = (resident[0], resident[resident.len() - 1]);
+        assert!(last < first + MIB, "resident memory grew from {first} to {last} while 64 messages were on their way");
+        let stats = Wandering::stats();
+        assert!(stats.slab_bytes + stats.kept_bytes <= 4 * MIB, "200 MB in messages went through {stats}");
+        assert_eq!(stats.live_allocations, 0, "{stats}");
+    });
+}
+
+#[test]
+fn threads_that_start_and_end_at_once_lose_nothing() {
+    family! { struct AtOnce { slab_bytes: 64 * 1024 } }
+    let doors = Doors::of::<AtOnce>();
+    let total = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for round in 0..150 {
+                    let slots = std::thread::scope(|inner| {
+                        let thread = inner.spawn(move || {
+                            let slots: Vec<Slot> = (0..100).map(|step| allocate(doors, 1 << (step % 12))).collect();
+                            let (free_now, keep) = slots.split_at(round % 100);
+                            free_now.iter().for_each(|&slot| free(doors, slot));
+                            keep.to_vec()
+                        });
+                        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                    });
+                    total.fetch_add(slots.len(), Relaxed);
+                    slots.into_iter().for_each(|slot| free(doors, slot));
+                }
+            });
+        }
+    });
+    assert!(total.load(Relaxed) > 0);
+    // A scope may be left before the thread-locals of its threads are destroyed.
+    let give_up = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while (doors.stats)().thread_caches > 0 && std::time::Instant::now() < give_up {
+        std::thread::yield_now();
+    }
+    assert_nothing_held(doors, 0);
+    doors_trim_to_nothing(doors);
+}
+
+/// After a trim, a family that holds nothing has no memory in slabs.
+#[track_caller]
+fn doors_trim_to_nothing(doors: Doors) {
+    (doors.trim)();
+    let stats = (doors.stats)();
+    assert_eq!((stats.slab_bytes, stats.kept_bytes), (0, 0), "{stats}");
+}
+
+#[test]
+fn a_collection_moves_to_another_thread_and_grows_there() {
+    family! { struct Moving; }
+    let mut numbers: FamilyVec<u64, Moving> = FamilyVec::new_in(Moving);
+    for round in 0..20 {
+        numbers = join(std::thread::spawn(move || {
+            numbers.extend(round * 1000..(round + 1) * 1000);
+            numbers
+        }));
+    }
+    assert!(numbers.iter().copied().eq(0..20_000));
+    drop(numbers);
+    assert_eq!(Moving::stats().live_allocations, 0);
+}
