@@ -149,6 +149,8 @@ impl Bin {
             }
             return Ok(());
         }
+        // SAFETY: the rest of a range of this bin's, which nobody has touched.
+        unsafe { geometry.note_fresh(range.clone()) };
         for address in range.step_by(geometry.class.slot_bytes()) {
             // SAFETY: a slot of the range, which the caller gives up.
             unsafe { state.give_to_slabs(geometry, &[address]) }?;
@@ -228,14 +230,12 @@ impl State {
         let mut count = 0;
         while let (Some(slab), true) = (self.partial, count < out.len()) {
             // SAFETY: a slab in `partial` is this bin's, whose lock is held.
-            count += unsafe { geometry.take(slab, &mut out[count..]) };
+            count += unsafe { geometry.take(slab, &mut out[count..]) }.map_err(Twice)?;
             if slab.recycled.get() == 0 {
                 self.unlink(slab);
             }
         }
         self.used_slots += count;
-        // SAFETY: slots of this bin's slabs, its lock held.
-        unsafe { geometry.note_taken(&out[..count]) }.map_err(Twice)?;
         Ok(count)
     }
 
@@ -261,8 +261,6 @@ impl State {
     /// # Safety
     /// As for [`Bin::give`].
     unsafe fn give_to_slabs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) -> Result<(), Twice> {
-        // SAFETY: slots of this bin's slabs, its lock held.
-        unsafe { geometry.note_given(slots) }.map_err(Twice)?;
         let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
         self.used_slots -= slots.len();
         let mut start = 0;
@@ -278,7 +276,7 @@ impl State {
                 self.link(slab);
             }
             // SAFETY: used slots of a slab of this bin, whose lock is held.
-            unsafe { geometry.give(slab, &slots[start..end]) };
+            unsafe { geometry.give(slab, &slots[start..end]) }.map_err(Twice)?;
             if slab.used.get() == 0 {
                 self.retire(geometry, slab);
             }

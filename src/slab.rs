@@ -10,6 +10,8 @@
 //!
 //! **S1** All fields of a header but its tag are only touched under the lock of the slab's bin.
 
+mod noted;
+
 use core::ops::Range;
 use core::ptr::NonNull;
 
@@ -19,7 +21,6 @@ use crate::header::{SlabHeader, UNIT_COUNT};
 use crate::os;
 use crate::region::{Unit, UnitPool};
 use crate::size_class::SizeClass;
-use crate::states::{State, States};
 use crate::sync::{Lock, Relaxed, Release};
 use crate::tiny::Tiny;
 use crate::trunk::Trunks;
@@ -48,46 +49,6 @@ impl Geometry<'_> {
         self.class.slot_bytes() < 4
     }
 
-    fn states(&self) -> States {
-        States::new(self.unit_shift, self.class)
-    }
-
-    /// Notes that slots are in their slabs' lists now, where the family keeps states. `Err`: this one is in a list already, or
-    /// with a client, so it was freed twice.
-    ///
-    /// # Safety
-    /// The addresses lie in slabs of this bin, whose lock the caller holds.
-    pub(crate) unsafe fn note_given(&self, addresses: &[usize]) -> Result<(), usize> {
-        if self.checks.keeps_states() {
-            for &address in addresses {
-                // SAFETY: the caller's promise.
-                let place = unsafe { self.states().place(address) };
-                // Fresh slots come back from the range of a thread that ends.
-                if !(place.go(State::CACHED, State::IN_BIN) || place.go(State::NEVER, State::IN_BIN)) {
-                    return Err(address);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Notes that slots have left their slabs' lists. `Err`: this one was freed twice, and the other free was the later.
-    ///
-    /// # Safety
-    /// As for [`note_given`](Self::note_given).
-    pub(crate) unsafe fn note_taken(&self, addresses: &[usize]) -> Result<(), usize> {
-        if self.checks.keeps_states() {
-            for &address in addresses {
-                // SAFETY: the caller's promise.
-                let place = unsafe { self.states().place(address) };
-                if !place.go(State::IN_BIN, State::CACHED) {
-                    return Err(address);
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn tiny(&self) -> Tiny {
         Tiny::new(self.class.slot_bytes(), self.unit_bytes())
     }
@@ -107,7 +68,7 @@ impl Geometry<'_> {
         header.used.set(0);
         header.recycled.set(0);
         header.fresh.set(0);
-        header.trunk.set(if self.is_tiny() { 0 } else { Trunks::EMPTY.first });
+        header.trunk.set(if self.is_tiny() || self.checks.keeps_states() { 0 } else { Trunks::EMPTY.first });
         header.fill.set(0);
         header.zeroed.set(zeroed);
         header.side_ready.set(false);
@@ -125,7 +86,7 @@ impl Geometry<'_> {
         slab.tag.store(0, Release);
         if self.checks.keeps_states() {
             // SAFETY: an empty slab of this class, whose bin's lock is held (S1).
-            unsafe { self.states().forget(slab.memory.get().addr(), slab.fresh.get() as usize) };
+            unsafe { self.forget(slab) };
         }
         self.pool.lock().give(slab, os::milliseconds());
     }
@@ -202,13 +163,17 @@ impl Geometry<'_> {
     }
 
     /// Moves recycled slots out of the slab, as many as there are and as `out` has room for; returns how many.
+    /// `Err`: where the family keeps states, this one was freed twice.
     ///
     /// # Safety
     /// `slab` is a slab of this bin, and the caller holds the bin's lock (S1).
-    pub(crate) unsafe fn take(&self, slab: &SlabHeader, out: &mut [usize]) -> usize {
+    pub(crate) unsafe fn take(&self, slab: &SlabHeader, out: &mut [usize]) -> Result<usize, usize> {
         let count = out.len().min(slab.recycled.get() as usize);
         let out = &mut out[..count];
-        if self.is_tiny() {
+        if self.checks.keeps_states() {
+            // SAFETY: the list holds `recycled` slots, and no more are taken.
+            unsafe { self.take_noted(slab, out) }?;
+        } else if self.is_tiny() {
             // SAFETY: the list holds `recycled` slots, and no more are popped; S1.
             unsafe { self.take_tiny(slab, out) };
         } else {
@@ -221,19 +186,22 @@ impl Geometry<'_> {
         slab.recycled.set(slab.recycled.get() - count as u32);
         slab.used.set(slab.used.get() + count as u32);
         self.debug_check(slab);
-        count
+        Ok(count)
     }
 
-    /// Puts used slots of one slab back.
+    /// Puts used slots of one slab back. `Err`: where the family keeps states, this one was freed twice.
     ///
     /// # Safety
     /// `addresses` agree in all bits above the unit; they are used slots of `slab`, each once, which nobody uses any more; the caller holds the lock of the slab's
     /// bin (S1).
     #[inline(always)]
-    pub(crate) unsafe fn give(&self, slab: &SlabHeader, addresses: &[usize]) {
+    pub(crate) unsafe fn give(&self, slab: &SlabHeader, addresses: &[usize]) -> Result<(), usize> {
         self.verify(slab, addresses);
         let (memory, slot_bytes) = (slab_memory(slab), self.class.slot_bytes());
-        if self.is_tiny() {
+        if self.checks.keeps_states() {
+            // SAFETY: the same contract.
+            unsafe { self.give_noted(slab, addresses) }?;
+        } else if self.is_tiny() {
             // SAFETY: used slots are in no list, and the caller gives them up; S1.
             unsafe { self.give_tiny(slab, addresses) };
         } else {
@@ -251,6 +219,7 @@ impl Geometry<'_> {
         slab.recycled.set(slab.recycled.get() + addresses.len() as u32);
         slab.used.set(slab.used.get() - addresses.len() as u32);
         self.debug_check(slab);
+        Ok(())
     }
 
     /// # Safety

@@ -4,6 +4,7 @@ use core::alloc::Layout;
 
 use super::FamilyCore;
 use crate::fault::{FaultKind, Truth};
+use crate::header::Directory;
 use crate::size_class::SizeClass;
 use crate::states::{Place, State, States};
 
@@ -17,15 +18,22 @@ impl FamilyCore {
         unsafe { States::new(self.unit_shift, class).place(address) }
     }
 
+    /// Whether an address whose slab has been looked up really lies in that slab: a lookup does not see the upper bits of an
+    /// address, and a short table serves several addresses with one header.
+    pub(crate) fn holds(&self, address: usize) -> bool {
+        let slab = Directory::of(self.unit_shift).slab(address);
+        slab.is_some_and(|slab| (slab.memory.get().addr() ^ address) >> self.unit_shift == 0)
+    }
+
     /// The state of the live slot that begins at `address` and that the layout fits; where there is none, the process ends.
     /// The family keeps states, and the layout is served from slabs.
     pub(crate) fn verify_live(&self, address: usize, layout: Layout) -> Place {
         let class = self.class_of(layout);
-        if !self.owns(address, class) {
+        if !(self.owns(address, class) && self.holds(address)) {
             self.report_invalid_free(address, layout);
         }
         let start = address & !(class.slot_bytes() - 1);
-        // SAFETY: `owns` says that a slab of this family and class is there.
+        // SAFETY: a slab of this family and class is there.
         let place = unsafe { self.place(start, class) };
         if start != address {
             self.report_slot(FaultKind::InteriorPointer, address, class, Truth::SlotAt(start));

@@ -69,7 +69,8 @@ fn allocate_slowly<F: Family>(class: SizeClass) -> (usize, bool) {
 fn is_other_region<F: Family>(cache: &Cache, address: usize, class: SizeClass) -> bool {
     let unit_shift = const { F::SLAB_BYTES.trailing_zeros() };
     // The empty cache has a tag that no slab has, so nothing is stored to it (M3 in `magazine`).
-    let right = cache.view().tag(address, unit_shift) == cache.magazine(class).tag();
+    // Bits above those that a lookup uses count here: the address is about to be used.
+    let right = cache.view().tag(address, unit_shift) == cache.magazine(class).tag() && F::__core().holds(address);
     if right {
         cache.set_region(region_of(address, unit_shift));
     }
