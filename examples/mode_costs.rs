@@ -15,6 +15,7 @@ family! {
     struct Unchecked { checks: Unchecked }
     struct Default_ { checks: Default }
     struct Checked { checks: Checked }
+    struct Hardened { checks: Hardened }
 }
 
 const ROUNDS: usize = 60;
@@ -25,7 +26,7 @@ struct Work {
     modes: [fn() -> usize; MODES.len()],
 }
 
-const MODES: [&str; 3] = ["unchecked", "default", "checked"];
+const MODES: [&str; 4] = ["unchecked", "default", "checked", "hardened"];
 const DEFAULT: usize = 1;
 
 macro_rules! works {
@@ -36,6 +37,7 @@ macro_rules! works {
                 $function::<Unchecked $($(, $size)*)?>,
                 $function::<Default_ $($(, $size)*)?>,
                 $function::<Checked $($(, $size)*)?>,
+                $function::<Hardened $($(, $size)*)?>,
             ],
         }),*]
     };

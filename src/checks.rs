@@ -17,6 +17,11 @@ pub enum Checks {
     /// of a slot and a slot that was never allocated end the process with one line, whichever thread frees, and no live
     /// slot is handed out again. The smallest slot is 16 bytes.
     Checked,
+    /// The slots themselves are defended: a free slot reads zero, and a write to it is found when it is handed out again; slots come
+    /// in an order that cannot be foreseen, and freed ones wait; behind what [`GlobalAlloc`](core::alloc::GlobalAlloc)
+    /// allocates stand bytes that an overflow changes, found at the free; around allocations above the largest slot lie pages
+    /// that may not be touched.
+    Hardened,
 }
 
 impl Checks {
@@ -29,7 +34,13 @@ impl Checks {
     /// Whether every slot has a byte that says what it is.
     #[inline(always)]
     pub(crate) const fn keeps_states(self) -> bool {
-        matches!(self, Self::Checked)
+        matches!(self, Self::Checked | Self::Hardened)
+    }
+
+    /// Whether the slots themselves are defended.
+    #[inline(always)]
+    pub(crate) const fn is_hardened(self) -> bool {
+        matches!(self, Self::Hardened)
     }
 
     /// The index of the smallest class: 16 bytes where slots have states, so that those take 1/16 of the memory at most.

@@ -23,6 +23,10 @@ pub enum FaultKind {
     InteriorPointer,
     /// What came back is a slot that has not been allocated since its slab belongs to the class.
     NeverAllocated,
+    /// A free slot was written to; found when it was to be handed out again.
+    WriteAfterFree,
+    /// Something was written behind the end of an allocation; found when it came back.
+    Overflow,
 }
 
 /// One misuse, as a handler set with [`set_fault_handler`] is told of it. [`Display`](fmt::Display) prints the line of the report.
@@ -57,6 +61,10 @@ pub(crate) enum Truth {
     Length(usize),
     /// The slot begins here.
     SlotAt(usize),
+    /// At this offset.
+    Offset(usize),
+    /// The allocation has that many bytes, and this many behind it are as they were.
+    Behind(usize, usize),
     /// Not the first byte of a slot, as its bin found out.
     NoSlot,
 }
@@ -74,6 +82,8 @@ impl fmt::Display for Truth {
             Self::Nobody => f.write_str(": no family has allocated it"),
             Self::Length(bytes) => write!(f, ": it was allocated with {bytes} bytes"),
             Self::SlotAt(address) => write!(f, ": its slot begins at {address:#x}"),
+            Self::Offset(offset) => write!(f, ": at offset {offset}"),
+            Self::Behind(size, offset) => write!(f, ": {size} bytes long, written at offset {}", size + offset),
             Self::NoSlot => f.write_str(": it is no slot; found when it went back to its slab"),
         }
     }
@@ -87,6 +97,8 @@ impl fmt::Display for Fault {
             FaultKind::DoubleFree => "double free of",
             FaultKind::InteriorPointer => "free of interior pointer",
             FaultKind::NeverAllocated => "free of never allocated",
+            FaultKind::WriteAfterFree => "write after free of",
+            FaultKind::Overflow => "overflow past the end of",
         };
         write!(f, "family_alloc: {what} {:#x} (", self.address)?;
         if let Some(size) = self.size {

@@ -18,6 +18,8 @@ use crate::region::PURGE_AFTER_MILLISECONDS;
 
 const KEPT_COUNT: usize = 16;
 const KEPT_BYTES: usize = 256 << 20;
+/// Where the kernel has no guards, a fenced allocation costs two mappings more, of which a process may have 65 530: so many at most.
+const FENCED_COUNT: usize = 1000;
 /// Mappings from here on are aligned to, and advised to use, huge pages: what they waste at the end is below 1/16.
 const HUGE_FROM_BYTES: usize = 32 << 20;
 
@@ -55,6 +57,8 @@ pub(crate) struct LargeSet {
     /// Open addressing with linear probing; `address` 0 is an empty place. Kept at most three quarters full.
     table: Option<NonNull<Entry>>,
     capacity: usize,
+    /// Whether a page that may not be touched lies before and behind each allocation, and freed ones are not used again.
+    guarded: bool,
     pub(crate) count: usize,
     pub(crate) bytes: usize,
     kept: [Option<Kept>; KEPT_COUNT],
@@ -71,14 +75,31 @@ pub(crate) fn mapped_bytes(layout: Layout) -> Option<usize> {
 
 impl LargeSet {
     pub(crate) const fn new() -> Self {
-        Self { table: None, capacity: 0, count: 0, bytes: 0, kept: [const { None }; KEPT_COUNT], kept_bytes: 0 }
+        Self {
+            table: None,
+            capacity: 0,
+            guarded: false,
+            count: 0,
+            bytes: 0,
+            kept: [const { None }; KEPT_COUNT],
+            kept_bytes: 0,
+        }
+    }
+
+    pub(crate) const fn with_guards(self, guarded: bool) -> Self {
+        Self { guarded, ..self }
+    }
+
+    /// Bytes before and behind each allocation that belong to its mapping.
+    fn margin(&self) -> usize {
+        if self.guarded { os::page_bytes() } else { 0 }
     }
 
     /// Allocates; with `want_zero` only memory that reads zero is returned.
     pub(crate) fn allocate(&mut self, layout: Layout, want_zero: bool, now: u64) -> Option<Large> {
         let bytes = mapped_bytes(layout)?;
         self.make_room()?;
-        let reused = if want_zero { None } else { self.take_kept(bytes, layout.align()) };
+        let reused = if want_zero || self.guarded { None } else { self.take_kept(bytes, layout.align()) };
         let large = match reused {
             Some(memory) => Large { memory, bytes },
             None => self.map(bytes, layout.align(), now)?,
@@ -118,7 +139,7 @@ impl LargeSet {
         if bytes == old_bytes {
             return Ok(in_place.then_some(Large { memory: own(memory), bytes }));
         }
-        if !in_place && new_layout.align() > os::page_bytes() {
+        if self.guarded || (!in_place && new_layout.align() > os::page_bytes()) {
             return Ok(None);
         }
         let may_move = new_layout.align() <= os::page_bytes();
@@ -133,13 +154,13 @@ impl LargeSet {
 
     /// Releases the kept mappings that have waited for `PURGE_AFTER_MILLISECONDS`, or all of them; returns their bytes.
     pub(crate) fn release_kept(&mut self, now: Option<u64>) -> usize {
-        let before = self.kept_bytes;
+        let (before, margin) = (self.kept_bytes, self.margin());
         for place in &mut self.kept {
             let aged =
                 |kept: &mut Kept| now.is_none_or(|now| now.saturating_sub(kept.since) >= PURGE_AFTER_MILLISECONDS);
             if let Some(kept) = place.take_if(aged) {
                 self.kept_bytes -= kept.bytes;
-                discard(&kept);
+                discard(&kept, margin);
             }
         }
         before - self.kept_bytes
@@ -148,10 +169,10 @@ impl LargeSet {
     fn map(&mut self, bytes: usize, align: usize, now: u64) -> Option<Large> {
         let huge = bytes >= HUGE_FROM_BYTES;
         let align = align.max(os::page_bytes()).max(if huge { os::HUGE_PAGE_BYTES } else { 1 });
-        let memory = os::map(bytes, align).or_else(|| {
+        let memory = self.map_with_margins(bytes, align).or_else(|| {
             // What is kept may be what is missing.
             self.release_kept(None);
-            os::map(bytes, align)
+            self.map_with_margins(bytes, align)
         })?;
         self.release_kept(Some(now));
         if huge {
@@ -159,6 +180,37 @@ impl LargeSet {
             unsafe { os::advise_huge(memory, bytes) };
         }
         Some(Large { memory, bytes })
+    }
+
+    fn map_with_margins(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
+        let margin = self.margin();
+        if margin == 0 {
+            return os::map(bytes, align);
+        }
+        let start = os::map(bytes.checked_add(align)?.checked_add(margin)?, align)?;
+        // SAFETY: inside the mapping, as long as all of these together.
+        let memory = unsafe { start.add(align) };
+        if align > margin {
+            // SAFETY: all before the margin; used by nobody.
+            unsafe { os::release(start, align - margin) };
+        }
+        // SAFETY: the margin before the memory, which begins `align >= margin` into the mapping.
+        let before = unsafe { memory.sub(margin) };
+        // SAFETY: the margin behind the memory.
+        let behind = unsafe { memory.add(bytes) };
+        self.fence(before);
+        self.fence(behind);
+        Some(memory)
+    }
+
+    /// Makes the page of a margin one that may not be touched.
+    fn fence(&self, page: NonNull<u8>) {
+        // SAFETY: a page of a mapping of this set's that nobody uses.
+        let guarded = unsafe { os::guard(page, os::page_bytes()) };
+        if !guarded && self.count < FENCED_COUNT {
+            // SAFETY: as above. Should that fail as well, the page is only a distance.
+            unsafe { os::forbid(page, os::page_bytes()) };
+        }
     }
 
     /// The least kept mapping that is long enough and wastes at most a quarter, cut to length.
@@ -184,8 +236,12 @@ impl LargeSet {
 
     fn keep(&mut self, freed: Kept) {
         self.release_kept(Some(freed.since));
-        if freed.bytes > KEPT_BYTES {
-            return discard(&freed);
+        let margin = self.margin();
+        // A guarded one waits, without memory and not to be touched, instead of being used again.
+        // SAFETY: it belongs to nobody any more.
+        let guarded = !self.guarded || unsafe { os::guard(freed.memory, freed.bytes) };
+        if freed.bytes > KEPT_BYTES || !guarded {
+            return discard(&freed, margin);
         }
         while self.kept_bytes + freed.bytes > KEPT_BYTES || self.kept.iter().all(Option::is_some) {
             let oldest = self
@@ -195,7 +251,7 @@ impl LargeSet {
                 .min_by_key(|place| place.as_ref().map_or(u64::MAX, |kept| kept.since));
             let Some(oldest) = oldest.and_then(Option::take) else { break };
             self.kept_bytes -= oldest.bytes;
-            discard(&oldest);
+            discard(&oldest, margin);
         }
         self.kept_bytes += freed.bytes;
         if let Some(place) = self.kept.iter_mut().find(|place| place.is_none()) {
@@ -311,9 +367,11 @@ fn own(memory: NonNull<u8>) -> NonNull<u8> {
     NonNull::new(pointer).unwrap_or(memory)
 }
 
-fn discard(kept: &Kept) {
+fn discard(kept: &Kept, margin: usize) {
+    // SAFETY: the mapping begins with its margin.
+    let start = unsafe { kept.memory.sub(margin) };
     // SAFETY: a kept mapping belongs to nobody (L2). Should the system refuse, at least its memory goes back.
-    if !unsafe { os::release(kept.memory, kept.bytes) } {
+    if !unsafe { os::release(start, kept.bytes + 2 * margin) } {
         // SAFETY: as above.
         unsafe { os::purge(kept.memory, kept.bytes) };
     }

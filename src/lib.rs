@@ -73,6 +73,7 @@ pub mod __private {
     pub use crate::family::FamilyCore;
     pub use crate::global::{reallocate, slot_start};
     pub use crate::heap::{allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink};
+    pub use crate::heap::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
     pub use crate::macros::Options;
     pub use crate::thread::CacheSlot;
     pub use std::thread_local;

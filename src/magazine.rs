@@ -14,8 +14,12 @@
 //! **M2** `bottom <= top <= end` delimit the class's part of the cache's array; what lies below `top` is initialised.
 //! **M3** Nothing is ever stored to the empty cache: all its magazines have `bottom = top = end` and no fresh bytes.
 
+mod quarantine;
+
 use core::cell::Cell;
 use core::ops::Range;
+
+use quarantine::Random;
 
 use crate::bin::Fresh;
 use crate::capacity::{MAGAZINE_STARTS, magazine_slots};
@@ -99,6 +103,11 @@ impl Magazine {
         Some((self.fresh_end.get() - left, self.fresh_zeroed.get()))
     }
 
+    /// Whether anything is left of the fresh range.
+    pub(crate) fn has_fresh(&self) -> bool {
+        self.fresh_bytes.load(Relaxed) != 0
+    }
+
     #[inline(always)]
     pub(crate) fn tag(&self) -> u32 {
         self.tag.get()
@@ -177,6 +186,8 @@ pub struct Cache {
     view: Cell<View>,
     /// A region that is known to be the family's: the last that a slot was freed in. Only where the family keeps states.
     region: Cell<usize>,
+    /// Only where the family is hardened.
+    random: Random,
     magazines: [Magazine; CLASS_COUNT],
 }
 
@@ -193,6 +204,7 @@ impl Cache {
         Self {
             view: Cell::new(View::CLOSED),
             region: Cell::new(NO_REGION),
+            random: Random::new(),
             magazines: [const { Magazine::empty() }; CLASS_COUNT],
         }
     }

@@ -70,7 +70,8 @@ impl Geometry<'_> {
         header.fresh.set(0);
         header.trunk.set(if self.is_tiny() || self.checks.keeps_states() { 0 } else { Trunks::EMPTY.first });
         header.fill.set(0);
-        header.zeroed.set(zeroed);
+        // What comes back to a hardened family is cleared at once.
+        header.zeroed.set(zeroed || self.checks.is_hardened());
         header.side_ready.set(false);
         header.previous.set(None);
         header.next.set(None);
@@ -87,6 +88,10 @@ impl Geometry<'_> {
         if self.checks.keeps_states() {
             // SAFETY: an empty slab of this class, whose bin's lock is held (S1).
             unsafe { self.forget(slab) };
+            if self.checks.is_hardened() {
+                // SAFETY: an empty slab; large slots have guards while they are free.
+                unsafe { os::unguard(slab_memory(slab), self.unit_bytes()) };
+            }
         }
         self.pool.lock().give(slab, os::milliseconds());
     }

@@ -47,6 +47,14 @@ impl State {
     pub(crate) const CACHED: Self = Self(2);
     /// With a client.
     pub(crate) const LIVE: Self = Self(3);
+    /// With a client, and with a mark behind what the client asked for; only in hardened families.
+    pub(crate) const MARKED: Self = Self(4);
+
+    /// Whether a client has the slot.
+    #[inline(always)]
+    pub(crate) fn is_live(self) -> bool {
+        self == Self::LIVE || self == Self::MARKED
+    }
 
     /// Whether the slot has been freed and not allocated since.
     pub(crate) fn is_freed(self) -> bool {
@@ -61,6 +69,7 @@ impl fmt::Debug for State {
             Self::IN_BIN => "in its bin",
             Self::CACHED => "in a cache",
             Self::LIVE => "live",
+            Self::MARKED => "live and marked",
             _ => "damaged",
         })
     }

@@ -24,15 +24,19 @@ family! {
     struct Raw { checks: Unchecked, slab_bytes: 1 << 20 }
     struct Watched { checks: Checked }
     struct WatchedSmall { checks: Checked, slab_bytes: 64 * 1024 }
+    struct Guarded { checks: Hardened }
+    struct GuardedSmall { checks: Hardened, slab_bytes: 128 * 1024 }
 }
 
-const FAMILIES: [Doors; 6] = [
+const FAMILIES: [Doors; 8] = [
     Doors::of::<Plain>(),
     Doors::of::<Small>(),
     Doors::of::<Middle>(),
     Doors::of::<Raw>(),
     Doors::of::<Watched>(),
     Doors::of::<WatchedSmall>(),
+    Doors::of::<Guarded>(),
+    Doors::of::<GuardedSmall>(),
 ];
 const THREADS: usize = 3;
 /// The least slab: no two families may ever have slots in the same so many bytes.
@@ -384,6 +388,8 @@ fn the_families_of_this_file_are_what_they_claim() {
         ("Raw", 1 << 20, Checks::Unchecked),
         ("Watched", 2 << 20, Checks::Checked),
         ("WatchedSmall", 64 << 10, Checks::Checked),
+        ("Guarded", 2 << 20, Checks::Hardened),
+        ("GuardedSmall", 128 << 10, Checks::Hardened),
     ];
     assert_eq!(declared, expected);
 }

@@ -39,7 +39,7 @@ impl FamilyCore {
             self.report_slot(FaultKind::InteriorPointer, address, class, Truth::SlotAt(start));
         }
         match place.get() {
-            State::LIVE => place,
+            live if live.is_live() => place,
             freed if freed.is_freed() => self.report_slot(FaultKind::DoubleFree, address, class, Truth::Said),
             _ => self.report_slot(FaultKind::NeverAllocated, address, class, Truth::Said),
         }

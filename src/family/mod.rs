@@ -7,6 +7,7 @@
 mod checked;
 #[cfg(unix)]
 mod fork;
+mod hardened;
 mod registry;
 mod report;
 
@@ -117,7 +118,7 @@ impl FamilyCore {
             depots: AtomicPtr::new(core::ptr::null_mut()),
             bins: [const { Bin::new() }; CLASS_COUNT],
             pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states())),
-            large: Lock::new(LargeSet::new()),
+            large: Lock::new(LargeSet::new().with_guards(checks.is_hardened())),
             caches: Lock::new(Caches { all: None, free: None, in_use: 0 }),
             live_seen: Gauge::new(),
             live_bytes_seen: Gauge::new(),
@@ -292,15 +293,6 @@ impl FamilyCore {
         }
     }
 
-    /// Ends the process unless a live large allocation that the layout fits begins at `memory`.
-    pub(crate) fn verify_live_large(&self, memory: NonNull<u8>, layout: Layout) {
-        let bytes = mapped_bytes(layout).unwrap_or(usize::MAX);
-        let verified = self.large.lock().verify(memory, bytes);
-        if let Err(mismatch) = verified {
-            self.report_invalid_large(memory.addr().get(), layout, mismatch);
-        }
-    }
-
     fn report_invalid_large(&self, address: usize, layout: Layout, mismatch: Mismatch) -> ! {
         match mismatch {
             Mismatch::Unknown => self.report_invalid_free(address, layout),
@@ -338,6 +330,9 @@ impl FamilyCore {
         let view = Directory::of(self.unit_shift).view();
         // SAFETY: zeroed places of the array's full length, which nobody else has.
         unsafe { cache.cache.equip(slots.as_ptr(), view, |class| self.tag(class)) };
+        if self.checks.is_hardened() {
+            cache.cache.seed(os::random());
+        }
         caches.all = Some(cache);
         caches.in_use += 1;
         Some(cache)

@@ -12,7 +12,7 @@ use crate::states::{Place, State, States, region_of};
 /// # Safety
 /// The address lies in a region of this family in which it has opened a slab.
 #[inline(always)]
-unsafe fn place<F: Family>(address: usize, class: SizeClass) -> Place {
+pub(super) unsafe fn place<F: Family>(address: usize, class: SizeClass) -> Place {
     // SAFETY: the same contract.
     unsafe { States::new(const { F::SLAB_BYTES.trailing_zeros() }, class).place(address) }
 }
@@ -66,7 +66,7 @@ fn allocate_slowly<F: Family>(class: SizeClass) -> (usize, bool) {
 
 /// Whether a slab of this family and class holds an address outside of the region that was last freed in; if so that changes.
 #[inline(never)]
-fn is_other_region<F: Family>(cache: &Cache, address: usize, class: SizeClass) -> bool {
+pub(super) fn is_other_region<F: Family>(cache: &Cache, address: usize, class: SizeClass) -> bool {
     let unit_shift = const { F::SLAB_BYTES.trailing_zeros() };
     // The empty cache has a tag that no slab has, so nothing is stored to it (M3 in `magazine`).
     // Bits above those that a lookup uses count here: the address is about to be used.
@@ -79,7 +79,7 @@ fn is_other_region<F: Family>(cache: &Cache, address: usize, class: SizeClass) -
 
 #[cold]
 #[inline(never)]
-fn freed_twice<F: Family>(address: usize, class: SizeClass) -> ! {
+pub(super) fn freed_twice<F: Family>(address: usize, class: SizeClass) -> ! {
     F::__core().report_freed_twice(address, class)
 }
 

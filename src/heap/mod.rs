@@ -5,17 +5,25 @@
 
 mod calls;
 mod checked;
+mod exact;
+mod hardened;
+mod noted;
 
 use core::alloc::Layout;
 use core::fmt::Debug;
 use core::hash::Hash;
 use core::ptr::NonNull;
 
+pub use exact::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
+
+use noted::{allocate_noted, deallocate_noted};
+
 use crate::checks::Checks;
 use crate::family::FamilyCore;
 use crate::large::mapped_bytes;
 use crate::magazine::Cache;
 use crate::size_class::SizeClass;
+use crate::states::State;
 use crate::stats::Stats;
 use crate::thread::{CacheSlot, attach};
 
@@ -169,7 +177,7 @@ pub fn allocate<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
     }
     let Some(class) = slab_class::<F>(layout) else { return allocate_large::<F>(layout) };
     if F::CHECKS.keeps_states() {
-        let (address, _) = checked::allocate::<F>(class);
+        let (address, _) = allocate_noted::<F>(class);
         return (address != 0).then(|| slice(address, class.slot_bytes()));
     }
     let address = match cache::<F>().magazine(class).pop() {
@@ -191,7 +199,7 @@ pub fn allocate_zeroed<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
     }
     let Some(class) = slab_class::<F>(layout) else { return allocate_large_zeroed::<F>(layout) };
     let (address, zeroed) = if F::CHECKS.keeps_states() {
-        checked::allocate::<F>(class)
+        allocate_noted::<F>(class)
     } else {
         match cache::<F>().magazine(class).pop() {
             Some(address) => (address, false),
@@ -225,7 +233,7 @@ pub unsafe fn deallocate<F: Family>(ptr: NonNull<u8>, layout: Layout) {
     let address = ptr.as_ptr().expose_provenance();
     if F::CHECKS.keeps_states() {
         // SAFETY: the same contract.
-        return unsafe { checked::deallocate::<F>(address, layout, class) };
+        return unsafe { deallocate_noted::<F, false>(address, layout, class) };
     }
     let cache = cache::<F>();
     let magazine = cache.magazine(class);
@@ -247,6 +255,10 @@ fn has_right_tag<F: Family>(cache: &Cache, class: SizeClass, address: usize) -> 
 #[inline(always)]
 fn verify<F: Family>(ptr: NonNull<u8>, class: SizeClass, layout: Layout) {
     let address = ptr.addr().get();
+    if F::CHECKS.keeps_states() {
+        // A mark behind the old size is no longer one.
+        return F::__core().verify_live(address, layout).set(State::LIVE);
+    }
     if F::CHECKS.compares_tags() && !has_right_tag::<F>(cache::<F>(), class, address) {
         verify_slowly(F::__core(), class, address, layout);
     }
@@ -435,9 +447,6 @@ pub unsafe fn shrink<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> O
 /// `ptr` is live, of this family, `old` fits it, and `kept` is at most the size of both layouts.
 #[inline(always)]
 unsafe fn resize<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, kept: usize) -> Option<NonNull<[u8]>> {
-    if F::CHECKS.keeps_states() && old.size() != 0 {
-        verify_live::<F>(ptr, old);
-    }
     if old.size() != 0 && new.size() != 0 {
         match (slab_class::<F>(old), slab_class::<F>(new)) {
             (Some(old_class), Some(new_class)) if old_class == new_class => {
@@ -461,16 +470,6 @@ unsafe fn resize<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, kept: us
     // SAFETY: the contents have been copied, and the caller gives the old allocation up.
     unsafe { deallocate::<F>(ptr, old) };
     Some(memory)
-}
-
-/// Ends the process unless a live allocation that the layout fits begins at `ptr`.
-#[inline(never)]
-fn verify_live<F: Family>(ptr: NonNull<u8>, layout: Layout) {
-    if slab_class::<F>(layout).is_some() {
-        F::__core().verify_live(ptr.addr().get(), layout);
-    } else {
-        F::__core().verify_live_large(ptr, layout);
-    }
 }
 
 /// # Safety

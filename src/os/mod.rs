@@ -10,6 +10,9 @@
 //! | [`release`] | gives space and memory back; on `false` the space is still there |
 //! | [`map`] | committed zero memory of its own; given back with [`release`] |
 //! | [`remap`] | changes the length of a mapping, in place or by moving its pages |
+//! | [`guard`] | gives the memory back, and any access ends the process until [`unguard`], from when on it reads zero; `false`: not here |
+//! | [`forbid`] | the same by protection, for good; costs a mapping |
+//! | [`random`] | 64 random bits |
 //! | [`advise_huge`] | asks for huge pages; a hint |
 //!
 //! All lengths are multiples of the page size and all addresses page-aligned; nothing here is retried or remembered.
@@ -25,8 +28,8 @@ use unix as imp;
 compile_error!("family-alloc has no backend for this platform yet: see `src/os/mod.rs` for the contract to implement");
 
 pub(crate) use imp::{
-    address_space_limit, advise_huge, commit, map, milliseconds, page_bytes, purge, release, remap, reserve,
-    reserve_readable,
+    address_space_limit, advise_huge, commit, forbid, guard, map, milliseconds, page_bytes, purge, random, release,
+    remap, reserve, reserve_readable, unguard,
 };
 
 /// Bytes of a huge page where [`advise_huge`] has an effect.

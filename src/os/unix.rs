@@ -132,6 +132,46 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
 }
 
 /// # Safety
+/// The range is committed, and nobody uses its contents any more.
+pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
+    // `MADV_GUARD_INSTALL`, from Linux 6.13 on; older kernels and other systems refuse the number.
+    const INSTALL: libc::c_int = 102;
+    // SAFETY: the caller gives the contents up.
+    cfg!(any(target_os = "linux", target_os = "android"))
+        && unsafe { libc::madvise(start.as_ptr().cast(), bytes, INSTALL) } == 0
+}
+
+/// # Safety
+/// The range is committed, and nobody uses its contents.
+pub(crate) unsafe fn unguard(start: NonNull<u8>, bytes: usize) {
+    // `MADV_GUARD_REMOVE`
+    const REMOVE: libc::c_int = 103;
+    if cfg!(any(target_os = "linux", target_os = "android")) {
+        // SAFETY: only guards go, and no memory.
+        unsafe { libc::madvise(start.as_ptr().cast(), bytes, REMOVE) };
+    }
+}
+
+/// # Safety
+/// The range is committed, and nobody uses it.
+pub(crate) unsafe fn forbid(start: NonNull<u8>, bytes: usize) -> bool {
+    // SAFETY: the caller owns the range and does not use it.
+    unsafe { libc::mprotect(start.as_ptr().cast(), bytes, libc::PROT_NONE) == 0 }
+}
+
+/// Random bits from the system; weak ones where it has none to give.
+pub(crate) fn random() -> u64 {
+    let mut bits = 0_u64;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // SAFETY: `getrandom` writes at most eight bytes to a live `u64`.
+    let given = unsafe { libc::getrandom((&raw mut bits).cast(), size_of::<u64>(), libc::GRND_NONBLOCK) } == 8;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    // SAFETY: `getentropy` writes eight bytes to a live `u64`.
+    let given = unsafe { libc::getentropy((&raw mut bits).cast(), size_of::<u64>()) } == 0;
+    if given { bits } else { milliseconds().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (&raw const bits).addr() as u64 }
+}
+
+/// # Safety
 /// The range was mapped by this module and nobody uses it any more.
 pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: the caller gives the range up.

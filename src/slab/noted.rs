@@ -14,6 +14,7 @@ use core::ptr::NonNull;
 
 use super::Geometry;
 use crate::header::{STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT};
+use crate::os;
 use crate::states::{State, States, region_of};
 use crate::sync::Relaxed;
 
@@ -117,9 +118,21 @@ impl Geometry<'_> {
         Ok(())
     }
 
-    /// Where to look first: where the last look ended.
+    /// Where to look first: where the last look ended, or anywhere in hardened families.
     fn first_word(&self, slab: &SlabHeader) -> usize {
-        slab.trunk.get() as usize
+        if !self.checks.is_hardened() {
+            return slab.trunk.get() as usize;
+        }
+        // A xorshift generator (Marsaglia 2003), begun when the slab is first looked into.
+        let mut state = match slab.fill.get() {
+            0 => os::random() as u32 | 1,
+            state => state,
+        };
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        slab.fill.set(state);
+        state as usize
     }
 
     /// Makes the slots of a slab that is being closed `NEVER` again, and its list empty.
