@@ -82,9 +82,19 @@ fn words<'a>(address: usize, bytes: usize) -> &'a [u64] {
     unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(address), bytes / size_of::<u64>()) }
 }
 
+/// The smallest slot has two words, the others a multiple of four.
 #[inline(always)]
 fn is_zero(words: &[u64]) -> bool {
-    words.chunks(64).all(|chunk| chunk.iter().fold(0, |all, word| all | word) == 0)
+    if let &[first, second] = words {
+        return first | second == 0;
+    }
+    let mut all = [0; 4];
+    for four in words.chunks_exact(4) {
+        for (all, word) in all.iter_mut().zip(four) {
+            *all |= word;
+        }
+    }
+    all == [0; 4]
 }
 
 /// Clears a slot that is free from now on.

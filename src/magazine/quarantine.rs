@@ -50,9 +50,16 @@ impl Magazine {
     /// The address of a recycled slot, if the array holds more than `floor`.
     #[inline(always)]
     pub(crate) fn pop_above(&self, floor: usize) -> Option<usize> {
+        let top = self.top.load(Relaxed);
         // M2: `bottom <= top`.
-        let stored = self.top.load(Relaxed).addr() - self.bottom.get().addr();
-        if stored <= floor * size_of::<usize>() { None } else { self.pop() }
+        if top.addr() - self.bottom.get().addr() <= floor * size_of::<usize>() {
+            return None;
+        }
+        // SAFETY: M2: the array is not empty, so its last slot lies below `top`.
+        let last = unsafe { top.sub(1) };
+        self.top.store(last, Relaxed);
+        // SAFETY: M2: what lay below `top` is initialised.
+        Some(unsafe { last.read() })
     }
 
     #[inline(always)]
@@ -63,10 +70,19 @@ impl Magazine {
     /// Puts a slot at a random place of the array and what was there on top. The array has room.
     #[inline(always)]
     pub(crate) fn push_at_random(&self, address: usize, random: u64) {
-        let place = below(random, self.stored() + 1);
-        let pushed = self.push(address);
-        debug_assert!(pushed, "the caller has looked");
-        self.exchange(place, self.stored() - 1);
+        debug_assert!(self.has_room(), "the caller has looked");
+        let (bottom, top) = (self.bottom.get(), self.top.load(Relaxed));
+        let stored = (top.addr() - bottom.addr()) / size_of::<usize>();
+        // SAFETY: M2: at or below `top`, where the caller has seen room.
+        let place = unsafe { bottom.add(below(random, stored + 1)) };
+        // SAFETY: M2: below `end` there is room, which only the owner uses (M1).
+        unsafe { top.write(address) };
+        // SAFETY: M2: below `top` all is initialised, and `top` itself has just been.
+        let other = unsafe { place.replace(address) };
+        // SAFETY: as for the first write.
+        unsafe { top.write(other) };
+        // SAFETY: M2: `top < end`, so one more is at most `end`.
+        self.top.store(unsafe { top.add(1) }, Relaxed);
     }
 
     /// Mixes the slots from place `first` up.
