@@ -8,6 +8,9 @@
 //!
 //! Calls after the guard has run, from other destructors, find the empty cache and phase `Ended`: they go to the bins directly.
 //! So do calls that the registration of the guard itself may make.
+//!
+//! Thread-locals are destroyed before the values of `pthread` keys. A thread that first uses a family in the destructor of such a value
+//! would never see its guard destroyed, so the guard has a key as well ([`late`]), whose own destructor then runs.
 
 use core::cell::Cell;
 
@@ -62,6 +65,13 @@ thread_local! {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        late::disarm();
+        self.give_back();
+    }
+}
+
+impl Guard {
+    fn give_back(&self) {
         PHASE.set(Phase::Ended);
         let mut next = self.first.take();
         while let Some(cache) = next {
@@ -80,7 +90,7 @@ pub(crate) fn attach(family: &'static FamilyCore, slot: &CacheSlot) -> Option<&'
         Phase::Live => {}
         Phase::New => {
             PHASE.set(Phase::Registering);
-            let registered = GUARD.try_with(|_| ()).is_ok();
+            let registered = GUARD.try_with(|_| late::arm()).is_ok();
             PHASE.set(if registered { Phase::Live } else { Phase::Ended });
             registered.then_some(())?;
         }
@@ -95,4 +105,66 @@ pub(crate) fn attach(family: &'static FamilyCore, slot: &CacheSlot) -> Option<&'
     }
     slot.0.set(&raw const cache.cache);
     Some(&cache.cache)
+}
+
+/// The second way to see a thread end, for threads whose thread-locals have been destroyed already.
+#[cfg(unix)]
+mod late {
+    use super::GUARD;
+    use crate::sync::{AtomicUsize, Relaxed};
+
+    /// The key plus 1; 0 until there is one.
+    static KEY: AtomicUsize = AtomicUsize::new(0);
+
+    fn key() -> Option<libc::pthread_key_t> {
+        let known = KEY.load(Relaxed);
+        if known != 0 {
+            return libc::pthread_key_t::try_from(known - 1).ok();
+        }
+        let mut new: libc::pthread_key_t = 0;
+        // SAFETY: writes one key to a live one; the destructor is a function of this module.
+        if unsafe { libc::pthread_key_create(&raw mut new, Some(run)) } != 0 {
+            return None;
+        }
+        // Relaxed: a key is a number, and nothing else is published with it.
+        match KEY.compare_exchange(0, new as usize + 1, Relaxed, Relaxed) {
+            Ok(_) => Some(new),
+            Err(first) => {
+                // SAFETY: created above and used by nobody.
+                unsafe { libc::pthread_key_delete(new) };
+                libc::pthread_key_t::try_from(first - 1).ok()
+            }
+        }
+    }
+
+    fn set(value: *const libc::c_void) {
+        if let Some(key) = key() {
+            // SAFETY: a key that was created and is never deleted. Should there be no memory for the value, the thread does
+            // without this second way.
+            unsafe { libc::pthread_setspecific(key, value) };
+        }
+    }
+
+    /// Lets [`run`] be called when the thread ends.
+    pub(super) fn arm() {
+        set((&raw const KEY).cast());
+    }
+
+    /// The thread-local guard runs, so nothing is left to do: a library may be unloaded once its thread-locals are gone.
+    pub(super) fn disarm() {
+        set(core::ptr::null());
+    }
+
+    extern "C" fn run(_: *mut libc::c_void) {
+        // Should the guard be gone, it has given everything back itself.
+        let _ = GUARD.try_with(super::Guard::give_back);
+    }
+}
+
+/// Other systems destroy thread-locals last.
+#[cfg(not(unix))]
+mod late {
+    pub(super) fn arm() {}
+
+    pub(super) fn disarm() {}
 }

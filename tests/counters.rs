@@ -152,6 +152,8 @@ fn figures_may_be_read_while_others_allocate() {
             assert!(stats.live_allocations <= 10_000 && stats.live_bytes <= 64 * MIB, "{stats}");
             Busy::trim();
         }
+        // Joined one by one: a scope may be left before the thread-locals of its threads are destroyed.
+        workers.into_iter().for_each(|worker| worker.join().expect("no panic"));
     });
     let stats = Busy::stats();
     assert_eq!((stats.live_allocations, stats.live_bytes), (0, 0), "{stats}");

@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::ptr::NonNull;
 
 use allocator_api2::alloc::Allocator;
-use common::doors::{Doors, is_aligned, layout, promised_align};
+use common::doors::{Doors, Resize, is_aligned, layout, promised_align};
 use common::pattern;
 use common::random::Random;
 use family_alloc::{Family, family};
@@ -98,27 +98,43 @@ fn alignments_far_above_a_page_hold() {
     }
 }
 
+/// Resizes from every layout to every other, by each call that the sizes allow.
 #[test]
-fn growing_to_a_stricter_alignment_moves_and_keeps_the_contents() {
-    family! { struct Stricter; struct StricterSmall { slab_bytes: 64 * 1024 } }
-    for doors in [Doors::of::<Stricter>(), Doors::of::<StricterSmall>()] {
-        let sizes = [1, 3, 64, 100, 4096, 5000, 40_000, 1 << 20, 3 << 20];
-        let layouts =
-            sizes.into_iter().flat_map(|size| [1, 8, 64, 4096, 1 << 16, 8 << 20].map(|align| layout(size, align)));
-        for (old, new) in layouts.clone().flat_map(|old| layouts.clone().map(move |new| (old, new))) {
-            let memory = (doors.allocate)(old).expect("memory");
-            pattern::fill(NonNull::slice_from_raw_parts(memory.cast(), old.size()), old.size());
-            let resize = if new.size() >= old.size() { doors.grow } else { doors.shrink };
-            // SAFETY: allocated above with `old`; the sizes are in the order that the call wants.
-            let resized = unsafe { resize(memory.cast(), old, new) }.expect("memory");
-            assert!(is_aligned(resized.addr().get(), promised_align(new)), "{old:?} to {new:?}: {resized:p}");
-            assert_eq!(resized.len(), doors.occupied(new), "{old:?} to {new:?}");
-            assert!(pattern::holds(resized.cast(), old.size().min(new.size()), old.size()), "{old:?} to {new:?}");
-            // SAFETY: what the call above returned, with the layout that it was asked for.
-            unsafe { (doors.deallocate)(resized.cast(), new) };
+fn resizing_from_any_layout_to_any_other_keeps_the_contents() {
+    family! { struct Resized; struct ResizedSmall { slab_bytes: 64 * 1024 } }
+    let sizes = [1, 3, 64, 100, 4096, 5000, 40_000, 1 << 20, 3 << 20];
+    let layouts: Vec<Layout> =
+        sizes.into_iter().flat_map(|size| [1, 64, 4096, 1 << 16, 4 << 20].map(|align| layout(size, align))).collect();
+    for doors in [Doors::of::<Resized>(), Doors::of::<ResizedSmall>()] {
+        for (&old, &new) in layouts.iter().flat_map(|old| layouts.iter().map(move |new| (old, new))) {
+            if new.size() >= old.size() {
+                resize(doors, old, new, doors.grow);
+                let grown_zeroed = resize(doors, old, new, doors.grow_zeroed);
+                assert!(grown_zeroed, "{}: {old:?} to {new:?}: not zero to the end", doors.name);
+            }
+            if new.size() <= old.size() {
+                resize(doors, old, new, doors.shrink);
+            }
         }
         assert_eq!((doors.stats)().live_allocations, 0);
     }
+}
+
+/// Allocates, resizes by `call`, checks and frees; returns whether all behind the old size is zero.
+fn resize(doors: Doors, old: Layout, new: Layout, call: Resize) -> bool {
+    let memory = (doors.allocate)(old).expect("memory");
+    pattern::fill(NonNull::slice_from_raw_parts(memory.cast(), old.size()), old.size());
+    // SAFETY: allocated above with `old`; the sizes are in the order that the call wants.
+    let resized = unsafe { call(memory.cast(), old, new) }.expect("memory");
+    assert!(is_aligned(resized.addr().get(), promised_align(new)), "{}: {old:?} to {new:?}: {resized:p}", doors.name);
+    assert_eq!(resized.len(), doors.occupied(new), "{}: {old:?} to {new:?}", doors.name);
+    assert!(pattern::holds(resized.cast(), old.size().min(new.size()), old.size()), "{old:?} to {new:?}: contents");
+    let zero_behind = new.size() >= old.size() && pattern::is_zero_from(resized, old.size());
+    // All of it can be written to.
+    pattern::fill(NonNull::slice_from_raw_parts(resized.cast(), new.size()), 1);
+    // SAFETY: what the call above returned, with the layout that it was asked for.
+    unsafe { (doors.deallocate)(resized.cast(), new) };
+    zero_behind
 }
 
 #[test]

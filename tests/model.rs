@@ -330,9 +330,11 @@ fn random_calls_on_threads_at_once_keep_every_promise() {
     let model = Mutex::new(Model::default());
     let exchange = Mutex::new(Vec::<Slot>::new());
     std::thread::scope(|scope| {
-        for thread in 0..4 {
-            let (model, exchange) = (&model, &exchange);
-            scope.spawn(move || run_at_once(thread, STEPS, model, exchange));
+        let (model, exchange) = (&model, &exchange);
+        let threads = [0, 1, 2, 3].map(|thread| scope.spawn(move || run_at_once(thread, STEPS, model, exchange)));
+        // Joined one by one: a scope may be left before the thread-locals of its threads are destroyed.
+        for thread in threads {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
     });
     for slot in exchange.into_inner().expect("no thread panicked") {

@@ -173,24 +173,30 @@ fn defect_a_full_slab_gets_its_freed_slot_back() {
 fn defect_sizes_above_8192_have_locks_of_their_own() {
     family! { struct Above8192; }
     std::thread::scope(|scope| {
-        for thread in 0..4 {
+        let threads = [0, 1, 2, 3].map(|thread| {
             scope.spawn(move || {
                 for round in 0..60 {
-                    let sizes = (13..=21).flat_map(|shift| [(1 << shift) + 1, 2 << shift]);
-                    let held: Vec<(*mut u8, usize)> = sizes.map(|bytes| (Above8192::malloc(bytes), bytes)).collect();
-                    for &(memory, bytes) in &held {
-                        pattern::fill(slice(memory, bytes.min(20_000)), thread * 60 + round);
-                    }
-                    for (memory, bytes) in held {
-                        let start = slice(memory, bytes).cast();
-                        assert!(pattern::holds(start, bytes.min(20_000), thread * 60 + round), "{bytes} bytes");
-                        free::<Above8192>(memory, bytes);
-                    }
+                    allocate_above_8192::<Above8192>(thread * 60 + round);
                 }
-            });
-        }
+            })
+        });
+        // Joined one by one: a scope may be left before the thread-locals of its threads are destroyed.
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
     });
     assert_empty::<Above8192>();
+}
+
+/// Allocates in every class above 8192 bytes at once, fills, verifies and frees.
+fn allocate_above_8192<F: Family>(seed: usize) {
+    let sizes = (13..=21).flat_map(|shift| [(1 << shift) + 1, 2 << shift]);
+    let held: Vec<(*mut u8, usize)> = sizes.map(|bytes| (F::malloc(bytes), bytes)).collect();
+    for &(memory, bytes) in &held {
+        pattern::fill(slice(memory, bytes.min(20_000)), seed);
+    }
+    for (memory, bytes) in held {
+        assert!(pattern::holds(slice(memory, bytes).cast(), bytes.min(20_000), seed), "{bytes} bytes");
+        free::<F>(memory, bytes);
+    }
 }
 
 /// Sizes above 2 GiB overflowed the class arithmetic.

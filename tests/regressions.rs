@@ -115,7 +115,7 @@ family! { struct Torn { slab_bytes: 64 * 1024 } }
 fn stats_are_plausible_while_threads_work() {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        for _ in 0..2 {
+        let workers = [(); 2].map(|()| {
             scope.spawn(|| {
                 let mut live = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
@@ -127,8 +127,8 @@ fn stats_are_plausible_while_threads_work() {
                         }
                     }
                 }
-            });
-        }
+            })
+        });
         let end = std::time::Instant::now() + std::time::Duration::from_secs(2);
         while std::time::Instant::now() < end {
             let stats = Torn::stats();
@@ -138,6 +138,8 @@ fn stats_are_plausible_while_threads_work() {
             }
         }
         stop.store(true, Ordering::Relaxed);
+        // Joined one by one: a scope may end before the thread-locals of its threads are destroyed.
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
     });
     assert_eq!(Torn::stats().live_allocations, 0);
 }

@@ -302,7 +302,7 @@ fn what_wanders_through_a_channel_stays_bounded() {
         let (sender, receiver) = mpsc::sync_channel::<FamilyBox<[u8; 1000], Wandering>>(64);
         let mut resident = Vec::new();
         std::thread::scope(|scope| {
-            scope.spawn(move || {
+            let producer = scope.spawn(move || {
                 for number in 0..MESSAGES {
                     sender.send(FamilyBox::new_in([number as u8; 1000], Wandering)).expect("the consumer listens");
                 }
@@ -313,6 +313,7 @@ fn what_wanders_through_a_channel_stays_bounded() {
                     resident.push(resident_bytes());
                 }
             }
+            producer.join().expect("no panic");
         });
         let (first, last) = (resident[0], resident[resident.len() - 1]);
         assert!(last < first + MIB, "resident memory grew from {first} to {last} while 64 messages were on their way");
@@ -328,7 +329,7 @@ fn threads_that_start_and_end_at_once_lose_nothing() {
     let doors = Doors::of::<AtOnce>();
     let total = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for _ in 0..4 {
+        let threads = [(); 4].map(|()| {
             scope.spawn(|| {
                 for round in 0..150 {
                     let slots = std::thread::scope(|inner| {
@@ -343,15 +344,14 @@ fn threads_that_start_and_end_at_once_lose_nothing() {
                     total.fetch_add(slots.len(), Relaxed);
                     slots.into_iter().for_each(|slot| free(doors, slot));
                 }
-            });
+            })
+        });
+        // Joined one by one: a scope may be left before the thread-locals of its threads are destroyed.
+        for thread in threads {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
     });
     assert!(total.load(Relaxed) > 0);
-    // A scope may be left before the thread-locals of its threads are destroyed.
-    let give_up = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while (doors.stats)().thread_caches > 0 && std::time::Instant::now() < give_up {
-        std::thread::yield_now();
-    }
     assert_nothing_held(doors, 0);
     doors_trim_to_nothing(doors);
 }

@@ -388,8 +388,8 @@ pub unsafe fn grow_zeroed<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout)
     if old.size() == 0 {
         return allocate_zeroed::<F>(new);
     }
-    if slab_class::<F>(old).is_none() {
-        // SAFETY: the same contract.
+    if slab_class::<F>(old).is_none() && slab_class::<F>(new).is_none() {
+        // SAFETY: the same contract, and neither is served from slabs.
         return unsafe { grow_large_zeroed::<F>(ptr, old, new) };
     }
     // SAFETY: the same contract.
@@ -400,16 +400,17 @@ pub unsafe fn grow_zeroed<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout)
 }
 
 /// # Safety
-/// As for [`grow`], the old layout above the largest slot (and the new one with it).
+/// As for [`grow`], both layouts above the largest slot.
 #[cold]
 #[inline(never)]
 unsafe fn grow_large_zeroed<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
     let old_bytes = mapped_bytes(old)?;
     // SAFETY: the same contract.
     if let Some(resized) = unsafe { resize_large::<F>(ptr, old, new) } {
-        // What remapping added is new from the system.
-        // SAFETY: a mapping does not get shorter when it grows.
-        unsafe { clear(resized, old.size()..old_bytes) };
+        // What remapping added is new from the system. With a lower alignment the mapping may have become shorter.
+        let dirty_end = old_bytes.min(resized.len());
+        // SAFETY: the mapping holds at least `new.size()` bytes, and that is at least the old size.
+        unsafe { clear(resized, old.size()..dirty_end) };
         return Some(resized);
     }
     let memory = allocate_large_zeroed::<F>(new)?;

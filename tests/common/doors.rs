@@ -7,7 +7,8 @@ use allocator_api2::alloc::Allocator;
 use family_alloc::{Checks, Family, Stats};
 
 type Memory = Option<NonNull<[u8]>>;
-type Resize = unsafe fn(NonNull<u8>, Layout, Layout) -> Memory;
+/// A call that changes a layout: grow, grow_zeroed or shrink.
+pub(crate) type Resize = unsafe fn(NonNull<u8>, Layout, Layout) -> Memory;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Doors {
