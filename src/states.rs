@@ -104,6 +104,19 @@ impl Place {
     }
 }
 
+impl Place {
+    /// The byte of the slot `slots` behind this one.
+    ///
+    /// # Safety
+    /// That slot is of the same slab.
+    #[inline(always)]
+    pub(crate) unsafe fn behind(self, slots: usize) -> Self {
+        let place = core::ptr::with_exposed_provenance::<AtomicU8>(core::ptr::from_ref(self.0).addr());
+        // SAFETY: the bytes of a slab's slots lie one after another, committed as this one is.
+        Self(unsafe { &*place.wrapping_add(slots) })
+    }
+}
+
 /// Where the bytes of one class's slots are.
 #[derive(Clone, Copy)]
 pub(crate) struct States {

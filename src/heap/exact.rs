@@ -52,12 +52,11 @@ pub unsafe fn resize_exact<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout
     if F::CHECKS.is_hardened() {
         hardened::verify_exact::<F>(ptr, old);
     }
-    let resized = if new.size() >= old.size() {
+    if new.size() >= old.size() {
         // SAFETY: the same contract, the order of the sizes was just tested.
-        unsafe { grow::<F>(ptr, old, new) }
+        marked::<F>(unsafe { grow::<F>(ptr, old, new) }, new)
     } else {
         // SAFETY: as above, with the other order.
-        unsafe { shrink::<F>(ptr, old, new) }
-    };
-    marked::<F>(resized, new)
+        marked::<F>(unsafe { shrink::<F>(ptr, old, new) }, new)
+    }
 }

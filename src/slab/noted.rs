@@ -58,18 +58,19 @@ impl Geometry<'_> {
     /// # Safety
     /// As for [`give`](Self::give).
     pub(super) unsafe fn give_noted(&self, slab: &SlabHeader, addresses: &[usize]) -> Result<(), usize> {
-        let (states, bits, base) = (self.states(), self.bits(slab), slab.memory.get().addr());
+        let (bits, base) = (self.bits(slab), slab.memory.get().addr());
+        // SAFETY: the first slot of an open slab of this class.
+        let first = unsafe { self.states().place(base) };
         if slab.tag.load(Relaxed) != self.tag {
             // The other free has let the slab be closed, and another class has it now.
             return Err(addresses.first().copied().unwrap_or(base));
         }
         for &address in addresses {
-            // SAFETY: a slot of an open slab of this class.
-            let place = unsafe { states.place(address) };
-            if !place.go(State::CACHED, State::IN_BIN) {
+            let slot = (address - base) >> self.class.index();
+            // SAFETY: a slot of the slab.
+            if !unsafe { first.behind(slot) }.go(State::CACHED, State::IN_BIN) {
                 return Err(address);
             }
-            let slot = (address - base) >> self.class.index();
             // SAFETY: below `word_count`, in the slab's own part of the side units.
             let word = unsafe { bits.add(slot / 64) };
             // SAFETY: committed with the region's first slab, and nobody else's (N2).
@@ -85,7 +86,9 @@ impl Geometry<'_> {
     /// # Safety
     /// As for [`take`](Self::take), and the list has at least `out.len()` slots.
     pub(super) unsafe fn take_noted(&self, slab: &SlabHeader, out: &mut [usize]) -> Result<(), usize> {
-        let (states, bits, base) = (self.states(), self.bits(slab), slab.memory.get().addr());
+        let (bits, base) = (self.bits(slab), slab.memory.get().addr());
+        // SAFETY: the first slot of an open slab of this class.
+        let first = unsafe { self.states().place(base) };
         let word_count = self.word_count();
         let mut index = self.first_word(slab) % word_count;
         let mut left = out.len();
@@ -101,8 +104,8 @@ impl Geometry<'_> {
                 left -= 1;
                 // The last is what a magazine pops first: addresses then rise.
                 out[left] = base + (slot << self.class.index());
-                // SAFETY: a slot of an open slab of this class.
-                if !unsafe { states.place(out[left]) }.go(State::IN_BIN, State::CACHED) {
+                // SAFETY: a slot of the slab.
+                if !unsafe { first.behind(slot) }.go(State::IN_BIN, State::CACHED) {
                     return Err(out[left]);
                 }
             }
@@ -111,7 +114,7 @@ impl Geometry<'_> {
             if left == 0 {
                 break;
             }
-            index = (index + 1) % word_count;
+            index = if index + 1 == word_count { 0 } else { index + 1 };
         }
         debug_assert_eq!(left, 0, "the slab counts its free slots (N1)");
         slab.trunk.set(index as u32);
