@@ -68,7 +68,9 @@ pub(crate) struct RegionHeader {
     /// Always 0: unit 0 holds no slots.
     _tag: AtomicU32,
     /// Units that are reserved, unit 0 included; fewer than 64 where address space was short.
-    pub(crate) unit_count: Cell<u32>,
+    pub(crate) unit_count: Cell<u16>,
+    /// Whether unit 0 was committed for no other purpose than to be one mapping with its neighbours.
+    pub(crate) bridged: Cell<bool>,
     /// The region's first byte: the root of every pointer into it, its provenance exposed.
     pub(crate) memory: Cell<*mut u8>,
     /// Free units that read zero.
@@ -212,7 +214,7 @@ impl Directory {
         let mut unit_count = UNIT_COUNT;
         while unit_count >= least_units {
             if let Some(region) = self.claim_distinct(unit_count << self.unit_shift, region_bytes) {
-                region.unit_count.set(unit_count as u32);
+                region.unit_count.set(unit_count as u16);
                 return Some(region);
             }
             unit_count /= 2;
@@ -247,8 +249,8 @@ impl Directory {
         let entry = view.entry(address, self.unit_shift).cast_mut();
         let start = entry.map_addr(|entry| entry & !(page - 1));
         // SAFETY: a page of the table, which is reserved and never released (H1).
-        let committed = NonNull::new(start).is_some_and(|start| unsafe { os::commit(start, page) });
-        if !committed {
+        let writable = NonNull::new(start).is_some_and(|start| unsafe { os::make_writable(start, page) });
+        if !writable {
             return None;
         }
         let region = self.region(address);
@@ -273,9 +275,9 @@ impl Directory {
                 .unwrap_or(TABLE_BYTES_MAX)
                 .clamp(TABLE_BYTES_MIN, TABLE_BYTES_MAX),
         };
-        let (table, bytes) = [bytes, bytes.min(1 << 20), TABLE_BYTES_MIN]
-            .into_iter()
-            .find_map(|bytes| Some((os::reserve_readable(bytes)?, bytes)))?;
+        let less = |&bytes: &usize| (bytes > TABLE_BYTES_MIN).then(|| (bytes / 4).max(TABLE_BYTES_MIN));
+        let (table, bytes) =
+            core::iter::successors(Some(bytes), less).find_map(|bytes| Some((os::reserve_readable(bytes)?, bytes)))?;
         self.mask.store(bytes - HEADER_BYTES, Relaxed);
         // Release: publishes the mask to `view`.
         self.base.store(table.as_ptr(), Release);

@@ -92,7 +92,7 @@ impl LargeSet {
 
     /// Bytes before and behind each allocation that belong to its mapping.
     fn margin(&self) -> usize {
-        if self.guarded { os::page_bytes() } else { 0 }
+        if self.guarded && os::HAS_GUARDS { os::page_bytes() } else { 0 }
     }
 
     /// Allocates; with `want_zero` only memory that reads zero is returned.
@@ -152,15 +152,15 @@ impl LargeSet {
         Ok(Some(Large { memory: moved, bytes }))
     }
 
-    /// Releases the kept mappings that have waited for `PURGE_AFTER_MILLISECONDS`, or all of them; returns their bytes.
+    /// Releases the kept mappings that have waited for `PURGE_AFTER_MILLISECONDS`, or all of them; returns their bytes. What the
+    /// system refuses to take stays kept.
     pub(crate) fn release_kept(&mut self, now: Option<u64>) -> usize {
         let (before, margin) = (self.kept_bytes, self.margin());
         for place in &mut self.kept {
             let aged =
                 |kept: &mut Kept| now.is_none_or(|now| now.saturating_sub(kept.since) >= PURGE_AFTER_MILLISECONDS);
-            if let Some(kept) = place.take_if(aged) {
+            if let Some(kept) = place.take_if(|kept| aged(kept) && discard(kept, margin)) {
                 self.kept_bytes -= kept.bytes;
-                discard(&kept, margin);
             }
         }
         before - self.kept_bytes
@@ -187,14 +187,8 @@ impl LargeSet {
         if margin == 0 {
             return os::map(bytes, align);
         }
-        let start = os::map(bytes.checked_add(align)?.checked_add(margin)?, align)?;
-        // SAFETY: inside the mapping, as long as all of these together.
-        let memory = unsafe { start.add(align) };
-        if align > margin {
-            // SAFETY: all before the margin; used by nobody.
-            unsafe { os::release(start, align - margin) };
-        }
-        // SAFETY: the margin before the memory, which begins `align >= margin` into the mapping.
+        let memory = os::map_between(bytes, align, margin)?;
+        // SAFETY: the margin before the memory.
         let before = unsafe { memory.sub(margin) };
         // SAFETY: the margin behind the memory.
         let behind = unsafe { memory.add(bytes) };
@@ -223,40 +217,44 @@ impl LargeSet {
             .iter_mut()
             .filter(|place| place.as_ref().is_some_and(fits))
             .min_by_key(|place| place.as_ref().map_or(usize::MAX, |kept| kept.bytes))?;
-        let kept = best.take()?;
+        let kept = best.take_if(|kept| kept.bytes == bytes || cut(kept, bytes))?;
         self.kept_bytes -= kept.bytes;
-        if kept.bytes > bytes {
-            // SAFETY: `bytes` is below the mapping's length.
-            let tail = unsafe { kept.memory.add(bytes) };
-            // SAFETY: the end of a mapping that belongs to nobody (L2).
-            unsafe { os::release(tail, kept.bytes - bytes) };
-        }
         Some(kept.memory)
     }
 
     fn keep(&mut self, freed: Kept) {
         self.release_kept(Some(freed.since));
-        let margin = self.margin();
+        let has_room = freed.bytes <= KEPT_BYTES && self.make_room_to_keep(freed.bytes);
         // A guarded one waits, without memory and not to be touched, instead of being used again.
         // SAFETY: it belongs to nobody any more.
-        let guarded = !self.guarded || unsafe { os::guard(freed.memory, freed.bytes) };
-        if freed.bytes > KEPT_BYTES || !guarded {
-            return discard(&freed, margin);
+        let waits = has_room && (!self.guarded || unsafe { os::guard(freed.memory, freed.bytes) });
+        if !waits && discard(&freed, self.margin()) {
+            return;
         }
-        while self.kept_bytes + freed.bytes > KEPT_BYTES || self.kept.iter().all(Option::is_some) {
-            let oldest = self
-                .kept
-                .iter_mut()
-                .filter(|place| place.is_some())
-                .min_by_key(|place| place.as_ref().map_or(u64::MAX, |kept| kept.since));
-            let Some(oldest) = oldest.and_then(Option::take) else { break };
-            self.kept_bytes -= oldest.bytes;
-            discard(&oldest, margin);
-        }
-        self.kept_bytes += freed.bytes;
+        self.put_by(freed);
+    }
+
+    /// Keeps a mapping, if there is a place. There is none only if the system refused to take another one and then this one:
+    /// the space is lost then, and no memory.
+    fn put_by(&mut self, kept: Kept) {
         if let Some(place) = self.kept.iter_mut().find(|place| place.is_none()) {
-            *place = Some(freed);
+            self.kept_bytes += kept.bytes;
+            *place = Some(kept);
         }
+    }
+
+    /// Releases the oldest kept mappings until another one may be kept; `false` if the system refuses to take one.
+    fn make_room_to_keep(&mut self, bytes: usize) -> bool {
+        let margin = self.margin();
+        while self.kept_bytes + bytes > KEPT_BYTES || self.kept.iter().all(Option::is_some) {
+            let since = |place: &&mut Option<Kept>| place.as_ref().map_or(u64::MAX, |kept| kept.since);
+            let oldest = self.kept.iter_mut().filter(|place| place.is_some()).min_by_key(since);
+            match oldest.and_then(|place| place.take_if(|kept| discard(kept, margin))) {
+                Some(oldest) => self.kept_bytes -= oldest.bytes,
+                None => return false,
+            }
+        }
+        true
     }
 
     /// Where a live allocation of this length stands in the table.
@@ -354,8 +352,11 @@ impl LargeSet {
             self.insert(entry);
         }
         if let Some(table) = old.table {
-            // SAFETY: the old table was mapped here with this length, and all of it has been copied.
-            unsafe { os::release(table.cast(), old.capacity * size_of::<Entry>()) };
+            let old = Kept { memory: table.cast(), bytes: old.capacity * size_of::<Entry>(), since: 0 };
+            // A table has no margins, and what is kept has: there, what the system refuses to take is lost, but no memory.
+            if !discard(&old, 0) && self.margin() == 0 {
+                self.put_by(old);
+            }
         }
         Some(())
     }
@@ -367,14 +368,24 @@ fn own(memory: NonNull<u8>) -> NonNull<u8> {
     NonNull::new(pointer).unwrap_or(memory)
 }
 
-fn discard(kept: &Kept, margin: usize) {
+/// Gives the end of a kept mapping back; `false`: it is as it was.
+fn cut(kept: &Kept, bytes: usize) -> bool {
+    // SAFETY: a whole mapping that belongs to nobody (L2), and it stays where it is.
+    unsafe { os::remap(kept.memory, kept.bytes, bytes, false) }.is_some()
+}
+
+/// Gives back a mapping that belongs to nobody (L2), with its margins; `false`: its space stays, but no memory if that can be
+/// helped.
+fn discard(kept: &Kept, margin: usize) -> bool {
     // SAFETY: the mapping begins with its margin.
     let start = unsafe { kept.memory.sub(margin) };
-    // SAFETY: a kept mapping belongs to nobody (L2). Should the system refuse, at least its memory goes back.
-    if !unsafe { os::release(start, kept.bytes + 2 * margin) } {
-        // SAFETY: as above.
-        unsafe { os::purge(kept.memory, kept.bytes) };
+    // SAFETY: a whole mapping that is not used any more.
+    if unsafe { os::release(start, kept.bytes + 2 * margin) } {
+        return true;
     }
+    // SAFETY: as above.
+    unsafe { os::purge(kept.memory, kept.bytes) };
+    false
 }
 
 #[cfg(test)]

@@ -54,8 +54,9 @@ impl UnitPool {
         Directory::of(self.unit_shift)
     }
 
-    /// Takes a free unit, one that still holds memory if there is one. `None`: no address space or no memory.
-    pub(crate) fn take(&mut self) -> Option<Unit> {
+    /// Takes a free unit, one that still holds memory if there is one, else backed by a huge page if that is wanted and possible.
+    /// `None`: no address space or no memory.
+    pub(crate) fn take(&mut self, huge: bool) -> Option<Unit> {
         let region = match self.with_room {
             Some(region) => region,
             None => self.grow()?,
@@ -71,8 +72,14 @@ impl UnitPool {
             region.dirty.set(dirty & !bit);
             self.dirty_count -= 1;
         }
+        let huge = huge && zeroed && self.unit_bytes() == os::HUGE_PAGE_BYTES;
+        if huge {
+            // SAFETY: the unit is committed and was given to nobody yet.
+            unsafe { os::advise_huge(memory, self.unit_bytes()) };
+        }
         if region.clean.get() | region.dirty.get() == 0 {
             self.with_room = region.next_with_room.take();
+            self.bridge(region, huge);
         }
         let header = self.directory().header(memory.addr().get());
         header.memory.set(memory.as_ptr());
@@ -96,8 +103,31 @@ impl UnitPool {
 
     /// The part of unit 0 that belongs to a slab's side table: `1/64` of a unit for each. `None` if there is no memory for it.
     pub(crate) fn side_table(&mut self, header: &'static SlabHeader) -> Option<NonNull<u8>> {
-        let address = header.memory.get().addr();
-        self.commit(self.directory().region(address), 1)
+        let region = self.directory().region(header.memory.get().addr());
+        let memory = self.commit(region, 1)?;
+        if region.bridged.take() && self.unit_bytes() == os::HUGE_PAGE_BYTES {
+            // SAFETY: unit 0 is committed.
+            unsafe { os::advise_small(memory, self.unit_bytes()) };
+        }
+        Some(memory)
+    }
+
+    /// Makes unit 0 of a full region like the others, if it holds no side table: with a gap in each region there would be two
+    /// mappings for each, and the system bounds their number.
+    fn bridge(&mut self, region: &'static RegionHeader, huge: bool) {
+        if !os::COMMIT_IS_FREE || region.committed.get() & 1 != 0 {
+            return;
+        }
+        let Some(memory) = self.commit(region, 1) else { return };
+        region.bridged.set(true);
+        if huge {
+            // SAFETY: unit 0 is committed and holds nothing.
+            unsafe { os::advise_huge(memory, self.unit_bytes()) };
+        }
+    }
+
+    fn unit_bytes(&self) -> usize {
+        1 << self.unit_shift
     }
 
     /// Gives the pages of a few units back to the system that have been free for long.
@@ -124,25 +154,28 @@ impl UnitPool {
     }
 
     fn purge(&mut self, region: &'static RegionHeader, most: u32, now: u64) {
-        for _ in 0..most.min(region.dirty.get().count_ones()) {
-            let bit = lowest(region.dirty.get());
+        let (mut left, mut untried) = (most, region.dirty.get());
+        while left > 0 && untried != 0 {
+            let bit = lowest(untried);
+            untried &= !bit;
             let memory = self.unit_memory(region, bit);
             // SAFETY: a unit that is free holds nobody's slots, and it was committed when it was taken.
-            if !unsafe { os::purge(memory, 1 << self.unit_shift) } {
+            if !unsafe { os::purge(memory, self.unit_bytes()) } {
                 // What was not granted is not zero: it stays dirty, and is tried again later.
                 region.dirty_since.set(now);
-                return;
+                continue;
             }
             region.dirty.set(region.dirty.get() & !bit);
             region.clean.set(region.clean.get() | bit);
             self.dirty_count -= 1;
+            left -= 1;
         }
     }
 
     fn grow(&mut self) -> Option<&'static RegionHeader> {
         let region = self.directory().reserve_region(2 * self.side_unit_count())?;
         let units = region.unit_count.get();
-        region.clean.set(u64::MAX >> (u64::BITS - units) & !self.side_units());
+        region.clean.set(u64::MAX >> (u64::BITS - u32::from(units)) & !self.side_units());
         region.next.set(self.regions.replace(region));
         region.next_with_room.set(self.with_room.replace(region));
         self.reserved_bytes += (units as usize) << self.unit_shift;
@@ -162,7 +195,12 @@ impl UnitPool {
     fn commit_states(&mut self, region: &RegionHeader) -> Option<()> {
         let mut missing = if self.keeps_states { self.side_units() & !region.committed.get() } else { 0 };
         while missing != 0 {
-            self.commit(region, lowest(missing))?;
+            let memory = self.commit(region, lowest(missing))?;
+            // Few of its pages are ever touched.
+            if self.unit_bytes() == os::HUGE_PAGE_BYTES {
+                // SAFETY: committed just now.
+                unsafe { os::advise_small(memory, self.unit_bytes()) };
+            }
             missing &= missing - 1;
         }
         Some(())
@@ -179,7 +217,7 @@ impl UnitPool {
         let memory = self.unit_memory(region, bit);
         if region.committed.get() & bit == 0 {
             // SAFETY: the unit lies in the region's reservation, which is never released.
-            if !unsafe { os::commit(memory, 1 << self.unit_shift) } {
+            if !unsafe { os::commit(memory, self.unit_bytes()) } {
                 return None;
             }
             region.committed.set(region.committed.get() | bit);
@@ -203,14 +241,14 @@ mod tests {
     #[test]
     fn units_come_in_address_order_and_dirty_ones_first() {
         let mut pool = UnitPool::new(16);
-        let units: Vec<Unit> = (0..130).map(|_| pool.take().unwrap()).collect();
+        let units: Vec<Unit> = (0..130).map(|_| pool.take(false).unwrap()).collect();
         assert_eq!(pool.reserved_bytes, 3 * (UNIT_COUNT << 16));
         for pair in units[..63].windows(2) {
             assert_eq!(address(&pair[0]) + (1 << 16), address(&pair[1]));
         }
         assert!(units.iter().all(|unit| unit.zeroed));
         pool.give(units[7].header, 0);
-        let again = pool.take().unwrap();
+        let again = pool.take(false).unwrap();
         assert_eq!(address(&again), address(&units[7]));
         assert!(!again.zeroed, "an unpurged unit is not known to be zero");
     }
@@ -218,7 +256,7 @@ mod tests {
     #[test]
     fn states_take_the_first_units() {
         let mut pool = UnitPool::new(16).with_states(true);
-        let units: Vec<Unit> = (0..57).map(|_| pool.take().unwrap()).collect();
+        let units: Vec<Unit> = (0..57).map(|_| pool.take(false).unwrap()).collect();
         assert_eq!(pool.reserved_bytes, 2 * (UNIT_COUNT << 16));
         assert_eq!((address(&units[0]) >> 16) % UNIT_COUNT, STATE_UNIT_COUNT);
         let last = units[0].header.memory.get().wrapping_sub(1);
@@ -227,9 +265,10 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
     fn purged_units_read_zero_and_wait_their_time() {
         let mut pool = UnitPool::new(16);
-        let unit = pool.take().unwrap();
+        let unit = pool.take(false).unwrap();
         // SAFETY: the unit is committed and 64 KiB long.
         unsafe { unit.header.memory.get().write_bytes(0xAB, 1 << 16) };
         pool.give(unit.header, 10);
@@ -237,7 +276,7 @@ mod tests {
         assert_eq!(pool.dirty_count, 1, "too young");
         pool.purge_aged(10 + PURGE_AFTER_MILLISECONDS);
         assert_eq!(pool.dirty_count, 0);
-        let again = pool.take().unwrap();
+        let again = pool.take(false).unwrap();
         assert_eq!(address(&again), address(&unit));
         assert!(again.zeroed);
         // SAFETY: committed memory of 64 KiB.

@@ -56,14 +56,10 @@ impl Geometry<'_> {
     /// Takes a unit and makes it an empty slab of this class, backed by a huge page if that is worth it and possible.
     pub(crate) fn open(&self, huge: bool) -> Option<&'static SlabHeader> {
         let mut pool = self.pool.lock();
-        let Unit { header, zeroed } = pool.take()?;
+        let Unit { header, zeroed } = pool.take(huge)?;
         if self.is_tiny() && pool.side_table(header).is_none() {
             pool.give(header, os::milliseconds());
             return None;
-        }
-        if huge && zeroed && self.unit_bytes() == os::HUGE_PAGE_BYTES {
-            // SAFETY: the unit is committed and was given to nobody yet.
-            unsafe { os::advise_huge(slab_memory(header), self.unit_bytes()) };
         }
         header.used.set(0);
         header.recycled.set(0);

@@ -152,6 +152,7 @@ fn measure_large(bytes: usize) -> (f64, f64) {
 }
 
 #[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "pages are measured, and this backend has none of its own")]
 fn a_full_class_has_as_little_metadata_as_promised() {
     const NAME: &str = "a_full_class_has_as_little_metadata_as_promised";
     if let Some(case) = child::case() {

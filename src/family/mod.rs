@@ -5,7 +5,7 @@
 //! **F3** `Σ bins' out − Σ caches' held + large` is what clients hold, when no thread is in the middle of a call.
 
 mod checked;
-#[cfg(unix)]
+#[cfg(all(unix, not(miri)))]
 mod fork;
 mod hardened;
 mod registry;

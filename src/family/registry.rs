@@ -23,7 +23,7 @@ impl FamilyCore {
         if self.number.load(Acquire) != 0 {
             return Some(());
         }
-        #[cfg(unix)]
+        #[cfg(all(unix, not(miri)))]
         super::fork::install();
         let mut numbers = NUMBERS.lock();
         if self.number.load(Relaxed) != 0 {

@@ -3,34 +3,180 @@
 //! | call | contract |
 //! | --- | --- |
 //! | [`page_bytes`] | size of a page, asked at run time, a power of two |
-//! | [`reserve`] | address space that must not be touched yet, costs no memory and no commit charge |
+//! | [`reserve`] | address space that must not be touched yet and has no commit charge; refused where it is more than the system should spend at once |
 //! | [`reserve_readable`] | the same, but every byte may be read and reads zero |
-//! | [`commit`] | makes reserved space readable and writable; what was never written reads zero |
+//! | [`commit`] | makes reserved space readable and writable, once; it then reads zero |
+//! | [`make_writable`] | makes readable space writable; what has been written there stays |
 //! | [`purge`] | gives the memory back and keeps the space; `true` only if it reads zero from now on |
-//! | [`release`] | gives space and memory back; on `false` the space is still there |
+//! | [`release`] | gives space and memory of a whole reservation or mapping back; on `false` it is as it was |
 //! | [`map`] | committed zero memory of its own; given back with [`release`] |
-//! | [`remap`] | changes the length of a mapping, in place or by moving its pages |
+//! | [`remap`] | changes the length of a mapping, in place or by moving its pages; the new pages read zero |
+//! | [`map_between`] | a mapping between two margins, given back with them |
 //! | [`guard`] | gives the memory back, and any access ends the process until [`unguard`], from when on it reads zero; `false`: not here |
-//! | [`forbid`] | the same by protection, for good; costs a mapping |
+//! | [`forbid`] | any access ends the process, for good; costs a mapping |
+//! | [`advise_huge`], [`advise_small`] | ask for huge pages, or for none; hints |
 //! | [`random`] | 64 random bits |
-//! | [`advise_huge`] | asks for huge pages; a hint |
+//! | [`milliseconds`] | a clock that never goes back |
 //!
-//! All lengths are multiples of the page size and all addresses page-aligned; nothing here is retried or remembered.
+//! All lengths are multiples of the page size and all addresses page-aligned; nothing here is retried or remembered. Any call
+//! but the first and the last three may fail, and each is made to by tests ([`faults`]).
+//!
+//! | backend | used |
+//! | --- | --- |
+//! | `unix` | on Unix |
+//! | `portable` | elsewhere, under Miri, and with the feature `portable`: `std`'s `System` allocator, no purge, no remap |
 
 use core::ptr::NonNull;
 
-#[cfg(all(unix, not(miri)))]
-mod unix;
-#[cfg(all(unix, not(miri)))]
-use unix as imp;
+mod clock;
+#[cfg_attr(not(feature = "faults"), allow(unreachable_pub))]
+pub mod faults;
+#[cfg(any(not(unix), miri, feature = "portable"))]
+#[path = "portable.rs"]
+mod imp;
+#[cfg(not(any(not(unix), miri, feature = "portable")))]
+#[path = "unix.rs"]
+mod imp;
 
-#[cfg(not(all(unix, not(miri))))]
-compile_error!("family-alloc has no backend for this platform yet: see `src/os/mod.rs` for the contract to implement");
+pub(crate) use clock::milliseconds;
+use faults::{Call, strikes};
+pub(crate) use imp::{COMMIT_IS_FREE, HAS_GUARDS, address_space_limit, page_bytes, random};
 
-pub(crate) use imp::{
-    address_space_limit, advise_huge, commit, forbid, guard, map, milliseconds, page_bytes, purge, random, release,
-    remap, reserve, reserve_readable, unguard,
-};
+/// Reserves space at a multiple of `align`.
+pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
+    debug_assert!(are_pages(bytes) && align.is_power_of_two());
+    if strikes(Call::Reserve) { None } else { imp::reserve(bytes, align) }
+}
+
+/// Reserves space that may be read.
+pub(crate) fn reserve_readable(bytes: usize) -> Option<NonNull<u8>> {
+    debug_assert!(are_pages(bytes));
+    if strikes(Call::ReserveReadable) { None } else { imp::reserve_readable(bytes) }
+}
+
+/// Makes reserved space usable; `false` leaves it as it was.
+///
+/// # Safety
+/// The range lies in space that [`reserve`] returned and that is not released, and no part of it has been committed.
+pub(crate) unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    // SAFETY: the same contract.
+    !strikes(Call::Commit) && unsafe { imp::commit(start, bytes) }
+}
+
+/// Makes readable space writable; `false` leaves it as it was.
+///
+/// # Safety
+/// The range lies in space that [`reserve_readable`] returned and that is not released.
+pub(crate) unsafe fn make_writable(start: NonNull<u8>, bytes: usize) -> bool {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    // SAFETY: the same contract.
+    !strikes(Call::MakeWritable) && unsafe { imp::make_writable(start, bytes) }
+}
+
+/// Gives memory back; `true` only if the range reads zero from now on.
+///
+/// # Safety
+/// The range is committed, and nobody uses its contents any more.
+pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    // SAFETY: the same contract.
+    !strikes(Call::Purge) && unsafe { imp::purge(start, bytes) }
+}
+
+/// Gives space and memory back; `false` leaves it as it was.
+///
+/// # Safety
+/// The range is the whole of what [`reserve`], [`reserve_readable`], [`map`] or [`remap`] returned, and nobody uses it any more.
+pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) -> bool {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    // SAFETY: the same contract.
+    !strikes(Call::Release) && unsafe { imp::release(start, bytes) }
+}
+
+/// Maps zero memory at a multiple of `align`.
+pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
+    debug_assert!(are_pages(bytes) && align.is_power_of_two());
+    if strikes(Call::Map) { None } else { imp::map(bytes, align) }
+}
+
+/// Changes the length of a mapping. Where it may move, it may end anywhere that is page-aligned. `None` leaves it as it was.
+///
+/// # Safety
+/// The range is a whole mapping made by [`map`] or [`remap`]; if the call succeeds, the old range is not used any more.
+pub(crate) unsafe fn remap(
+    start: NonNull<u8>,
+    old_bytes: usize,
+    new_bytes: usize,
+    may_move: bool,
+) -> Option<NonNull<u8>> {
+    debug_assert!(are_pages(start.addr().get() | old_bytes | new_bytes));
+    if strikes(Call::Remap) {
+        return None;
+    }
+    // SAFETY: the same contract.
+    unsafe { imp::remap(start, old_bytes, new_bytes, may_move) }
+}
+
+/// Asks for huge pages.
+///
+/// # Safety
+/// The range is committed memory of the caller's.
+pub(crate) unsafe fn advise_huge(start: NonNull<u8>, bytes: usize) {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    // SAFETY: the same contract.
+    unsafe { imp::advise_huge(start, bytes) };
+}
+
+/// Asks for pages of the usual size only.
+///
+/// # Safety
+/// The range is committed memory of the caller's.
+pub(crate) unsafe fn advise_small(start: NonNull<u8>, bytes: usize) {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    // SAFETY: the same contract.
+    unsafe { imp::advise_small(start, bytes) };
+}
+
+fn are_pages(bytes: usize) -> bool {
+    bytes & (page_bytes() - 1) == 0
+}
+
+/// Maps zero memory at a multiple of `align` with `margin`, a page, before and behind it: given back with both.
+pub(crate) fn map_between(bytes: usize, align: usize, margin: usize) -> Option<NonNull<u8>> {
+    debug_assert!(are_pages(bytes | margin) && align.is_power_of_two() && align >= margin);
+    if strikes(Call::Map) { None } else { imp::map_between(bytes, align, margin) }
+}
+
+/// Gives memory back and makes any access end the process; `false`: not possible here.
+///
+/// # Safety
+/// The range is committed, and nobody uses its contents any more.
+pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    // SAFETY: the same contract.
+    unsafe { imp::guard(start, bytes) }
+}
+
+/// Makes guarded memory usable again; it reads zero.
+///
+/// # Safety
+/// The range is committed, and nobody uses its contents.
+pub(crate) unsafe fn unguard(start: NonNull<u8>, bytes: usize) {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    // SAFETY: the same contract.
+    unsafe { imp::unguard(start, bytes) };
+}
+
+/// Makes any access end the process, for good; `false`: not possible.
+///
+/// # Safety
+/// The range is committed, and nobody uses it.
+pub(crate) unsafe fn forbid(start: NonNull<u8>, bytes: usize) -> bool {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    // SAFETY: the same contract.
+    unsafe { imp::forbid(start, bytes) }
+}
 
 /// Bytes of a huge page where [`advise_huge`] has an effect.
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
@@ -49,41 +195,81 @@ pub(crate) fn round_to_pages(bytes: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
+    /// Whether this backend gives memory back and moves pages.
+    const HAS_PAGES: bool = cfg!(not(any(miri, feature = "portable"))) && cfg!(target_os = "linux");
+
+    fn bytes_at<'a>(start: NonNull<u8>, bytes: usize) -> &'a mut [u8] {
+        // SAFETY: the tests look at committed memory that they hold, one slice after the other.
+        unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), bytes) }
+    }
+
     #[test]
     fn reserved_space_is_aligned_and_zero_once_committed() {
         let bytes = 64 * page_bytes();
         for align in [page_bytes(), 1 << 16, 1 << 21, 1 << 27] {
             let space = reserve(bytes, align).unwrap();
             assert_eq!(space.addr().get() % align, 0);
-            // SAFETY: the space was reserved above, with this length.
-            assert!(unsafe { commit(space, bytes) });
-            // SAFETY: committed memory may be read and written, and the slice ends before it is released.
-            let memory = unsafe { core::slice::from_raw_parts_mut(space.as_ptr(), bytes) };
-            assert!(memory.iter().all(|&byte| byte == 0));
-            memory.fill(7);
+            // SAFETY: the first half of the space that was reserved above.
+            assert!(unsafe { commit(space, bytes / 2) });
+            bytes_at(space, bytes / 2).fill(7);
+            // SAFETY: inside the space.
+            let second = unsafe { space.add(bytes / 2) };
+            // SAFETY: the other half, not yet committed.
+            assert!(unsafe { commit(second, bytes / 2) });
+            let memory = bytes_at(space, bytes);
+            assert!(memory[..bytes / 2].iter().all(|&byte| byte == 7), "one half leaves the other alone");
+            assert!(memory[bytes / 2..].iter().all(|&byte| byte == 0));
             // SAFETY: the whole committed space, with no reference left into it.
-            assert!(unsafe { purge(space, bytes) });
-            // SAFETY: purged memory is still committed.
-            let memory = unsafe { core::slice::from_raw_parts(space.as_ptr(), bytes) };
-            assert!(memory.iter().all(|&byte| byte == 0));
+            let purged = unsafe { purge(space, bytes) };
+            assert_eq!(purged, HAS_PAGES);
+            assert!(!purged || bytes_at(space, bytes).iter().all(|&byte| byte == 0));
             // SAFETY: reserved above, no longer used.
             assert!(unsafe { release(space, bytes) });
         }
     }
 
     #[test]
-    fn remap_keeps_the_contents() {
+    fn readable_space_is_zero_and_keeps_what_is_written() {
+        let (page, bytes) = (page_bytes(), 64 * page_bytes());
+        let space = reserve_readable(bytes).unwrap();
+        for _ in 0..2 {
+            // SAFETY: the first page of the space, which stays as it is.
+            assert!(unsafe { make_writable(space, page) });
+            bytes_at(space, page)[9] += 1;
+        }
+        let memory = bytes_at(space, bytes);
+        assert!(memory.iter().enumerate().all(|(place, &byte)| byte == if place == 9 { 2 } else { 0 }));
+        // SAFETY: reserved above, no longer used.
+        assert!(unsafe { release(space, bytes) });
+    }
+
+    #[test]
+    fn mapped_memory_is_aligned_and_zero_whoever_had_it_before() {
+        for align in [page_bytes(), 1 << 16, 1 << 23] {
+            for bytes in [page_bytes(), 3 << 20, 3 << 20] {
+                let memory = map(bytes, align).unwrap();
+                assert_eq!(memory.addr().get() % align, 0);
+                assert!(bytes_at(memory, bytes).iter().all(|&byte| byte == 0));
+                bytes_at(memory, bytes).fill(7);
+                // SAFETY: mapped above, no longer used.
+                assert!(unsafe { release(memory, bytes) });
+            }
+        }
+    }
+
+    #[test]
+    fn remap_keeps_the_contents_or_refuses() {
         let page = page_bytes();
         let old = map(4 * page, page).unwrap();
-        // SAFETY: four mapped pages.
-        unsafe { core::ptr::write_bytes(old.as_ptr(), 9, 4 * page) };
-        // SAFETY: mapped above with this length; the old pointer is not used again.
-        let new = unsafe { remap(old, 4 * page, 4096 * page, true) }.unwrap();
-        // SAFETY: the first four pages came along.
-        let memory = unsafe { core::slice::from_raw_parts(new.as_ptr(), 5 * page) };
+        bytes_at(old, 4 * page).fill(9);
+        // SAFETY: mapped above with this length; the old pointer is used again only if that fails.
+        let remapped = unsafe { remap(old, 4 * page, 4096 * page, true) };
+        assert_eq!(remapped.is_some(), HAS_PAGES);
+        let (new, pages) = remapped.map_or((old, 4), |new| (new, 4096));
+        let memory = bytes_at(new, pages * page);
         assert!(memory[..4 * page].iter().all(|&byte| byte == 9));
         assert!(memory[4 * page..].iter().all(|&byte| byte == 0));
-        // SAFETY: the mapping's new length.
-        assert!(unsafe { release(new, 4096 * page) });
+        // SAFETY: the mapping's length now.
+        assert!(unsafe { release(new, pages * page) });
     }
 }

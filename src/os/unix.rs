@@ -5,8 +5,13 @@ use core::ptr::NonNull;
 use super::is_aligned;
 use crate::sync::{AtomicUsize, Relaxed};
 
+/// Committing touches no page.
+pub(crate) const COMMIT_IS_FREE: bool = true;
 /// How many aligned addresses are tried where over-reserving does not fit.
 const ALIGNED_TRIES: usize = 64;
+
+/// Whether pages can be made so that any access ends the process.
+pub(crate) const HAS_GUARDS: bool = true;
 
 pub(crate) fn page_bytes() -> usize {
     static PAGE_BYTES: AtomicUsize = AtomicUsize::new(0);
@@ -21,21 +26,6 @@ pub(crate) fn page_bytes() -> usize {
         }
         bytes => bytes,
     }
-}
-
-/// Milliseconds of a clock that never goes back; its resolution is a few milliseconds.
-pub(crate) fn milliseconds() -> u64 {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC_COARSE;
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `clock_gettime` writes one `timespec` to a live one.
-    unsafe { libc::clock_gettime(CLOCK, &raw mut now) };
-    #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss)]
-    // 32 bits on some targets; a monotonic clock is not negative
-    let milliseconds = now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000;
-    milliseconds
 }
 
 /// The process's limit on address space (`RLIMIT_AS`) in bytes, if it has one.
@@ -71,6 +61,17 @@ pub(crate) fn reserve_readable(bytes: usize) -> Option<NonNull<u8>> {
 
 pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     aligned(bytes, align, |hint, bytes| anonymous(hint, bytes, libc::PROT_READ | libc::PROT_WRITE, 0))
+}
+
+pub(crate) fn map_between(bytes: usize, align: usize, margin: usize) -> Option<NonNull<u8>> {
+    let start = map(bytes.checked_add(align)?.checked_add(margin)?, align)?;
+    // SAFETY: inside the mapping, as long as all of these together.
+    let memory = unsafe { start.add(align) };
+    if align > margin {
+        // SAFETY: all before the margin; used by nobody.
+        unsafe { release(start, align - margin) };
+    }
+    Some(memory)
 }
 
 /// Maps with an alignment: as the kernel places it, else with room to cut, else at aligned places below (where space is short).
@@ -115,14 +116,21 @@ fn cut(roomy: NonNull<u8>, bytes: usize, align: usize) -> NonNull<u8> {
 }
 
 /// # Safety
-/// The range lies in space that [`reserve`] or [`reserve_readable`] returned and that is not released.
+/// As for [`commit`](super::commit).
 pub(crate) unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: the caller owns the range; opening its protection takes nothing away from anyone.
     unsafe { libc::mprotect(start.as_ptr().cast(), bytes, libc::PROT_READ | libc::PROT_WRITE) == 0 }
 }
 
 /// # Safety
-/// The range is committed, and nobody uses its contents any more.
+/// As for [`make_writable`](super::make_writable).
+pub(crate) unsafe fn make_writable(start: NonNull<u8>, bytes: usize) -> bool {
+    // SAFETY: as for `commit`; what has been written stays.
+    unsafe { commit(start, bytes) }
+}
+
+/// # Safety
+/// As for [`purge`](super::purge).
 pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
     // Linux promises zero after MADV_DONTNEED on private anonymous memory; elsewhere it is only a hint.
     const ZEROES: bool = cfg!(any(target_os = "linux", target_os = "android"));
@@ -132,7 +140,7 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
 }
 
 /// # Safety
-/// The range is committed, and nobody uses its contents any more.
+/// As for [`guard`](super::guard).
 pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
     // `MADV_GUARD_INSTALL`, from Linux 6.13 on; older kernels and other systems refuse the number.
     const INSTALL: libc::c_int = 102;
@@ -142,7 +150,7 @@ pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
 }
 
 /// # Safety
-/// The range is committed, and nobody uses its contents.
+/// As for [`unguard`](super::unguard).
 pub(crate) unsafe fn unguard(start: NonNull<u8>, bytes: usize) {
     // `MADV_GUARD_REMOVE`
     const REMOVE: libc::c_int = 103;
@@ -153,7 +161,7 @@ pub(crate) unsafe fn unguard(start: NonNull<u8>, bytes: usize) {
 }
 
 /// # Safety
-/// The range is committed, and nobody uses it.
+/// As for [`forbid`](super::forbid).
 pub(crate) unsafe fn forbid(start: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: the caller owns the range and does not use it.
     unsafe { libc::mprotect(start.as_ptr().cast(), bytes, libc::PROT_NONE) == 0 }
@@ -168,18 +176,22 @@ pub(crate) fn random() -> u64 {
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     // SAFETY: `getentropy` writes eight bytes to a live `u64`.
     let given = unsafe { libc::getentropy((&raw mut bits).cast(), size_of::<u64>()) } == 0;
-    if given { bits } else { milliseconds().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (&raw const bits).addr() as u64 }
+    if given {
+        bits
+    } else {
+        super::milliseconds().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (&raw const bits).addr() as u64
+    }
 }
 
 /// # Safety
-/// The range was mapped by this module and nobody uses it any more.
+/// The range was mapped by this module and nobody uses it any more. Here it may also be a part of what was mapped.
 pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: the caller gives the range up.
     unsafe { libc::munmap(start.as_ptr().cast(), bytes) == 0 }
 }
 
 /// # Safety
-/// The range is committed memory of the caller's.
+/// As for [`advise_huge`](super::advise_huge).
 pub(crate) unsafe fn advise_huge(start: NonNull<u8>, bytes: usize) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     // SAFETY: a hint; the contents stay.
@@ -190,10 +202,20 @@ pub(crate) unsafe fn advise_huge(start: NonNull<u8>, bytes: usize) {
     let _ = (start, bytes);
 }
 
-/// Changes the length of a mapping. Where it may move, it may end anywhere that is page-aligned. `None` leaves it as it was.
-///
 /// # Safety
-/// The range is a whole mapping made by [`map`]; if the call succeeds, the old range is not used any more.
+/// As for [`advise_small`](super::advise_small).
+pub(crate) unsafe fn advise_small(start: NonNull<u8>, bytes: usize) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // SAFETY: a hint; the contents stay.
+    unsafe {
+        libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_NOHUGEPAGE)
+    };
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (start, bytes);
+}
+
+/// # Safety
+/// As for [`remap`](super::remap).
 pub(crate) unsafe fn remap(
     start: NonNull<u8>,
     old_bytes: usize,

@@ -1,4 +1,4 @@
-//! Measures `family-alloc` beside its peers: `cargo bench`, `cargo bench -- --short`, `cargo bench --bench suite -- --help`.
+//! Measures `family-alloc` beside its peers: `cargo bench`, `cargo bench -- --short`, `cargo bench --bench allocators -- --help`.
 //!
 //! | file | what it owns |
 //! | --- | --- |

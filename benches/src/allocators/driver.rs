@@ -89,7 +89,7 @@ fn measure_case(case: &Case, names: &[Name], options: &Options, progress: &mut P
         for &name in &entrants {
             progress.step(&format!("{}, {name}", case.name));
             if !outcome.failures.contains_key(&name) {
-                os::warm(case.workload.fresh_bytes(options.short));
+                os::warm(case.workload.fresh_bytes());
                 outcome.add(name, child::measure(case, name, options.short));
             }
         }

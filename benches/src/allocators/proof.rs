@@ -4,7 +4,6 @@ use crate::cli::Options;
 use crate::outcome::Outcome;
 use crate::peers::Name;
 use crate::progress::Progress;
-use crate::workload::proof_count;
 use crate::{cases, child, os};
 
 /// The sizes of a short run: the classes' first and last, and what programs use most.
@@ -50,15 +49,13 @@ impl Line {
 pub(crate) fn run(options: &Options) -> Vec<Line> {
     let short = options.short;
     let sizes = sizes(options);
-    print_head(short, &sizes);
+    let most = Most::of(options);
+    print_head(&most, &sizes);
     let mut progress = Progress::new(sizes.len());
     let mut lines: Vec<Line> = Vec::new();
     for (index, &size) in sizes.iter().enumerate() {
         progress.step(&format!("size {size}"));
-        if short || index.is_multiple_of(WARM_EVERY) {
-            os::warm(cases::proof(size).workload.fresh_bytes(short));
-        }
-        let measured = measure(size, short);
+        let measured = measure(size, most.count(size), short);
         let ends_class = sizes.get(index + 1).is_none_or(|next| class(*next) != class(size));
         if short || options.every_size || ends_class || measured.is_err() {
             progress.clear();
@@ -79,8 +76,28 @@ pub(crate) fn run(options: &Options) -> Vec<Line> {
     lines
 }
 
-/// The memory that one process gives back is what the next one gets, so this is enough to keep it warm.
-const WARM_EVERY: usize = 1;
+/// How many allocations of each size, and how many bytes.
+struct Most {
+    count: usize,
+    bytes: usize,
+    words: &'static str,
+}
+
+impl Most {
+    const fn of(options: &Options) -> Self {
+        match (options.short, options.whole_gib) {
+            (true, _) => {
+                Self { count: 100_000, bytes: 32 << 20, words: "SHORT: a hundred thousand allocations or 32 MiB" }
+            }
+            (false, false) => Self { count: 1_000_000, bytes: 128 << 20, words: "a million allocations or 128 MiB" },
+            (false, true) => Self { count: 1_000_000, bytes: 1 << 30, words: "a million allocations or 1 GiB" },
+        }
+    }
+
+    fn count(&self, size: usize) -> usize {
+        self.count.min(self.bytes / size)
+    }
+}
 
 /// The sizes that are measured.
 fn sizes(options: &Options) -> Vec<usize> {
@@ -96,10 +113,9 @@ fn class(size: usize) -> usize {
     size.next_power_of_two()
 }
 
-fn print_head(short: bool, sizes: &[usize]) {
-    let (mode, most, bytes) = if short { (", SHORT", "100 000", "32 MiB") } else { ("", "a million", "1 GiB") };
-    println!("The proof of concept's benchmark{mode}: {} of the sizes from 1 to 8192, of each {most}", sizes.len());
-    println!("allocations or {bytes}. Allocate and touch, walk, free; fresh memory, a process each.");
+fn print_head(most: &Most, sizes: &[usize]) {
+    println!("The proof of concept's benchmark for {} of the sizes from 1 to 8192", sizes.len());
+    println!("{} of each; allocate and touch, walk, free; fresh memory, a process each.", most.words);
     println!(
         "{:>12} {:>9} | {:^40} | {:^40} | {:>6} {:>6}",
         "", "", "family-alloc, ns and resident bytes", "system, ns and resident bytes", "time", "memory"
@@ -171,14 +187,14 @@ fn describe(sizes: &[usize]) -> String {
     }
 }
 
-fn measure(size: usize, short: bool) -> Result<Line, String> {
-    let case = cases::proof(size);
+fn measure(size: usize, count: usize, short: bool) -> Result<Line, String> {
+    let case = cases::proof(count, size);
     let mut outcome = Outcome::new(case.clone());
     for name in [Name::Ours, Name::System] {
+        os::warm(case.workload.fresh_bytes());
         let report = child::measure(&case, name, short).map_err(|message| format!("{name} gave nothing: {message}"))?;
         outcome.add(name, Ok(report));
     }
-    let count = proof_count(size, short);
     let figures = |name| {
         Some(Figures {
             allocate: outcome.nanoseconds("allocate", name)?,

@@ -23,15 +23,16 @@ pub(crate) fn all(short: bool) -> Vec<Case> {
 
 /// The case of that name, whether the run has it or not: what a child process is asked for.
 pub(crate) fn find(name: &str) -> Option<Case> {
-    if let Some(size) = name.strip_prefix("proof-of-concept/") {
-        return Some(proof(size.parse().ok()?));
+    if let Some(numbers) = name.strip_prefix("proof-of-concept/") {
+        let (size, count) = numbers.split_once(" × ")?;
+        return Some(proof(count.parse().ok()?, size.parse().ok()?));
     }
     all(false).into_iter().chain(all(true)).find(|case| case.name == name)
 }
 
-/// The proof of concept's benchmark for one size.
-pub(crate) fn proof(size: usize) -> Case {
-    case(format!("proof-of-concept/{size}"), Workload::Proof { size }, 1)
+/// The proof of concept's benchmark for one size: not among [`all`], since it has a table of its own.
+pub(crate) fn proof(count: usize, size: usize) -> Case {
+    case(format!("proof-of-concept/{size} × {count}"), Workload::Proof { size, count }, 1)
 }
 
 fn case(name: impl Into<String>, workload: Workload, rotations: usize) -> Case {
@@ -62,6 +63,7 @@ fn single_thread(cases: &mut Vec<Case>, short: bool) {
             .iter()
             .map(|&live| case(format!("churn/8 to 1024, {} live", amount(live)), W::ChurnMixed { live }, often)),
     );
+    let often = if short { 2 } else { 7 };
     cases.extend([
         case("linked/list", W::List, often),
         case("linked/tree", W::Tree, often),
@@ -77,7 +79,7 @@ fn single_thread(cases: &mut Vec<Case>, short: bool) {
 
 fn several_threads(cases: &mut Vec<Case>, short: bool) {
     use Workload as W;
-    let often = if short { 3 } else { 7 };
+    let often = if short { 2 } else { 7 };
     cases.extend([
         case("threads/two churn 64", W::TwoThreads, often),
         case("threads/two churn 8 to 1024", W::TwoThreadsMixed, often),

@@ -10,6 +10,8 @@ pub(crate) struct Options {
     pub(crate) short: bool,
     pub(crate) list: bool,
     pub(crate) every_size: bool,
+    /// As many allocations in the proof of concept's table as it had itself.
+    pub(crate) whole_gib: bool,
     pub(crate) filters: Vec<String>,
     pub(crate) only: Vec<Name>,
     pub(crate) json: Option<PathBuf>,
@@ -30,14 +32,15 @@ pub(crate) enum Role {
 }
 
 const HELP: &str = "\
-Measures family-alloc beside its peers: `cargo bench --bench suite -- [OPTIONS]`
+Measures family-alloc beside its peers: `cargo bench --bench allocators -- [OPTIONS]`
 
   --short            under two minutes: fewer cases, sizes, operations and repetitions
   --filter TEXT,...  only cases whose name contains one of the texts (\"proof-of-concept\" is the first table)
   --only NAME,...    only these allocators
   --rotations N      how many processes each case and allocator get
-  --step N           only every Nth size in the proof of concept's table, which takes hours with all
-  --every-size       print a row for every size in that table instead of every class
+  --every-size       in the proof of concept's table, a row for every size instead of every class
+  --step N           in that table, only every Nth size
+  --whole-gib        in that table, up to a GiB of every size instead of up to 128 MiB: many hours
   --json FILE        write everything that was measured
   --svg FILE         draw it
   --list             name the cases and the allocators";
@@ -52,6 +55,7 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Role {
             "--short" => set(&mut options.short),
             "--list" => set(&mut options.list),
             "--every-size" => set(&mut options.every_size),
+            "--whole-gib" => set(&mut options.whole_gib),
             "--filter" => value().map(|text| options.filters.extend(split(&text))),
             "--only" => value().and_then(|text| names(&text)).map(|names| options.only.extend(names)),
             "--json" => value().map(|file| options.json = Some(file.into())),

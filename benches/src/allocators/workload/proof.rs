@@ -8,15 +8,7 @@ use crate::meter::Meter;
 use crate::os::Table;
 use crate::subject::Subject;
 
-/// A million allocations or a GiB of them; in a short run a hundred thousand or 32 MiB.
-pub(crate) const fn count(size: usize, short: bool) -> usize {
-    let (most, bytes) = if short { (100_000, 32 << 20) } else { (1_000_000, 1 << 30) };
-    let fit = bytes / size;
-    if fit < most { fit } else { most }
-}
-
-pub(crate) fn run<S: Subject>(meter: &mut Meter, size: usize) {
-    let count = count(size, meter.pick(true, false));
+pub(crate) fn run<S: Subject>(meter: &mut Meter, size: usize, count: usize) {
     let mut table = Table::new(count, std::ptr::null_mut());
     let layout = black_box(Layout::from_size_align(size, 1).expect("small"));
     meter.ready();

@@ -16,7 +16,6 @@ mod stress;
 mod team;
 mod threads;
 
-pub(crate) use proof::count as proof_count;
 pub(crate) use team::processors;
 
 use crate::meter::Meter;
@@ -54,7 +53,7 @@ pub(crate) enum Workload {
     GrowthLive { live: usize },
     GrowthFamilies { count: usize },
     GrowthThreads { count: usize },
-    Proof { size: usize },
+    Proof { size: usize, count: usize },
 }
 
 impl Workload {
@@ -75,10 +74,10 @@ impl Workload {
     }
 
     /// About how much memory it takes fresh from the system and times doing so.
-    pub(crate) const fn fresh_bytes(self, short: bool) -> usize {
+    pub(crate) const fn fresh_bytes(self) -> usize {
         match self {
             Self::Bulk { size } => bulk::count(size) * size,
-            Self::Proof { size } => proof::count(size, short) * size.next_power_of_two(),
+            Self::Proof { size, count } => count * size.next_power_of_two(),
             Self::GrowthLive { live } => live * 16,
             Self::Large | Self::GrowLarge => 128 << 20,
             Self::List | Self::HashMap | Self::Vector | Self::Strings | Self::Zeroed | Self::Grow => 32 << 20,
@@ -119,7 +118,7 @@ impl Workload {
             Self::GrowthLive { live } => growth::live_set::<S>(meter, live),
             Self::GrowthFamilies { count } => growth::families::<S>(meter, count),
             Self::GrowthThreads { count } => growth::threads::<S>(meter, count),
-            Self::Proof { size } => proof::run::<S>(meter, size),
+            Self::Proof { size, count } => proof::run::<S>(meter, size, count),
         }
     }
 }

@@ -1,0 +1,264 @@
+//! Every call to the system is made to fail: each one once, and all of a kind from each one on.
+//!
+//! A process of its own for every fault, so that first uses are met as well. There the same work is done twice: with the fault,
+//! when allocations may be refused but what is granted must be right, and without, when everything must succeed. After that
+//! nothing may be missing: every slot is back in its slab, every slab in its pool, every page with the system.
+
+mod common;
+
+use std::alloc::Layout;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::child;
+use common::doors::{Doors, is_aligned, layout, promised_align};
+use common::memory::mapped_bytes;
+use common::pattern;
+use family_alloc::__private::faults::{self, Call};
+use family_alloc::family;
+
+family! {
+    struct Plain;
+    struct Small { slab_bytes: 64 * 1024 }
+    struct Raw { checks: Unchecked, slab_bytes: 256 * 1024 }
+}
+
+const FAMILIES: [Doors; 3] = [Doors::of::<Plain>(), Doors::of::<Small>(), Doors::of::<Raw>()];
+const KIB: usize = 1 << 10;
+/// Whether what is given back is seen to leave the process.
+const HAS_PAGES: bool = cfg!(not(any(miri, feature = "portable")));
+
+/// A live allocation with contents by which it is known.
+struct Slot {
+    layout: Layout,
+    memory: NonNull<[u8]>,
+    seed: usize,
+}
+
+// SAFETY: an allocation may be used and freed on any thread; each is handed to one at a time.
+unsafe impl Send for Slot {}
+
+impl Slot {
+    fn verify(&self, len: usize) {
+        assert!(pattern::holds(self.memory.cast(), len, self.seed), "{:?}: the contents have changed", self.layout);
+    }
+}
+
+/// One family at work, counting what it refuses.
+struct Work {
+    doors: Doors,
+    live: Vec<Slot>,
+    refused: usize,
+    seed: usize,
+}
+
+impl Work {
+    fn new(doors: Doors) -> Self {
+        Self { doors, live: Vec::new(), refused: 0, seed: 0 }
+    }
+
+    fn allocate(&mut self, layout: Layout, zeroed: bool) {
+        let memory = if zeroed { (self.doors.allocate_zeroed)(layout) } else { (self.doors.allocate)(layout) };
+        let Some(memory) = memory else {
+            self.refused += 1;
+            return;
+        };
+        assert!(is_aligned(memory.addr().get(), promised_align(layout)), "{layout:?}");
+        assert!(!zeroed || pattern::is_zero_from(memory, 0), "{layout:?}: not zero");
+        self.seed += 1;
+        pattern::fill(memory, self.seed);
+        self.live.push(Slot { layout, memory, seed: self.seed });
+    }
+
+    fn free(&self, slot: &Slot) {
+        slot.verify(slot.memory.len());
+        // SAFETY: a live allocation of this family, which its owner gives up.
+        unsafe { (self.doors.deallocate)(slot.memory.cast(), slot.layout) };
+    }
+
+    fn free_all(&mut self) {
+        std::mem::take(&mut self.live).iter().for_each(|slot| self.free(slot));
+    }
+
+    /// Grows or shrinks the last allocation; if that is refused, it is as it was.
+    fn resize(&mut self, new: Layout, zeroed: bool) {
+        let Some(slot) = self.live.pop() else { return };
+        let grows = new.size() >= slot.layout.size();
+        let call = match (grows, zeroed) {
+            (true, true) => self.doors.grow_zeroed,
+            (true, false) => self.doors.grow,
+            (false, _) => self.doors.shrink,
+        };
+        // SAFETY: live, with its layout, and the sizes are in the order that the call wants.
+        let Some(memory) = (unsafe { call(slot.memory.cast(), slot.layout, new) }) else {
+            slot.verify(slot.memory.len());
+            self.refused += 1;
+            return self.live.push(slot);
+        };
+        let resized = Slot { layout: new, memory, seed: slot.seed };
+        resized.verify(new.size().min(slot.layout.size()));
+        assert!(!(grows && zeroed) || pattern::is_zero_from(memory, slot.layout.size()), "{new:?}: not zero");
+        pattern::fill(memory, slot.seed);
+        self.live.push(resized);
+    }
+
+    /// Something of every kind and class, freed in part.
+    fn run(&mut self) {
+        for (index, size) in (0..self.doors.slab_bytes.ilog2()).map(|shift| 1 << shift).enumerate() {
+            for count in 0..3 {
+                self.allocate(layout(size - size / 3, 1), (count + index) % 2 == 0);
+            }
+        }
+        let large = self.doors.slab_bytes / 2;
+        for (size, align) in [(100, 1), (5000, 8), (large + 1, 1), (large * 5 / 4, 1), (large * 5 / 4 + 9, 64 * KIB)] {
+            self.resize(layout(size, align), true);
+        }
+        for size in [large + 9, 1000, large + 9, large * 5 / 4, large + 1, 10] {
+            self.resize(layout(size, 1), false);
+        }
+        self.free_all();
+    }
+
+    /// More slabs than a region has; more mappings at once than are kept, then shorter ones, which are cut from those; more
+    /// large allocations than the first table has room for.
+    fn run_wide(&mut self) {
+        for part in [100, 90, 85] {
+            (20..38).for_each(|count| self.allocate(layout(count * 2 * KIB * part / 100, 1), part == 85));
+            self.free_all();
+        }
+        for count in 0..140 {
+            self.allocate(layout(32 * KIB, 1), count % 2 == 0);
+        }
+        self.live.reverse();
+        self.free_all();
+        (0..200).for_each(|_| self.allocate(layout(32 * KIB + 1, 1), false));
+        self.free_all();
+    }
+}
+
+/// Does the work on threads that end, with allocations that pass from one to the other; returns how many were refused.
+fn work() -> usize {
+    let on_a_thread = |mut work: Work, run: fn(&mut Work)| {
+        let run = move || {
+            run(&mut work);
+            work
+        };
+        std::thread::spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    };
+    let mut refused = 0;
+    for doors in FAMILIES {
+        let mut done = on_a_thread(Work::new(doors), Work::run);
+        if doors.slab_bytes == 64 * KIB {
+            done = on_a_thread(done, Work::run_wide);
+        }
+        let passed_on = on_a_thread(done, |work| {
+            (0..300).for_each(|count| work.allocate(layout(48, 1), count % 2 == 0));
+            (0..3).for_each(|_| work.allocate(layout(work.doors.slab_bytes, 1), false));
+        });
+        refused += on_a_thread(passed_on, Work::free_all).refused;
+        (doors.trim)();
+    }
+    refused
+}
+
+/// Address space that no family has reserved.
+fn other_space() -> usize {
+    mapped_bytes() - FAMILIES.iter().map(|doors| (doors.stats)().reserved_bytes).sum::<usize>()
+}
+
+fn assert_nothing_is_missing() {
+    for doors in FAMILIES {
+        (doors.trim)();
+        let stats = (doors.stats)();
+        assert_eq!((stats.live_allocations, stats.live_bytes), (0, 0), "{stats}");
+        assert_eq!((stats.large_allocations, stats.large_bytes), (0, 0), "{stats}");
+        assert_eq!((stats.thread_caches, stats.cached_slots), (0, 0), "{stats}");
+        assert_eq!(stats.slab_bytes, 0, "every slot is back in its slab: {stats}");
+        if HAS_PAGES {
+            assert_eq!(stats.kept_bytes, 0, "everything went back to the system: {stats}");
+        }
+    }
+}
+
+/// What the child of a case is told: the call, the numbers of those that fail, and what the process may occupy afterwards.
+fn case_of(call: Call, numbers: &Range<usize>, most_space: usize) -> String {
+    format!("{} {} {} {most_space}", call as usize, numbers.start, numbers.end)
+}
+
+fn run_case(case: &str) {
+    let figures: Vec<usize> = case.split(' ').map(|figure| figure.parse().expect("a number")).collect();
+    let (call, numbers, most_space) = (Call::ALL[figures[0]], figures[1]..figures[2], figures[3]);
+    faults::fail(call, numbers);
+    let refused = work();
+    let met = faults::count(call) > figures[1];
+    faults::fail(call, 0..0);
+    assert_eq!(work(), 0, "everything works again");
+    assert_nothing_is_missing();
+    let space = other_space();
+    assert!(space <= most_space, "{} KiB of address space are missing", (space - most_space) / KIB);
+    println!("\nrefused {refused} {met}");
+}
+
+/// Without a fault: how often each call is made, and the address space that the process then occupies.
+fn run_without_fault() {
+    Call::ALL.iter().for_each(|&call| faults::fail(call, 0..0));
+    assert_eq!(work(), 0);
+    let counts = Call::ALL.map(|call| faults::count(call).to_string()).join(" ");
+    assert_eq!(work(), 0);
+    assert_nothing_is_missing();
+    println!("\ncalls {counts} {}", other_space());
+}
+
+/// The figures of the line that begins with a word.
+fn figures(out: &str, word: &str) -> Vec<String> {
+    let line = out.lines().find_map(|line| line.strip_prefix(word)).expect("the child prints its figures");
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn every_call_may_fail_and_nothing_is_lost() {
+    const NAME: &str = "every_call_may_fail_and_nothing_is_lost";
+    match child::case().as_deref() {
+        Some("none") => return run_without_fault(),
+        Some(case) => return run_case(case),
+        None => {}
+    }
+    let calls = figures(&child::assert_passed(NAME, "none"), "calls ");
+    let calls: Vec<usize> = calls.iter().map(|figure| figure.parse().expect("a number")).collect();
+    let (&space, counts) = calls.split_last().expect("figures");
+    let space = if HAS_PAGES { space } else { usize::MAX };
+    println!("{:?}: {counts:?}", Call::ALL);
+    // The long form is all calls; the short one those when everything is new, later on one of several.
+    let is_long = std::env::var_os("FAMILY_ALLOC_TEST_LONG").is_some();
+    let mut cases = Vec::new();
+    for (call, &count) in Call::ALL.into_iter().zip(counts) {
+        for number in (0..count).filter(|&number| is_long || number < 24 || number % 16 == 0) {
+            cases.push((call, number..number + 1, space));
+            // A system that never takes anything back keeps it.
+            let never_more = if call == Call::Release { usize::MAX } else { space };
+            cases.push((call, number..usize::MAX, never_more));
+        }
+    }
+    let refused = run_all(NAME, &cases);
+    let met: Vec<usize> = refused.into_iter().flatten().collect();
+    let (refusing, sum) = (met.iter().filter(|&&refused| refused > 0).count(), met.iter().sum::<usize>());
+    println!("{} faults met, {refusing} of them with allocations refused, {sum} in all", met.len());
+    assert!(met.len() * 10 >= cases.len() * 9 && refusing > 20, "the faults are felt");
+}
+
+/// Runs all cases, two at once; returns how many allocations each refused that met its fault.
+fn run_all(test: &str, cases: &[(Call, Range<usize>, usize)]) -> Vec<Option<usize>> {
+    let one = |(call, numbers, most_space): &(Call, Range<usize>, usize)| {
+        let out = child::assert_passed(test, &case_of(*call, numbers, *most_space));
+        let figures = figures(&out, "refused ");
+        // The last calls are not made every time: some depend on how long things take.
+        (figures[1] == "true").then(|| figures[0].parse().expect("a number"))
+    };
+    let next = AtomicUsize::new(0);
+    let some = || std::iter::from_fn(|| cases.get(next.fetch_add(1, Ordering::Relaxed))).map(one).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let both = [scope.spawn(some), scope.spawn(some)];
+        both.into_iter().flat_map(|some| some.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
+}

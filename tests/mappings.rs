@@ -1,0 +1,149 @@
+//! The system's bound on the number of mappings: we stay far below it, and we live with it when others do not.
+
+#![cfg(all(target_os = "linux", not(miri)))]
+
+mod common;
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+
+use common::child;
+use common::doors::{Doors, layout};
+use common::memory::page_bytes;
+use common::pattern;
+use family_alloc::{Family, family};
+
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+
+family! {
+    struct Wide;
+    struct Touched { slab_bytes: 64 * 1024 }
+    struct Crowded { slab_bytes: 64 * 1024 }
+}
+
+fn mapping_count() -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("the kernel lists our mappings");
+    maps.lines().count()
+}
+
+/// Nothing is freed here: freeing writes links, and in a hundred gibibytes of huge pages that is too much.
+#[test]
+#[cfg_attr(feature = "portable", ignore = "this backend maps nothing itself")]
+fn a_hundred_gibibytes_are_few_mappings() {
+    child::isolated("a_hundred_gibibytes_are_few_mappings", || {
+        let before = mapping_count();
+        while Wide::stats().reserved_bytes < 100 * GIB {
+            (0..1000).for_each(|_| assert!(!Wide::malloc(MIB).is_null()));
+        }
+        let count = mapping_count();
+        println!("{} GiB reserved: {count} mappings, {before} before", Wide::stats().reserved_bytes / GIB);
+        assert!(count <= 1000, "{count} mappings");
+    });
+}
+
+/// Small slabs make small regions, so many of them; and touched mappings do not merge as easily as untouched ones.
+#[test]
+#[cfg_attr(feature = "portable", ignore = "this backend maps nothing itself")]
+fn a_touched_region_is_at_most_one_mapping() {
+    const SLOT_BYTES: usize = 32 << 10;
+    child::isolated("a_touched_region_is_at_most_one_mapping", || {
+        let before = mapping_count();
+        while Touched::stats().reserved_bytes < GIB {
+            for _ in 0..100 {
+                let slot = Touched::malloc(SLOT_BYTES);
+                assert!(!slot.is_null());
+                // SAFETY: the first byte of a live slot.
+                unsafe { slot.write(1) };
+            }
+        }
+        let (count, regions) = (mapping_count(), Touched::stats().reserved_bytes / (64 * Touched::SLAB_BYTES));
+        println!("{regions} regions: {count} mappings, {before} before");
+        assert!(count - before <= regions + 20, "{} mappings for {regions} regions", count - before);
+    });
+}
+
+/// Address space cut into so many mappings that the system grants no more.
+struct Hog {
+    start: *mut libc::c_void,
+    bytes: usize,
+}
+
+impl Hog {
+    fn new() -> Self {
+        let page = page_bytes();
+        let bytes = 200_000 * page;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: new address space.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0) };
+        assert_ne!(start, libc::MAP_FAILED);
+        // Every other page, so that no two can be one mapping.
+        let refused = (0..bytes).step_by(2 * page).any(|offset| {
+            // SAFETY: a page of the mapping above, which nobody uses.
+            unsafe { libc::mprotect(start.wrapping_byte_add(offset), page, libc::PROT_READ) != 0 }
+        });
+        assert!(refused, "the system bounds the number of mappings");
+        Self { start, bytes }
+    }
+}
+
+impl Drop for Hog {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, used by nobody.
+        assert_eq!(unsafe { libc::munmap(self.start, self.bytes) }, 0);
+    }
+}
+
+/// Allocates one of each kind, or not; what is there must hold its contents.
+fn use_all_kinds(held: &mut Vec<(NonNull<[u8]>, Layout)>) -> usize {
+    let doors = Doors::of::<Crowded>();
+    let mut refused = 0;
+    for round in 0..40 {
+        for size in [48, 5000, 32 << 10, 40 << 10, 100 << 10, MIB + round * 4096] {
+            match (doors.allocate_zeroed)(layout(size, 1)) {
+                Some(memory) => {
+                    assert!(pattern::is_zero_from(memory, 0));
+                    pattern::fill(memory, size);
+                    held.push((memory, layout(size, 1)));
+                }
+                None => refused += 1,
+            }
+        }
+    }
+    refused
+}
+
+fn free_all(held: Vec<(NonNull<[u8]>, Layout)>) {
+    for (memory, layout) in held {
+        assert!(pattern::holds(memory.cast(), memory.len(), layout.size()));
+        // SAFETY: allocated by `use_all_kinds` with this layout, freed once.
+        unsafe { (Doors::of::<Crowded>().deallocate)(memory.cast(), layout) };
+    }
+}
+
+/// The bound is met, so `mmap`, `mprotect` and `munmap` fail.
+#[test]
+#[cfg_attr(feature = "portable", ignore = "this backend maps nothing itself")]
+fn where_there_are_no_mappings_left_allocations_fail_and_nothing_else() {
+    child::isolated("where_there_are_no_mappings_left_allocations_fail_and_nothing_else", || {
+        let mut held = Vec::new();
+        assert_eq!(use_all_kinds(&mut held), 0);
+        let mut while_crowded = Vec::with_capacity(1000);
+        let hog = Hog::new();
+        let refused = use_all_kinds(&mut while_crowded);
+        // Freed out of order, so that mappings would have to be split.
+        held.sort_by_key(|(memory, _)| memory.addr().get().wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        free_all(held);
+        Crowded::trim();
+        drop(hog);
+        free_all(while_crowded);
+        let mut held = Vec::new();
+        assert_eq!(use_all_kinds(&mut held), 0, "everything works again");
+        free_all(held);
+        Crowded::trim();
+        let stats = Crowded::stats();
+        assert_eq!((stats.live_allocations, stats.kept_bytes), (0, 0), "{stats}");
+        println!("{refused} allocations refused");
+        assert!(refused > 0, "the bound was felt");
+    });
+}
