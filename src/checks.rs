@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-/// What a family verifies, chosen in [`family!`](crate::family) with `checks: …`. Each variant includes those before it.
+/// What a family verifies, chosen in [`family!`](macro@crate::family) with `checks: …`. Each variant includes those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Checks {

@@ -84,6 +84,7 @@ fn live_figures_are_exact_after_every_call() {
 }
 
 #[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend copies to grow, so that both are live for a moment")]
 fn large_allocations_are_counted_in_whole_pages() {
     family! { struct Large; }
     let doors = Doors::of::<Large>();

@@ -34,6 +34,7 @@ fn free_all(doors: Doors, slots: Vec<NonNull<[u8]>>) {
 }
 
 #[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
 fn trim_gives_emptied_slabs_back() {
     child::isolated("trim_gives_emptied_slabs_back", || {
         family! { struct Emptied; struct EmptiedSmall { slab_bytes: 64 * 1024 } }
@@ -86,6 +87,7 @@ fn what_is_kept_has_a_bound() {
 }
 
 #[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
 fn what_has_been_free_for_long_goes_back_by_itself() {
     child::isolated("what_has_been_free_for_long_goes_back_by_itself", || {
         family! { struct Aging; }
@@ -124,6 +126,7 @@ fn a_program_that_oscillates_keeps_its_slabs() {
 }
 
 #[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend clears what it commits")]
 fn zeroed_memory_that_is_fresh_is_not_touched() {
     child::isolated("zeroed_memory_that_is_fresh_is_not_touched", || {
         family! { struct Fresh; struct FreshSmall { slab_bytes: 64 * 1024 } }
@@ -219,6 +222,7 @@ fn growing_zeroed_clears_from_the_old_size_to_the_end() {
 }
 
 #[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend moves no pages")]
 fn large_allocations_grow_without_copying_and_shrink_without_keeping() {
     child::isolated("large_allocations_grow_without_copying_and_shrink_without_keeping", || {
         family! { struct Resized; }

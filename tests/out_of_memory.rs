@@ -114,6 +114,7 @@ fn available(limit: usize) -> usize {
 }
 
 #[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "`System` finds no aligned region in so little address space")]
 fn slots_use_most_of_a_limit_and_come_back() {
     under_every_limit("slots_use_most_of_a_limit_and_come_back", |limit, slot_bytes| {
         let available = available(limit);
@@ -134,6 +135,7 @@ fn slots_use_most_of_a_limit_and_come_back() {
 }
 
 #[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "`System` finds no aligned region in so little address space")]
 fn small_slabs_use_most_of_a_limit_and_come_back() {
     under_every_limit("small_slabs_use_most_of_a_limit_and_come_back", |limit, slot_bytes| {
         // Half a slab is the largest slot there; what the process may touch is bounded by a lesser limit.
@@ -148,6 +150,7 @@ fn small_slabs_use_most_of_a_limit_and_come_back() {
 }
 
 #[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "`System` finds no aligned region in so little address space")]
 fn large_allocations_use_most_of_a_limit_and_come_back() {
     under_every_limit("large_allocations_use_most_of_a_limit_and_come_back", |limit, _| {
         let available = available(limit);
@@ -180,6 +183,7 @@ fn large_allocations_use_most_of_a_limit_and_come_back() {
 }
 
 #[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "`System` finds no aligned region in so little address space")]
 fn a_thread_without_room_for_a_cache_allocates_and_frees() {
     under_every_limit("a_thread_without_room_for_a_cache_allocates_and_frees", |limit, slot_bytes| {
         let available = available(limit) - 8 * MIB;

@@ -45,6 +45,7 @@ fn assert_empty(doors: Doors) {
 }
 
 #[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend makes other calls")]
 fn without_mmap_there_is_what_there_was() {
     child::isolated("without_mmap_there_is_what_there_was", || {
         family! { struct Before; struct After; }
@@ -66,6 +67,7 @@ fn without_mmap_there_is_what_there_was() {
 }
 
 #[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend makes other calls")]
 fn without_mprotect_there_is_what_was_committed() {
     child::isolated("without_mprotect_there_is_what_was_committed", || {
         family! { struct Committed { slab_bytes: 64 * 1024 } }
@@ -114,6 +116,7 @@ fn without_mremap_large_allocations_are_copied() {
 }
 
 #[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend makes other calls")]
 fn without_munmap_memory_goes_back_all_the_same() {
     child::isolated("without_munmap_memory_goes_back_all_the_same", || {
         family! { struct Unmapped; }

@@ -356,12 +356,13 @@ fn threads_that_start_and_end_at_once_lose_nothing() {
     doors_trim_to_nothing(doors);
 }
 
-/// After a trim, a family that holds nothing has no memory in slabs.
+/// After a trim, a family that holds nothing has no memory in slabs, and keeps none if the backend can give it back.
 #[track_caller]
 fn doors_trim_to_nothing(doors: Doors) {
     (doors.trim)();
     let stats = (doors.stats)();
-    assert_eq!((stats.slab_bytes, stats.kept_bytes), (0, 0), "{stats}");
+    let kept_bytes = if cfg!(any(miri, feature = "portable")) { 0 } else { stats.kept_bytes };
+    assert_eq!((stats.slab_bytes, kept_bytes), (0, 0), "{stats}");
 }
 
 #[test]

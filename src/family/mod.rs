@@ -37,7 +37,7 @@ const _: () = assert!(CLASS_COUNT <= 1 << CLASS_BITS, "a class fits into its par
 /// How often a family looks whether memory has been free for long, in milliseconds.
 const HOUSEKEEPING_MILLISECONDS: u32 = 250;
 
-/// The shared state of one family; declared by [`family!`](crate::family).
+/// The shared state of one family; declared by [`family!`](macro@crate::family).
 pub struct FamilyCore {
     name: &'static str,
     unit_shift: u32,

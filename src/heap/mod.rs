@@ -29,7 +29,7 @@ use crate::thread::{CacheSlot, attach};
 
 /// Memory that belongs to one purpose: a zero-sized type with slabs, locks, thread caches and counters of its own.
 ///
-/// Declared with [`family!`](crate::family), which also implements the allocator traits. All its functions are associated
+/// Declared with [`family!`](macro@crate::family), which also implements the allocator traits. All its functions are associated
 /// functions, so that code can be generic over families:
 ///
 /// ```
@@ -44,7 +44,7 @@ use crate::thread::{CacheSlot, attach};
 ///
 /// # Safety
 ///
-/// Implemented by [`family!`](crate::family) only. The hidden functions return the same statics and the calling thread's slot at
+/// Implemented by [`family!`](macro@crate::family) only. The hidden functions return the same statics and the calling thread's slot at
 /// every call, and no other family's.
 pub unsafe trait Family: Copy + Default + Debug + Eq + Hash + Send + Sync + 'static {
     /// The name of the type, as reports and tables show it.

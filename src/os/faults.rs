@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-/// The calls of [`os`](super) that may fail.
+/// The calls to the system that may fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Call {
