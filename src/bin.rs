@@ -33,6 +33,10 @@ pub(crate) enum Taken {
     Fresh(Fresh),
 }
 
+/// A slot that was freed twice, found when it came to its bin or left it; only where the family keeps states.
+#[derive(Debug)]
+pub(crate) struct Twice(pub(crate) usize);
+
 /// A range of fresh slots.
 pub(crate) struct Fresh {
     pub(crate) range: Range<usize>,
@@ -77,52 +81,63 @@ impl Bin {
     }
 
     /// Takes up to `out.len()` recycled slots, at most a batch, or else a range of fresh ones. `None`: out of memory.
-    pub(crate) fn take(&self, geometry: &Geometry<'_>, depot: DepotMemory, out: &mut [usize]) -> Option<Taken> {
+    pub(crate) fn take(
+        &self,
+        geometry: &Geometry<'_>,
+        depot: DepotMemory,
+        out: &mut [usize],
+    ) -> Result<Option<Taken>, Twice> {
         let mut state = self.0.lock();
         state.surplus = 0;
         if let Some(count) = state.take_from_depot(geometry, depot, out) {
-            return Some(Taken::Recycled(count));
+            return Ok(Some(Taken::Recycled(count)));
         }
-        match state.take_recycled(geometry, out) {
+        Ok(match state.take_recycled(geometry, out)? {
             0 => state.carve(geometry, fresh_slots(geometry.class)).map(Taken::Fresh),
             count => Some(Taken::Recycled(count)),
-        }
+        })
     }
 
     /// Takes one slot, for a caller without a cache.
-    pub(crate) fn take_one(&self, geometry: &Geometry<'_>, depot: DepotMemory) -> Option<(usize, bool)> {
+    pub(crate) fn take_one(&self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<Option<(usize, bool)>, Twice> {
         let mut state = self.0.lock();
         let mut one = [0];
         if state.partial.is_none() {
-            state.empty_depot(geometry, depot);
+            state.empty_depot(geometry, depot)?;
         }
-        match state.take_recycled(geometry, &mut one) {
+        Ok(match state.take_recycled(geometry, &mut one)? {
             0 => state.carve(geometry, 1).map(|fresh| (fresh.range.start, fresh.zeroed)),
             _ => Some((one[0], false)),
-        }
+        })
     }
 
     /// Takes slots back: into the depot if they are a whole batch and it has room, else each to its slab.
     ///
     /// # Safety
     /// The addresses are used slots of this bin, each once, and nobody uses them any more.
-    pub(crate) unsafe fn give(&self, geometry: &Geometry<'_>, depot: DepotMemory, slots: &[usize]) {
+    pub(crate) unsafe fn give(
+        &self,
+        geometry: &Geometry<'_>,
+        depot: DepotMemory,
+        slots: &[usize],
+    ) -> Result<(), Twice> {
         let mut state = self.0.lock();
         if state.give_to_depot(geometry, depot, slots) {
-            return;
+            return Ok(());
         }
         // SAFETY: the caller's promise is the same.
-        unsafe { state.give_to_slabs(geometry, slots) };
+        unsafe { state.give_to_slabs(geometry, slots) }?;
         if state.surplus >= SURPLUS_BATCHES {
-            state.empty_depot(geometry, depot);
+            state.empty_depot(geometry, depot)?;
         }
+        Ok(())
     }
 
     /// Takes back what is left of a fresh range.
     ///
     /// # Safety
     /// As for [`give`](Self::give): `range` is the rest of one range that [`take`](Self::take) returned.
-    pub(crate) unsafe fn give_fresh(&self, geometry: &Geometry<'_>, range: Range<usize>) {
+    pub(crate) unsafe fn give_fresh(&self, geometry: &Geometry<'_>, range: Range<usize>) -> Result<(), Twice> {
         let mut state = self.0.lock();
         let slab = Directory::of(geometry.unit_shift).header(range.start);
         if geometry.is_last_carved(slab, &range) && state.may_be_current(geometry, slab) {
@@ -132,17 +147,20 @@ impl Bin {
             if slab.used.get() == 0 {
                 state.retire(geometry, slab);
             }
-            return;
+            return Ok(());
         }
+        // SAFETY: the rest of a range of this bin's, which nobody has touched.
+        unsafe { geometry.note_fresh(range.clone()) };
         for address in range.step_by(geometry.class.slot_bytes()) {
             // SAFETY: a slot of the range, which the caller gives up.
-            unsafe { state.give_to_slabs(geometry, &[address]) };
+            unsafe { state.give_to_slabs(geometry, &[address]) }?;
         }
+        Ok(())
     }
 
     /// Empties the depot, so that slabs that are free but for it can go back to the pool.
-    pub(crate) fn trim(&self, geometry: &Geometry<'_>, depot: DepotMemory) {
-        self.0.lock().empty_depot(geometry, depot);
+    pub(crate) fn trim(&self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<(), Twice> {
+        self.0.lock().empty_depot(geometry, depot)
     }
 
     /// The lock, for the time of a `fork`.
@@ -194,7 +212,7 @@ impl State {
         true
     }
 
-    fn empty_depot(&mut self, geometry: &Geometry<'_>, depot: DepotMemory) {
+    fn empty_depot(&mut self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<(), Twice> {
         let slots = self.depot_len * batch_slots(geometry.class);
         debug_assert!(slots == 0 || !depot.0.is_null(), "what is in the depot is somewhere");
         debug_assert!(slots <= self.used_slots, "slots in the depot are used (B2)");
@@ -203,21 +221,22 @@ impl State {
             // SAFETY: the first `depot_len` batches were written and lie inside the depot's memory, which only this lock reaches.
             let slots = unsafe { core::slice::from_raw_parts(depot.0, slots) };
             // SAFETY: slots in the depot are used slots of the bin that nobody else has.
-            unsafe { self.give_to_slabs(geometry, slots) };
+            unsafe { self.give_to_slabs(geometry, slots) }?;
         }
+        Ok(())
     }
 
-    fn take_recycled(&mut self, geometry: &Geometry<'_>, out: &mut [usize]) -> usize {
+    fn take_recycled(&mut self, geometry: &Geometry<'_>, out: &mut [usize]) -> Result<usize, Twice> {
         let mut count = 0;
         while let (Some(slab), true) = (self.partial, count < out.len()) {
             // SAFETY: a slab in `partial` is this bin's, whose lock is held.
-            count += unsafe { geometry.take(slab, &mut out[count..]) };
+            count += unsafe { geometry.take(slab, &mut out[count..]) }.map_err(Twice)?;
             if slab.recycled.get() == 0 {
                 self.unlink(slab);
             }
         }
         self.used_slots += count;
-        count
+        Ok(count)
     }
 
     fn carve(&mut self, geometry: &Geometry<'_>, most: usize) -> Option<Fresh> {
@@ -241,7 +260,7 @@ impl State {
 
     /// # Safety
     /// As for [`Bin::give`].
-    unsafe fn give_to_slabs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
+    unsafe fn give_to_slabs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) -> Result<(), Twice> {
         let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
         self.used_slots -= slots.len();
         let mut start = 0;
@@ -257,12 +276,13 @@ impl State {
                 self.link(slab);
             }
             // SAFETY: used slots of a slab of this bin, whose lock is held.
-            unsafe { geometry.give(slab, &slots[start..end]) };
+            unsafe { geometry.give(slab, &slots[start..end]) }.map_err(Twice)?;
             if slab.used.get() == 0 {
                 self.retire(geometry, slab);
             }
             start = end;
         }
+        Ok(())
     }
 
     /// Gives the unit of an empty slab back.

@@ -38,6 +38,11 @@ pub(crate) const fn batch_slots(class: SizeClass) -> usize {
     magazine_slots(class) / 2
 }
 
+/// Slots at the bottom of a magazine that a hardened family keeps back.
+pub(crate) const fn quarantine_slots(class: SizeClass) -> usize {
+    magazine_slots(class) / 4
+}
+
 /// Batches that a bin's depot keeps.
 pub(crate) const fn depot_batches(class: SizeClass) -> usize {
     clamp(DEPOT_BYTES / (batch_slots(class) * class.slot_bytes()), 1, DEPOT_BATCHES)

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-/// What a family verifies when memory comes back, chosen in [`family!`](macro@crate::family) with `checks: …`.
+/// What a family verifies, chosen in [`family!`](macro@crate::family) with `checks: …`. Each variant includes those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Checks {
@@ -13,12 +13,39 @@ pub enum Checks {
     /// allocated ends the process with one line. Double frees are not found.
     #[default]
     Default,
+    /// One byte per slot, kept outside of the slots, says whether the slot is live: a second free, a pointer into the middle
+    /// of a slot and a slot that was never allocated end the process with one line, whichever thread frees, and no live
+    /// slot is handed out again. The smallest slot is 16 bytes.
+    Checked,
+    /// The slots themselves are defended: a free slot reads zero, and a write to it is found when it is handed out again; slots come
+    /// in an order that cannot be foreseen, and freed ones wait; behind what [`GlobalAlloc`](core::alloc::GlobalAlloc)
+    /// allocates stand bytes that an overflow changes, found at the free; around allocations above the largest slot lie pages
+    /// that may not be touched.
+    Hardened,
 }
 
 impl Checks {
     /// Whether the slab's tag is compared at every free.
     #[inline(always)]
     pub(crate) const fn compares_tags(self) -> bool {
-        matches!(self, Self::Default)
+        !matches!(self, Self::Unchecked)
+    }
+
+    /// Whether every slot has a byte that says what it is.
+    #[inline(always)]
+    pub(crate) const fn keeps_states(self) -> bool {
+        matches!(self, Self::Checked | Self::Hardened)
+    }
+
+    /// Whether the slots themselves are defended.
+    #[inline(always)]
+    pub(crate) const fn is_hardened(self) -> bool {
+        matches!(self, Self::Hardened)
+    }
+
+    /// The index of the smallest class: 16 bytes where slots have states, so that those take 1/16 of the memory at most.
+    #[inline(always)]
+    pub(crate) const fn least_class(self) -> usize {
+        if self.keeps_states() { 4 } else { 0 }
     }
 }

@@ -20,15 +20,19 @@ impl Write for Line {
     }
 }
 
-/// Writes `family_alloc: ` and the message as one line to standard error and aborts. Allocates nothing, unwinds nothing.
+/// Writes the message as one line to standard error. Allocates nothing, unwinds nothing.
 #[cold]
 #[inline(never)]
-pub(crate) fn fatal(message: fmt::Arguments<'_>) -> ! {
+pub(crate) fn say(message: fmt::Arguments<'_>) {
     let mut line = Line { bytes: [0; LINE_BYTES], len: 0 };
     // Writing into `Line` cannot fail, and nothing better could be done here if it did.
-    let _ = line.write_fmt(format_args!("family_alloc: {message}"));
+    let _ = line.write_fmt(message);
     line.bytes[line.len] = b'\n';
     write_to_stderr(&line.bytes[..=line.len]);
+}
+
+/// Ends the process, whatever is on the stack.
+pub(crate) fn end() -> ! {
     std::process::abort()
 }
 

@@ -28,13 +28,8 @@ pub unsafe fn reallocate<F: Family>(ptr: *mut u8, layout: Layout, new_size: usiz
     let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
     // SAFETY: an allocated pointer is not null.
     let ptr = unsafe { NonNull::new_unchecked(ptr) };
-    if new_size >= layout.size() {
-        // SAFETY: `ptr` and `layout` are the caller's promise, the order of the sizes was just tested.
-        slot_start(unsafe { crate::__private::grow::<F>(ptr, layout, new_layout) })
-    } else {
-        // SAFETY: as above, with the other order.
-        slot_start(unsafe { crate::__private::shrink::<F>(ptr, layout, new_layout) })
-    }
+    // SAFETY: the caller's promise; an exact layout is what `GlobalAlloc` has.
+    slot_start(unsafe { crate::__private::resize_exact::<F>(ptr, layout, new_layout) })
 }
 
 /// Implements `GlobalAlloc` for the family `$family`.
@@ -47,12 +42,12 @@ macro_rules! __impl_global_alloc {
         unsafe impl ::core::alloc::GlobalAlloc for $family {
             #[inline(always)]
             unsafe fn alloc(&self, layout: ::core::alloc::Layout) -> *mut u8 {
-                $crate::__private::slot_start($crate::__private::allocate::<$family>(layout))
+                $crate::__private::slot_start($crate::__private::allocate_exact::<$family>(layout))
             }
 
             #[inline(always)]
             unsafe fn alloc_zeroed(&self, layout: ::core::alloc::Layout) -> *mut u8 {
-                $crate::__private::slot_start($crate::__private::allocate_zeroed::<$family>(layout))
+                $crate::__private::slot_start($crate::__private::allocate_zeroed_exact::<$family>(layout))
             }
 
             #[inline(always)]
@@ -60,7 +55,7 @@ macro_rules! __impl_global_alloc {
                 // SAFETY: an allocated pointer is not null.
                 let ptr = unsafe { ::core::ptr::NonNull::new_unchecked(ptr) };
                 // SAFETY: the caller promises that `ptr` is allocated by this family with this layout.
-                unsafe { $crate::__private::deallocate::<$family>(ptr, layout) }
+                unsafe { $crate::__private::deallocate_exact::<$family>(ptr, layout) }
             }
 
             #[inline(always)]

@@ -19,8 +19,10 @@ use core::ptr::NonNull;
 use crate::os;
 use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed, Release};
 
-/// Units of a region; unit 0 holds side tables, the others are slabs.
+/// Units of a region; unit 0 (with states, the first eight) holds side tables, the others are slabs.
 pub(crate) const UNIT_COUNT: usize = 64;
+/// Units at a region's start that hold the states of its slots, where the family keeps them.
+pub(crate) const STATE_UNIT_COUNT: usize = UNIT_COUNT / 8;
 const HEADER_BYTES: usize = 64;
 const HEADER_SHIFT: u32 = HEADER_BYTES.trailing_zeros();
 
@@ -60,7 +62,7 @@ pub(crate) struct SlabHeader {
     pub(crate) next: Cell<Option<&'static SlabHeader>>,
 }
 
-/// What a family knows of one region. `clean`, `dirty` and the slabs' units are disjoint and together all units but unit 0.
+/// What a family knows of one region. `clean`, `dirty` and the slabs' units are disjoint and together all units but those that hold side tables.
 #[repr(C, align(64))]
 pub(crate) struct RegionHeader {
     /// Always 0: unit 0 holds no slots.
@@ -204,13 +206,13 @@ impl Directory {
         unsafe { &*entry }
     }
 
-    /// Reserves a region, all of it or as many of its first units as fit, and claims its header page.
-    pub(crate) fn reserve_region(&self) -> Option<&'static RegionHeader> {
+    /// Reserves a region, all of it or as many of its first units as fit, at least `least_units`, and claims its header page.
+    pub(crate) fn reserve_region(&self, least_units: usize) -> Option<&'static RegionHeader> {
         self.open()?;
         let _claims = self.claims.lock();
         let region_bytes = UNIT_COUNT << self.unit_shift;
         let mut unit_count = UNIT_COUNT;
-        while unit_count >= 2 {
+        while unit_count >= least_units {
             if let Some(region) = self.claim_distinct(unit_count << self.unit_shift, region_bytes) {
                 region.unit_count.set(unit_count as u16);
                 return Some(region);
@@ -290,7 +292,7 @@ mod tests {
     #[test]
     fn any_address_can_be_looked_up() {
         let directory = Directory::of(21);
-        let region = directory.reserve_region().unwrap();
+        let region = directory.reserve_region(2).unwrap();
         let base = region.memory.get().addr();
         assert_eq!(base % (UNIT_COUNT << 21), 0);
         assert!(core::ptr::eq(directory.region(base + (5 << 21) + 17), region));

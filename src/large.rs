@@ -18,6 +18,8 @@ use crate::region::PURGE_AFTER_MILLISECONDS;
 
 const KEPT_COUNT: usize = 16;
 const KEPT_BYTES: usize = 256 << 20;
+/// Where the kernel has no guards, a fenced allocation costs two mappings more, of which a process may have 65 530: so many at most.
+const FENCED_COUNT: usize = 1000;
 /// Mappings from here on are aligned to, and advised to use, huge pages: what they waste at the end is below 1/16.
 const HUGE_FROM_BYTES: usize = 32 << 20;
 
@@ -55,6 +57,8 @@ pub(crate) struct LargeSet {
     /// Open addressing with linear probing; `address` 0 is an empty place. Kept at most three quarters full.
     table: Option<NonNull<Entry>>,
     capacity: usize,
+    /// Whether a page that may not be touched lies before and behind each allocation, and freed ones are not used again.
+    guarded: bool,
     pub(crate) count: usize,
     pub(crate) bytes: usize,
     kept: [Option<Kept>; KEPT_COUNT],
@@ -71,14 +75,31 @@ pub(crate) fn mapped_bytes(layout: Layout) -> Option<usize> {
 
 impl LargeSet {
     pub(crate) const fn new() -> Self {
-        Self { table: None, capacity: 0, count: 0, bytes: 0, kept: [const { None }; KEPT_COUNT], kept_bytes: 0 }
+        Self {
+            table: None,
+            capacity: 0,
+            guarded: false,
+            count: 0,
+            bytes: 0,
+            kept: [const { None }; KEPT_COUNT],
+            kept_bytes: 0,
+        }
+    }
+
+    pub(crate) const fn with_guards(self, guarded: bool) -> Self {
+        Self { guarded, ..self }
+    }
+
+    /// Bytes before and behind each allocation that belong to its mapping.
+    fn margin(&self) -> usize {
+        if self.guarded && os::HAS_GUARDS { os::page_bytes() } else { 0 }
     }
 
     /// Allocates; with `want_zero` only memory that reads zero is returned.
     pub(crate) fn allocate(&mut self, layout: Layout, want_zero: bool, now: u64) -> Option<Large> {
         let bytes = mapped_bytes(layout)?;
         self.make_room()?;
-        let reused = if want_zero { None } else { self.take_kept(bytes, layout.align()) };
+        let reused = if want_zero || self.guarded { None } else { self.take_kept(bytes, layout.align()) };
         let large = match reused {
             Some(memory) => Large { memory, bytes },
             None => self.map(bytes, layout.align(), now)?,
@@ -118,7 +139,7 @@ impl LargeSet {
         if bytes == old_bytes {
             return Ok(in_place.then_some(Large { memory: own(memory), bytes }));
         }
-        if !in_place && new_layout.align() > os::page_bytes() {
+        if self.guarded || (!in_place && new_layout.align() > os::page_bytes()) {
             return Ok(None);
         }
         let may_move = new_layout.align() <= os::page_bytes();
@@ -134,11 +155,11 @@ impl LargeSet {
     /// Releases the kept mappings that have waited for `PURGE_AFTER_MILLISECONDS`, or all of them; returns their bytes. What the
     /// system refuses to take stays kept.
     pub(crate) fn release_kept(&mut self, now: Option<u64>) -> usize {
-        let before = self.kept_bytes;
+        let (before, margin) = (self.kept_bytes, self.margin());
         for place in &mut self.kept {
             let aged =
                 |kept: &mut Kept| now.is_none_or(|now| now.saturating_sub(kept.since) >= PURGE_AFTER_MILLISECONDS);
-            if let Some(kept) = place.take_if(|kept| aged(kept) && discard(kept.memory, kept.bytes)) {
+            if let Some(kept) = place.take_if(|kept| aged(kept) && discard(kept, margin)) {
                 self.kept_bytes -= kept.bytes;
             }
         }
@@ -148,10 +169,10 @@ impl LargeSet {
     fn map(&mut self, bytes: usize, align: usize, now: u64) -> Option<Large> {
         let huge = bytes >= HUGE_FROM_BYTES;
         let align = align.max(os::page_bytes()).max(if huge { os::HUGE_PAGE_BYTES } else { 1 });
-        let memory = os::map(bytes, align).or_else(|| {
+        let memory = self.map_with_margins(bytes, align).or_else(|| {
             // What is kept may be what is missing.
             self.release_kept(None);
-            os::map(bytes, align)
+            self.map_with_margins(bytes, align)
         })?;
         self.release_kept(Some(now));
         if huge {
@@ -159,6 +180,31 @@ impl LargeSet {
             unsafe { os::advise_huge(memory, bytes) };
         }
         Some(Large { memory, bytes })
+    }
+
+    fn map_with_margins(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
+        let margin = self.margin();
+        if margin == 0 {
+            return os::map(bytes, align);
+        }
+        let memory = os::map_between(bytes, align, margin)?;
+        // SAFETY: the margin before the memory.
+        let before = unsafe { memory.sub(margin) };
+        // SAFETY: the margin behind the memory.
+        let behind = unsafe { memory.add(bytes) };
+        self.fence(before);
+        self.fence(behind);
+        Some(memory)
+    }
+
+    /// Makes the page of a margin one that may not be touched.
+    fn fence(&self, page: NonNull<u8>) {
+        // SAFETY: a page of a mapping of this set's that nobody uses.
+        let guarded = unsafe { os::guard(page, os::page_bytes()) };
+        if !guarded && self.count < FENCED_COUNT {
+            // SAFETY: as above. Should that fail as well, the page is only a distance.
+            unsafe { os::forbid(page, os::page_bytes()) };
+        }
     }
 
     /// The least kept mapping that is long enough and wastes at most a quarter, cut to length.
@@ -179,7 +225,10 @@ impl LargeSet {
     fn keep(&mut self, freed: Kept) {
         self.release_kept(Some(freed.since));
         let has_room = freed.bytes <= KEPT_BYTES && self.make_room_to_keep(freed.bytes);
-        if !has_room && discard(freed.memory, freed.bytes) {
+        // A guarded one waits, without memory and not to be touched, instead of being used again.
+        // SAFETY: it belongs to nobody any more.
+        let waits = has_room && (!self.guarded || unsafe { os::guard(freed.memory, freed.bytes) });
+        if !waits && discard(&freed, self.margin()) {
             return;
         }
         self.put_by(freed);
@@ -196,10 +245,11 @@ impl LargeSet {
 
     /// Releases the oldest kept mappings until another one may be kept; `false` if the system refuses to take one.
     fn make_room_to_keep(&mut self, bytes: usize) -> bool {
+        let margin = self.margin();
         while self.kept_bytes + bytes > KEPT_BYTES || self.kept.iter().all(Option::is_some) {
             let since = |place: &&mut Option<Kept>| place.as_ref().map_or(u64::MAX, |kept| kept.since);
             let oldest = self.kept.iter_mut().filter(|place| place.is_some()).min_by_key(since);
-            match oldest.and_then(|place| place.take_if(|kept| discard(kept.memory, kept.bytes))) {
+            match oldest.and_then(|place| place.take_if(|kept| discard(kept, margin))) {
                 Some(oldest) => self.kept_bytes -= oldest.bytes,
                 None => return false,
             }
@@ -303,7 +353,8 @@ impl LargeSet {
         }
         if let Some(table) = old.table {
             let old = Kept { memory: table.cast(), bytes: old.capacity * size_of::<Entry>(), since: 0 };
-            if !discard(old.memory, old.bytes) {
+            // A table has no margins, and what is kept has: there, what the system refuses to take is lost, but no memory.
+            if !discard(&old, 0) && self.margin() == 0 {
                 self.put_by(old);
             }
         }
@@ -323,14 +374,17 @@ fn cut(kept: &Kept, bytes: usize) -> bool {
     unsafe { os::remap(kept.memory, kept.bytes, bytes, false) }.is_some()
 }
 
-/// Gives back a mapping that belongs to nobody (L2); `false`: its space stays, but no memory if that can be helped.
-fn discard(memory: NonNull<u8>, bytes: usize) -> bool {
+/// Gives back a mapping that belongs to nobody (L2), with its margins; `false`: its space stays, but no memory if that can be
+/// helped.
+fn discard(kept: &Kept, margin: usize) -> bool {
+    // SAFETY: the mapping begins with its margin.
+    let start = unsafe { kept.memory.sub(margin) };
     // SAFETY: a whole mapping that is not used any more.
-    if unsafe { os::release(memory, bytes) } {
+    if unsafe { os::release(start, kept.bytes + 2 * margin) } {
         return true;
     }
     // SAFETY: as above.
-    unsafe { os::purge(memory, bytes) };
+    unsafe { os::purge(kept.memory, kept.bytes) };
     false
 }
 

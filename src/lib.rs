@@ -13,10 +13,12 @@
 //! | 0 | `size_class` | a layout's class, a class's slot |
 //! | 0 | `trunk` | the free list of slots of four bytes and more |
 //! | 1 | `os` | what is asked of the system |
+//! | 1 | `fault` | what is known of a misuse, and its report |
 //! | 1 | `capacity` | how much of each class the caches hold |
 //! | 1 | `stats` | a family's numbers and how they print |
 //! | 2 | `header` | header pages, and the header of any address |
 //! | 3 | `region` | a family's units: free, dirty, purged |
+//! | 3 | `states` | what each slot of a checked family is |
 //! | 3 | `tiny` | the free lists of the 1-byte and 2-byte classes |
 //! | 4 | `slab` | one unit cut into slots |
 //! | 4 | `large` | allocations above the largest slot |
@@ -35,6 +37,7 @@ mod capacity;
 mod checks;
 mod family;
 mod fatal;
+mod fault;
 mod global;
 mod header;
 mod heap;
@@ -45,6 +48,7 @@ mod os;
 mod region;
 mod size_class;
 mod slab;
+mod states;
 mod stats;
 mod sync;
 mod thread;
@@ -53,6 +57,7 @@ mod trunk;
 
 pub use checks::Checks;
 pub use family::{Families, FamilyRef, families};
+pub use fault::{Fault, FaultHandler, FaultKind, set_fault_handler};
 pub use heap::Family;
 pub use stats::{ClassStats, Stats};
 
@@ -68,6 +73,7 @@ pub mod __private {
     pub use crate::family::FamilyCore;
     pub use crate::global::{reallocate, slot_start};
     pub use crate::heap::{allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink};
+    pub use crate::heap::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
     pub use crate::macros::Options;
     #[cfg(feature = "faults")]
     pub use crate::os::faults;

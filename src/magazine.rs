@@ -14,8 +14,12 @@
 //! **M2** `bottom <= top <= end` delimit the class's part of the cache's array; what lies below `top` is initialised.
 //! **M3** Nothing is ever stored to the empty cache: all its magazines have `bottom = top = end` and no fresh bytes.
 
+mod quarantine;
+
 use core::cell::Cell;
 use core::ops::Range;
+
+use quarantine::Random;
 
 use crate::bin::Fresh;
 use crate::capacity::{MAGAZINE_STARTS, magazine_slots};
@@ -25,6 +29,9 @@ use crate::sync::{AtomicPtr, AtomicUsize, Relaxed};
 
 /// A tag that no slab has, nor the place where no slab is.
 const NO_TAG: u32 = u32::MAX;
+
+/// Not the address of any region.
+const NO_REGION: usize = 1;
 
 /// One class's part of a thread cache.
 #[repr(C, align(64))]
@@ -94,6 +101,11 @@ impl Magazine {
         }
         self.fresh_bytes.store(left - slot_bytes, Relaxed);
         Some((self.fresh_end.get() - left, self.fresh_zeroed.get()))
+    }
+
+    /// Whether anything is left of the fresh range.
+    pub(crate) fn has_fresh(&self) -> bool {
+        self.fresh_bytes.load(Relaxed) != 0
     }
 
     #[inline(always)]
@@ -172,6 +184,10 @@ impl Magazine {
 #[repr(C, align(64))]
 pub struct Cache {
     view: Cell<View>,
+    /// A region that is known to be the family's: the last that a slot was freed in. Only where the family keeps states.
+    region: Cell<usize>,
+    /// Only where the family is hardened.
+    random: Random,
     magazines: [Magazine; CLASS_COUNT],
 }
 
@@ -185,7 +201,12 @@ pub(crate) static EMPTY: Cache = Cache::empty();
 impl Cache {
     /// A cache without slots, room or family.
     pub(crate) const fn empty() -> Self {
-        Self { view: Cell::new(View::CLOSED), magazines: [const { Magazine::empty() }; CLASS_COUNT] }
+        Self {
+            view: Cell::new(View::CLOSED),
+            region: Cell::new(NO_REGION),
+            random: Random::new(),
+            magazines: [const { Magazine::empty() }; CLASS_COUNT],
+        }
     }
 
     #[inline(always)]
@@ -196,6 +217,16 @@ impl Cache {
     #[inline(always)]
     pub(crate) fn view(&self) -> View {
         self.view.get()
+    }
+
+    #[inline(always)]
+    pub(crate) fn region(&self) -> usize {
+        self.region.get()
+    }
+
+    /// Notes a region of the family. Not for the empty cache (M3).
+    pub(crate) fn set_region(&self, region: usize) {
+        self.region.set(region);
     }
 
     pub(crate) fn is_empty_cache(&self) -> bool {

@@ -12,7 +12,7 @@
 
 use core::ptr::NonNull;
 
-use crate::header::{Directory, RegionHeader, SlabHeader, UNIT_COUNT};
+use crate::header::{Directory, RegionHeader, STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT};
 use crate::os;
 
 /// How long an empty slab keeps its pages: a program that empties and fills again within that time does not pay for them twice.
@@ -30,6 +30,8 @@ pub(crate) struct Unit {
 /// All units of one family, under one lock. `free = clean + dirty` over all regions; regions with a free unit are in `with_room`.
 pub(crate) struct UnitPool {
     unit_shift: u32,
+    /// Whether the first units of a region hold the states of all slots; else only unit 0 holds side tables.
+    keeps_states: bool,
     regions: Option<&'static RegionHeader>,
     with_room: Option<&'static RegionHeader>,
     pub(crate) reserved_bytes: usize,
@@ -41,7 +43,11 @@ unsafe impl Send for UnitPool {}
 
 impl UnitPool {
     pub(crate) const fn new(unit_shift: u32) -> Self {
-        Self { unit_shift, regions: None, with_room: None, reserved_bytes: 0, dirty_count: 0 }
+        Self { unit_shift, keeps_states: false, regions: None, with_room: None, reserved_bytes: 0, dirty_count: 0 }
+    }
+
+    pub(crate) const fn with_states(self, keeps_states: bool) -> Self {
+        Self { keeps_states, ..self }
     }
 
     fn directory(&self) -> &'static Directory {
@@ -58,6 +64,7 @@ impl UnitPool {
         let (clean, dirty) = (region.clean.get(), region.dirty.get());
         let zeroed = dirty == 0;
         let bit = if zeroed { lowest(clean) } else { lowest(dirty) };
+        self.commit_states(region)?;
         let memory = self.commit(region, bit)?;
         if zeroed {
             region.clean.set(clean & !bit);
@@ -166,13 +173,37 @@ impl UnitPool {
     }
 
     fn grow(&mut self) -> Option<&'static RegionHeader> {
-        let region = self.directory().reserve_region()?;
+        let region = self.directory().reserve_region(2 * self.side_unit_count())?;
         let units = region.unit_count.get();
-        region.clean.set(u64::MAX >> (u64::BITS - u32::from(units)) & !1);
+        region.clean.set(u64::MAX >> (u64::BITS - u32::from(units)) & !self.side_units());
         region.next.set(self.regions.replace(region));
         region.next_with_room.set(self.with_room.replace(region));
         self.reserved_bytes += (units as usize) << self.unit_shift;
         Some(region)
+    }
+
+    /// How many of a region's first units hold side tables.
+    const fn side_unit_count(&self) -> usize {
+        if self.keeps_states { STATE_UNIT_COUNT } else { 1 }
+    }
+
+    /// The units of a region that hold side tables.
+    const fn side_units(&self) -> u64 {
+        (1 << self.side_unit_count()) - 1
+    }
+
+    fn commit_states(&mut self, region: &RegionHeader) -> Option<()> {
+        let mut missing = if self.keeps_states { self.side_units() & !region.committed.get() } else { 0 };
+        while missing != 0 {
+            let memory = self.commit(region, lowest(missing))?;
+            // Few of its pages are ever touched.
+            if self.unit_bytes() == os::HUGE_PAGE_BYTES {
+                // SAFETY: committed just now.
+                unsafe { os::advise_small(memory, self.unit_bytes()) };
+            }
+            missing &= missing - 1;
+        }
+        Some(())
     }
 
     fn unit_memory(&self, region: &RegionHeader, bit: u64) -> NonNull<u8> {
@@ -220,6 +251,17 @@ mod tests {
         let again = pool.take(false).unwrap();
         assert_eq!(address(&again), address(&units[7]));
         assert!(!again.zeroed, "an unpurged unit is not known to be zero");
+    }
+
+    #[test]
+    fn states_take_the_first_units() {
+        let mut pool = UnitPool::new(16).with_states(true);
+        let units: Vec<Unit> = (0..57).map(|_| pool.take(false).unwrap()).collect();
+        assert_eq!(pool.reserved_bytes, 2 * (UNIT_COUNT << 16));
+        assert_eq!((address(&units[0]) >> 16) % UNIT_COUNT, STATE_UNIT_COUNT);
+        let last = units[0].header.memory.get().wrapping_sub(1);
+        // SAFETY: the last byte of the last side unit, committed with the first slab.
+        unsafe { last.write(1) };
     }
 
     #[test]

@@ -35,6 +35,12 @@ impl SizeClass {
         Self(index)
     }
 
+    /// This class, or the one with the index `least` if that is larger.
+    #[inline(always)]
+    pub(crate) const fn at_least(self, least: usize) -> Self {
+        if self.0 < least { Self(least) } else { self }
+    }
+
     #[inline(always)]
     pub(crate) const fn index(self) -> usize {
         self.0

@@ -10,10 +10,13 @@
 //!
 //! **S1** All fields of a header but its tag are only touched under the lock of the slab's bin.
 
+mod noted;
+
 use core::ops::Range;
 use core::ptr::NonNull;
 
-use crate::fatal::fatal;
+use crate::checks::Checks;
+use crate::fault::{Fault, FaultKind, Truth, report_under_lock};
 use crate::header::{SlabHeader, UNIT_COUNT};
 use crate::os;
 use crate::region::{Unit, UnitPool};
@@ -29,6 +32,8 @@ pub(crate) struct Geometry<'a> {
     pub(crate) unit_shift: u32,
     /// Family and class in one word, never 0.
     pub(crate) tag: u32,
+    /// What the family verifies.
+    pub(crate) checks: Checks,
     /// Where the family's units come from and go to.
     pub(crate) pool: &'a Lock<UnitPool>,
     /// The family's name, for reports.
@@ -59,9 +64,10 @@ impl Geometry<'_> {
         header.used.set(0);
         header.recycled.set(0);
         header.fresh.set(0);
-        header.trunk.set(if self.is_tiny() { 0 } else { Trunks::EMPTY.first });
+        header.trunk.set(if self.is_tiny() || self.checks.keeps_states() { 0 } else { Trunks::EMPTY.first });
         header.fill.set(0);
-        header.zeroed.set(zeroed);
+        // What comes back to a hardened family is cleared at once.
+        header.zeroed.set(zeroed || self.checks.is_hardened());
         header.side_ready.set(false);
         header.previous.set(None);
         header.next.set(None);
@@ -75,6 +81,14 @@ impl Geometry<'_> {
         debug_assert_eq!(slab.used.get(), 0);
         // Release: nobody legitimately looks at the tag of a slab without slots; a late, wrong free finds 0.
         slab.tag.store(0, Release);
+        if self.checks.keeps_states() {
+            // SAFETY: an empty slab of this class, whose bin's lock is held (S1).
+            unsafe { self.forget(slab) };
+            if self.checks.is_hardened() {
+                // SAFETY: an empty slab; large slots have guards while they are free.
+                unsafe { os::unguard(slab_memory(slab), self.unit_bytes()) };
+            }
+        }
         self.pool.lock().give(slab, os::milliseconds());
     }
 
@@ -129,10 +143,14 @@ impl Geometry<'_> {
         let is_slot =
             |&&address: &&usize| (address - base) & (slot_bytes - 1) == 0 && (address - base) >> self.unit_shift == 0;
         let address = addresses.iter().find(|address| !is_slot(address)).copied().unwrap_or(0);
-        fatal(format_args!(
-            "invalid free of {address:#x} ({slot_bytes}-byte class, family {}): it is no slot; found when it went back to its slab",
-            self.family
-        ))
+        report_under_lock(&Fault {
+            kind: FaultKind::InvalidFree,
+            address,
+            size: None,
+            class_bytes: Some(slot_bytes),
+            family: self.family,
+            truth: Truth::NoSlot,
+        })
     }
 
     /// The equation of the module's head, in debug builds.
@@ -146,13 +164,17 @@ impl Geometry<'_> {
     }
 
     /// Moves recycled slots out of the slab, as many as there are and as `out` has room for; returns how many.
+    /// `Err`: where the family keeps states, this one was freed twice.
     ///
     /// # Safety
     /// `slab` is a slab of this bin, and the caller holds the bin's lock (S1).
-    pub(crate) unsafe fn take(&self, slab: &SlabHeader, out: &mut [usize]) -> usize {
+    pub(crate) unsafe fn take(&self, slab: &SlabHeader, out: &mut [usize]) -> Result<usize, usize> {
         let count = out.len().min(slab.recycled.get() as usize);
         let out = &mut out[..count];
-        if self.is_tiny() {
+        if self.checks.keeps_states() {
+            // SAFETY: the list holds `recycled` slots, and no more are taken.
+            unsafe { self.take_noted(slab, out) }?;
+        } else if self.is_tiny() {
             // SAFETY: the list holds `recycled` slots, and no more are popped; S1.
             unsafe { self.take_tiny(slab, out) };
         } else {
@@ -165,19 +187,22 @@ impl Geometry<'_> {
         slab.recycled.set(slab.recycled.get() - count as u32);
         slab.used.set(slab.used.get() + count as u32);
         self.debug_check(slab);
-        count
+        Ok(count)
     }
 
-    /// Puts used slots of one slab back.
+    /// Puts used slots of one slab back. `Err`: where the family keeps states, this one was freed twice.
     ///
     /// # Safety
     /// `addresses` agree in all bits above the unit; they are used slots of `slab`, each once, which nobody uses any more; the caller holds the lock of the slab's
     /// bin (S1).
     #[inline(always)]
-    pub(crate) unsafe fn give(&self, slab: &SlabHeader, addresses: &[usize]) {
+    pub(crate) unsafe fn give(&self, slab: &SlabHeader, addresses: &[usize]) -> Result<(), usize> {
         self.verify(slab, addresses);
         let (memory, slot_bytes) = (slab_memory(slab), self.class.slot_bytes());
-        if self.is_tiny() {
+        if self.checks.keeps_states() {
+            // SAFETY: the same contract.
+            unsafe { self.give_noted(slab, addresses) }?;
+        } else if self.is_tiny() {
             // SAFETY: used slots are in no list, and the caller gives them up; S1.
             unsafe { self.give_tiny(slab, addresses) };
         } else {
@@ -195,6 +220,7 @@ impl Geometry<'_> {
         slab.recycled.set(slab.recycled.get() + addresses.len() as u32);
         slab.used.set(slab.used.get() - addresses.len() as u32);
         self.debug_check(slab);
+        Ok(())
     }
 
     /// # Safety

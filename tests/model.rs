@@ -22,9 +22,22 @@ family! {
     struct Small { slab_bytes: 64 * 1024 }
     struct Middle { slab_bytes: 512 * 1024 }
     struct Raw { checks: Unchecked, slab_bytes: 1 << 20 }
+    struct Watched { checks: Checked }
+    struct WatchedSmall { checks: Checked, slab_bytes: 64 * 1024 }
+    struct Guarded { checks: Hardened }
+    struct GuardedSmall { checks: Hardened, slab_bytes: 128 * 1024 }
 }
 
-const FAMILIES: [Doors; 4] = [Doors::of::<Plain>(), Doors::of::<Small>(), Doors::of::<Middle>(), Doors::of::<Raw>()];
+const FAMILIES: [Doors; 8] = [
+    Doors::of::<Plain>(),
+    Doors::of::<Small>(),
+    Doors::of::<Middle>(),
+    Doors::of::<Raw>(),
+    Doors::of::<Watched>(),
+    Doors::of::<WatchedSmall>(),
+    Doors::of::<Guarded>(),
+    Doors::of::<GuardedSmall>(),
+];
 const THREADS: usize = 3;
 /// The least slab: no two families may ever have slots in the same so many bytes.
 const UNIT_BYTES: usize = 64 << 10;
@@ -375,6 +388,10 @@ fn the_families_of_this_file_are_what_they_claim() {
         ("Small", 64 << 10, Checks::Default),
         ("Middle", 512 << 10, Checks::Default),
         ("Raw", 1 << 20, Checks::Unchecked),
+        ("Watched", 2 << 20, Checks::Checked),
+        ("WatchedSmall", 64 << 10, Checks::Checked),
+        ("Guarded", 2 << 20, Checks::Hardened),
+        ("GuardedSmall", 128 << 10, Checks::Hardened),
     ];
     assert_eq!(declared, expected);
 }

@@ -16,7 +16,7 @@ pub(super) fn install() {
         return;
     }
     // SAFETY: the handlers take and free locks only, which is all that a handler in the child may do here.
-    unsafe { libc::pthread_atfork(Some(hold_all), Some(release_all), Some(release_all)) };
+    unsafe { libc::pthread_atfork(Some(hold_all), Some(release_all), Some(begin_child)) };
 }
 
 /// Takes every lock in the order of `sync`.
@@ -29,6 +29,12 @@ extern "C" fn hold_all() {
         family.pool.hold();
     }
     Directory::locks().for_each(|lock| lock.hold());
+}
+
+/// What the child does.
+extern "C" fn begin_child() {
+    release_all();
+    families().for_each(|family| family.0.reseed());
 }
 
 /// Frees what [`hold_all`] took, in the parent and in the child.

@@ -4,8 +4,10 @@
 //! class. **F2** A thread cache belongs to one family for ever; it is in `free` or with one thread.
 //! **F3** `Σ bins' out − Σ caches' held + large` is what clients hold, when no thread is in the middle of a call.
 
+mod checked;
 #[cfg(all(unix, not(miri)))]
 mod fork;
+mod hardened;
 mod registry;
 mod report;
 
@@ -15,6 +17,7 @@ use core::ptr::NonNull;
 
 use crate::bin::{Bin, DepotMemory, Taken};
 use crate::capacity::{DEPOT_STARTS, MAGAZINE_STARTS, batch_slots};
+use crate::checks::Checks;
 use crate::header::{Directory, UNIT_COUNT};
 use crate::large::{Large, LargeSet, Mismatch, mapped_bytes};
 use crate::magazine::Cache;
@@ -38,6 +41,7 @@ const HOUSEKEEPING_MILLISECONDS: u32 = 250;
 pub struct FamilyCore {
     name: &'static str,
     unit_shift: u32,
+    checks: Checks,
     /// 0 until the family is first used.
     number: AtomicU32,
     /// The next family in the registry.
@@ -104,16 +108,17 @@ impl Gauge {
 impl FamilyCore {
     /// A family that has not been used yet.
     #[must_use]
-    pub const fn new(name: &'static str, slab_bytes: usize) -> Self {
+    pub const fn new(name: &'static str, slab_bytes: usize, checks: Checks) -> Self {
         Self {
             name,
             unit_shift: slab_bytes.trailing_zeros(),
+            checks,
             number: AtomicU32::new(0),
             next: AtomicPtr::new(core::ptr::null_mut()),
             depots: AtomicPtr::new(core::ptr::null_mut()),
             bins: [const { Bin::new() }; CLASS_COUNT],
-            pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros())),
-            large: Lock::new(LargeSet::new()),
+            pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states())),
+            large: Lock::new(LargeSet::new().with_guards(checks.is_hardened())),
             caches: Lock::new(Caches { all: None, free: None, in_use: 0 }),
             live_seen: Gauge::new(),
             live_bytes_seen: Gauge::new(),
@@ -127,7 +132,8 @@ impl FamilyCore {
     }
 
     fn geometry(&self, class: SizeClass) -> Geometry<'_> {
-        Geometry { class, unit_shift: self.unit_shift, tag: self.tag(class), pool: &self.pool, family: self.name }
+        let (unit_shift, tag, pool) = (self.unit_shift, self.tag(class), &self.pool);
+        Geometry { class, unit_shift, tag, checks: self.checks, pool, family: self.name }
     }
 
     fn bin(&self, class: SizeClass) -> (&Bin, Geometry<'_>, DepotMemory) {
@@ -153,12 +159,13 @@ impl FamilyCore {
         let (bin, geometry, depot) = self.bin(class);
         let mut fresh = None;
         magazine.refill(batch_slots(class), |places| match bin.take(&geometry, depot, places) {
-            Some(Taken::Recycled(count)) => count,
-            Some(Taken::Fresh(range)) => {
+            Ok(Some(Taken::Recycled(count))) => count,
+            Ok(Some(Taken::Fresh(range))) => {
                 fresh = Some(range);
                 0
             }
-            None => 0,
+            Ok(None) => 0,
+            Err(twice) => self.report_twice(twice, class),
         });
         if let Some(fresh) = fresh {
             magazine.set_fresh(fresh);
@@ -179,7 +186,8 @@ impl FamilyCore {
         let (bin, geometry, depot) = self.bin(class);
         cache.magazine(class).flush(count, |slots| {
             // SAFETY: the slots in a magazine are used slots of its bin that its thread alone has (M1), and it gives them up.
-            unsafe { bin.give(&geometry, depot, slots) };
+            let given = unsafe { bin.give(&geometry, depot, slots) };
+            given.unwrap_or_else(|twice| self.report_twice(twice, class));
         });
     }
 
@@ -198,7 +206,8 @@ impl FamilyCore {
             if !fresh.is_empty() {
                 let (bin, geometry, _) = self.bin(class);
                 // SAFETY: the rest of a range that this magazine's thread took, and gives up.
-                unsafe { bin.give_fresh(&geometry, fresh) };
+                let given = unsafe { bin.give_fresh(&geometry, fresh) };
+                given.unwrap_or_else(|twice| self.report_twice(twice, class));
             }
             magazine.note(class);
         }
@@ -208,7 +217,7 @@ impl FamilyCore {
     pub(crate) fn take_one(&'static self, class: SizeClass) -> Option<(usize, bool)> {
         self.register()?;
         let (bin, geometry, depot) = self.bin(class);
-        let taken = bin.take_one(&geometry, depot)?;
+        let taken = bin.take_one(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class))?;
         self.note(1, class.slot_bytes());
         Some(taken)
     }
@@ -220,9 +229,15 @@ impl FamilyCore {
     pub(crate) unsafe fn give_one(&'static self, class: SizeClass, address: usize) {
         let (bin, geometry, depot) = self.bin(class);
         // SAFETY: a live slot is a used slot of this bin, and the caller gives it up.
-        unsafe { bin.give(&geometry, depot, &[address]) };
+        let given = unsafe { bin.give(&geometry, depot, &[address]) };
+        given.unwrap_or_else(|twice| self.report_twice(twice, class));
         self.note(-1, class.slot_bytes());
         self.keep_house();
+    }
+
+    /// The class of a layout of at least one byte: none below the family's least.
+    pub(crate) fn class_of(&self, layout: Layout) -> SizeClass {
+        SizeClass::of(layout).at_least(self.checks.least_class())
     }
 
     /// Whether a slab of this family and class holds the address.
@@ -315,6 +330,9 @@ impl FamilyCore {
         let view = Directory::of(self.unit_shift).view();
         // SAFETY: zeroed places of the array's full length, which nobody else has.
         unsafe { cache.cache.equip(slots.as_ptr(), view, |class| self.tag(class)) };
+        if self.checks.is_hardened() {
+            cache.cache.seed(os::random());
+        }
         caches.all = Some(cache);
         caches.in_use += 1;
         Some(cache)
@@ -349,7 +367,7 @@ impl FamilyCore {
         }
         for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
             let (bin, geometry, depot) = self.bin(class);
-            bin.trim(&geometry, depot);
+            bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
         }
         let units = self.pool.lock().purge_all(os::milliseconds());
         units + self.large.lock().release_kept(None)

@@ -4,17 +4,26 @@
 //! path is a call. `allocate` and `deallocate` are this crate's two hot functions.
 
 mod calls;
+mod checked;
+mod exact;
+mod hardened;
+mod noted;
 
 use core::alloc::Layout;
 use core::fmt::Debug;
 use core::hash::Hash;
 use core::ptr::NonNull;
 
+pub use exact::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
+
+use noted::{allocate_noted, deallocate_noted};
+
 use crate::checks::Checks;
 use crate::family::FamilyCore;
 use crate::large::mapped_bytes;
 use crate::magazine::Cache;
 use crate::size_class::SizeClass;
+use crate::states::State;
 use crate::stats::Stats;
 use crate::thread::{CacheSlot, attach};
 
@@ -140,7 +149,7 @@ fn cache<F: Family>() -> &'static Cache {
 /// The class of a layout that is served from slabs; `None` above that.
 #[inline(always)]
 fn slab_class<F: Family>(layout: Layout) -> Option<SizeClass> {
-    let class = SizeClass::of(layout);
+    let class = SizeClass::of(layout).at_least(F::CHECKS.least_class());
     (class.index() <= const { FamilyCore::largest_class(F::SLAB_BYTES) }).then_some(class)
 }
 
@@ -167,6 +176,10 @@ pub fn allocate<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
         return Some(dangling(layout));
     }
     let Some(class) = slab_class::<F>(layout) else { return allocate_large::<F>(layout) };
+    if F::CHECKS.keeps_states() {
+        let (address, _) = allocate_noted::<F>(class);
+        return (address != 0).then(|| slice(address, class.slot_bytes()));
+    }
     let address = match cache::<F>().magazine(class).pop() {
         Some(address) => address,
         None => match allocate_exhausted::<F>(class) {
@@ -185,9 +198,13 @@ pub fn allocate_zeroed<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
         return Some(dangling(layout));
     }
     let Some(class) = slab_class::<F>(layout) else { return allocate_large_zeroed::<F>(layout) };
-    let (address, zeroed) = match cache::<F>().magazine(class).pop() {
-        Some(address) => (address, false),
-        None => allocate_exhausted::<F>(class),
+    let (address, zeroed) = if F::CHECKS.keeps_states() {
+        allocate_noted::<F>(class)
+    } else {
+        match cache::<F>().magazine(class).pop() {
+            Some(address) => (address, false),
+            None => allocate_exhausted::<F>(class),
+        }
     };
     if address == 0 {
         return None;
@@ -214,6 +231,10 @@ pub unsafe fn deallocate<F: Family>(ptr: NonNull<u8>, layout: Layout) {
         return unsafe { deallocate_large::<F>(ptr, layout) };
     };
     let address = ptr.as_ptr().expose_provenance();
+    if F::CHECKS.keeps_states() {
+        // SAFETY: the same contract.
+        return unsafe { deallocate_noted::<F, false>(address, layout, class) };
+    }
     let cache = cache::<F>();
     let magazine = cache.magazine(class);
     let right = !F::CHECKS.compares_tags() || has_right_tag::<F>(cache, class, address);
@@ -234,6 +255,10 @@ fn has_right_tag<F: Family>(cache: &Cache, class: SizeClass, address: usize) -> 
 #[inline(always)]
 fn verify<F: Family>(ptr: NonNull<u8>, class: SizeClass, layout: Layout) {
     let address = ptr.addr().get();
+    if F::CHECKS.keeps_states() {
+        // A mark behind the old size is no longer one.
+        return F::__core().verify_live(address, layout).set(State::LIVE);
+    }
     if F::CHECKS.compares_tags() && !has_right_tag::<F>(cache::<F>(), class, address) {
         verify_slowly(F::__core(), class, address, layout);
     }
@@ -293,10 +318,19 @@ unsafe fn flush(family: &'static FamilyCore, slot: &CacheSlot, address: usize, l
     if checked {
         verify_slowly(family, class, address, layout);
     }
+    // SAFETY: live, and given up by the client; its class was verified, or is right by contract.
+    unsafe { put_back(family, slot, address, class) };
+}
+
+/// Puts a slot into the thread's cache, or into its bin if the thread has none.
+///
+/// # Safety
+/// `address` is a slot of this family and class that nobody uses any more and that is in no cache and no bin.
+unsafe fn put_back(family: &'static FamilyCore, slot: &CacheSlot, address: usize, class: SizeClass) {
     let cache = match slot.get() {
         cache if cache.is_empty_cache() => match attach(family, slot) {
             Some(cache) => cache,
-            // SAFETY: live, and given up by the client; its class was verified, or is right by contract.
+            // SAFETY: the same contract.
             None => return unsafe { family.give_one(class, address) },
         },
         cache => cache,

@@ -11,7 +11,11 @@
 //! | [`release`] | gives space and memory of a whole reservation or mapping back; on `false` it is as it was |
 //! | [`map`] | committed zero memory of its own; given back with [`release`] |
 //! | [`remap`] | changes the length of a mapping, in place or by moving its pages; the new pages read zero |
+//! | [`map_between`] | a mapping between two margins, given back with them |
+//! | [`guard`] | gives the memory back, and any access ends the process until [`unguard`], from when on it reads zero; `false`: not here |
+//! | [`forbid`] | any access ends the process, for good; costs a mapping |
 //! | [`advise_huge`], [`advise_small`] | ask for huge pages, or for none; hints |
+//! | [`random`] | 64 random bits |
 //! | [`milliseconds`] | a clock that never goes back |
 //!
 //! All lengths are multiples of the page size and all addresses page-aligned; nothing here is retried or remembered. Any call
@@ -36,7 +40,7 @@ mod imp;
 
 pub(crate) use clock::milliseconds;
 use faults::{Call, strikes};
-pub(crate) use imp::{COMMIT_IS_FREE, address_space_limit, page_bytes};
+pub(crate) use imp::{COMMIT_IS_FREE, HAS_GUARDS, address_space_limit, page_bytes, random};
 
 /// Reserves space at a multiple of `align`.
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
@@ -136,6 +140,42 @@ pub(crate) unsafe fn advise_small(start: NonNull<u8>, bytes: usize) {
 
 fn are_pages(bytes: usize) -> bool {
     bytes & (page_bytes() - 1) == 0
+}
+
+/// Maps zero memory at a multiple of `align` with `margin`, a page, before and behind it: given back with both.
+pub(crate) fn map_between(bytes: usize, align: usize, margin: usize) -> Option<NonNull<u8>> {
+    debug_assert!(are_pages(bytes | margin) && align.is_power_of_two() && align >= margin);
+    if strikes(Call::Map) { None } else { imp::map_between(bytes, align, margin) }
+}
+
+/// Gives memory back and makes any access end the process; `false`: not possible here.
+///
+/// # Safety
+/// The range is committed, and nobody uses its contents any more.
+pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    // SAFETY: the same contract.
+    unsafe { imp::guard(start, bytes) }
+}
+
+/// Makes guarded memory usable again; it reads zero.
+///
+/// # Safety
+/// The range is committed, and nobody uses its contents.
+pub(crate) unsafe fn unguard(start: NonNull<u8>, bytes: usize) {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    // SAFETY: the same contract.
+    unsafe { imp::unguard(start, bytes) };
+}
+
+/// Makes any access end the process, for good; `false`: not possible.
+///
+/// # Safety
+/// The range is committed, and nobody uses it.
+pub(crate) unsafe fn forbid(start: NonNull<u8>, bytes: usize) -> bool {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    // SAFETY: the same contract.
+    unsafe { imp::forbid(start, bytes) }
 }
 
 /// Bytes of a huge page where [`advise_huge`] has an effect.

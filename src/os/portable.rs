@@ -17,8 +17,8 @@ use std::alloc::System;
 pub(crate) const COMMIT_IS_FREE: bool = false;
 /// A made-up page. As long as a region's header page, so that no two regions' headers are made writable at once.
 const PAGE_BYTES: usize = 4096;
-/// The longest reservation: seven slabs and their side tables where slabs are largest.
-const RESERVED_BYTES_MAX: usize = 16 << 20;
+/// The longest reservation: fifteen slabs and their side tables where slabs are largest, or eight and the states of their slots.
+const RESERVED_BYTES_MAX: usize = 32 << 20;
 /// The longest readable reservation: a table for 1024 regions.
 const READABLE_BYTES_MAX: usize = 4 << 20;
 /// What every allocator aligns to, so that zeroed memory may come zeroed from the system, not cleared.
@@ -105,6 +105,38 @@ pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: allocated with this layout and given up.
     unsafe { System.dealloc(base.as_ptr(), layout) };
     true
+}
+
+/// Nothing here is ever unreadable.
+pub(crate) const HAS_GUARDS: bool = false;
+
+pub(crate) fn map_between(_: usize, _: usize, _: usize) -> Option<NonNull<u8>> {
+    None
+}
+
+/// # Safety
+/// As for [`guard`](super::guard).
+pub(crate) unsafe fn guard(_: NonNull<u8>, _: usize) -> bool {
+    false
+}
+
+/// # Safety
+/// As for [`unguard`](super::unguard).
+pub(crate) unsafe fn unguard(_: NonNull<u8>, _: usize) {}
+
+/// # Safety
+/// As for [`forbid`](super::forbid).
+pub(crate) unsafe fn forbid(_: NonNull<u8>, _: usize) -> bool {
+    false
+}
+
+/// Bits that differ from process to process.
+pub(crate) fn random() -> u64 {
+    use core::hash::{BuildHasher, Hasher};
+    let bits = 0_u8;
+    let mut hasher = std::hash::RandomState::new().build_hasher();
+    hasher.write_usize((&raw const bits).addr());
+    hasher.finish() ^ super::milliseconds()
 }
 
 /// # Safety

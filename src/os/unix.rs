@@ -10,6 +10,9 @@ pub(crate) const COMMIT_IS_FREE: bool = true;
 /// How many aligned addresses are tried where over-reserving does not fit.
 const ALIGNED_TRIES: usize = 64;
 
+/// Whether pages can be made so that any access ends the process.
+pub(crate) const HAS_GUARDS: bool = true;
+
 pub(crate) fn page_bytes() -> usize {
     static PAGE_BYTES: AtomicUsize = AtomicUsize::new(0);
     // Relaxed: the value is the same whoever stores it, and nothing else is published with it.
@@ -58,6 +61,17 @@ pub(crate) fn reserve_readable(bytes: usize) -> Option<NonNull<u8>> {
 
 pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     aligned(bytes, align, |hint, bytes| anonymous(hint, bytes, libc::PROT_READ | libc::PROT_WRITE, 0))
+}
+
+pub(crate) fn map_between(bytes: usize, align: usize, margin: usize) -> Option<NonNull<u8>> {
+    let start = map(bytes.checked_add(align)?.checked_add(margin)?, align)?;
+    // SAFETY: inside the mapping, as long as all of these together.
+    let memory = unsafe { start.add(align) };
+    if align > margin {
+        // SAFETY: all before the margin; used by nobody.
+        unsafe { release(start, align - margin) };
+    }
+    Some(memory)
 }
 
 /// Maps with an alignment: as the kernel places it, else with room to cut, else at aligned places below (where space is short).
@@ -123,6 +137,50 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: the caller gives the contents up.
     let done = unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) } == 0;
     done && ZEROES
+}
+
+/// # Safety
+/// As for [`guard`](super::guard).
+pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
+    // `MADV_GUARD_INSTALL`, from Linux 6.13 on; older kernels and other systems refuse the number.
+    const INSTALL: libc::c_int = 102;
+    // SAFETY: the caller gives the contents up.
+    cfg!(any(target_os = "linux", target_os = "android"))
+        && unsafe { libc::madvise(start.as_ptr().cast(), bytes, INSTALL) } == 0
+}
+
+/// # Safety
+/// As for [`unguard`](super::unguard).
+pub(crate) unsafe fn unguard(start: NonNull<u8>, bytes: usize) {
+    // `MADV_GUARD_REMOVE`
+    const REMOVE: libc::c_int = 103;
+    if cfg!(any(target_os = "linux", target_os = "android")) {
+        // SAFETY: only guards go, and no memory.
+        unsafe { libc::madvise(start.as_ptr().cast(), bytes, REMOVE) };
+    }
+}
+
+/// # Safety
+/// As for [`forbid`](super::forbid).
+pub(crate) unsafe fn forbid(start: NonNull<u8>, bytes: usize) -> bool {
+    // SAFETY: the caller owns the range and does not use it.
+    unsafe { libc::mprotect(start.as_ptr().cast(), bytes, libc::PROT_NONE) == 0 }
+}
+
+/// Random bits from the system; weak ones where it has none to give.
+pub(crate) fn random() -> u64 {
+    let mut bits = 0_u64;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // SAFETY: `getrandom` writes at most eight bytes to a live `u64`.
+    let given = unsafe { libc::getrandom((&raw mut bits).cast(), size_of::<u64>(), libc::GRND_NONBLOCK) } == 8;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    // SAFETY: `getentropy` writes eight bytes to a live `u64`.
+    let given = unsafe { libc::getentropy((&raw mut bits).cast(), size_of::<u64>()) } == 0;
+    if given {
+        bits
+    } else {
+        super::milliseconds().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (&raw const bits).addr() as u64
+    }
 }
 
 /// # Safety

@@ -51,11 +51,19 @@ impl Doors {
         if layout.size() == 0 {
             return 0;
         }
-        let need = layout.size().max(layout.align());
+        let need = layout.size().max(layout.align()).max(self.least_slot_bytes());
         if self.is_large(layout) {
             need.next_multiple_of(super::memory::page_bytes())
         } else {
             need.next_power_of_two()
+        }
+    }
+
+    /// Bytes of the smallest slot: 16 where slots have states.
+    fn least_slot_bytes(&self) -> usize {
+        match self.checks {
+            Checks::Unchecked | Checks::Default => 1,
+            _ => 16,
         }
     }
 

@@ -1,0 +1,60 @@
+//! Where a family keeps states: what a call verifies before it does anything.
+
+use core::alloc::Layout;
+
+use super::FamilyCore;
+use crate::fault::{FaultKind, Truth};
+use crate::header::Directory;
+use crate::size_class::SizeClass;
+use crate::states::{Place, State, States};
+
+impl FamilyCore {
+    /// The state of a slot.
+    ///
+    /// # Safety
+    /// The family keeps states, and a slab of it and of this class holds the address.
+    unsafe fn place(&self, address: usize, class: SizeClass) -> Place {
+        // SAFETY: the same contract.
+        unsafe { States::new(self.unit_shift, class).place(address) }
+    }
+
+    /// Whether an address whose slab has been looked up really lies in that slab: a lookup does not see the upper bits of an
+    /// address, and a short table serves several addresses with one header.
+    pub(crate) fn holds(&self, address: usize) -> bool {
+        let slab = Directory::of(self.unit_shift).slab(address);
+        slab.is_some_and(|slab| (slab.memory.get().addr() ^ address) >> self.unit_shift == 0)
+    }
+
+    /// The state of the live slot that begins at `address` and that the layout fits; where there is none, the process ends.
+    /// The family keeps states, and the layout is served from slabs.
+    pub(crate) fn verify_live(&self, address: usize, layout: Layout) -> Place {
+        let class = self.class_of(layout);
+        if !(self.owns(address, class) && self.holds(address)) {
+            self.report_invalid_free(address, layout);
+        }
+        let start = address & !(class.slot_bytes() - 1);
+        // SAFETY: a slab of this family and class is there.
+        let place = unsafe { self.place(start, class) };
+        if start != address {
+            self.report_slot(FaultKind::InteriorPointer, address, class, Truth::SlotAt(start));
+        }
+        match place.get() {
+            live if live.is_live() => place,
+            freed if freed.is_freed() => self.report_slot(FaultKind::DoubleFree, address, class, Truth::Said),
+            _ => self.report_slot(FaultKind::NeverAllocated, address, class, Truth::Said),
+        }
+    }
+
+    /// Makes a slot live that came from a magazine, from a fresh range or from the bin. Where it is not free, it was freed twice, the
+    /// other free has handed it out already, and the process ends.
+    ///
+    /// # Safety
+    /// The family keeps states, and the address is a slot of it and of this class.
+    pub(crate) unsafe fn make_live(&self, address: usize, class: SizeClass) {
+        // SAFETY: the same contract.
+        let place = unsafe { self.place(address, class) };
+        if !(place.go(State::CACHED, State::LIVE) || place.go(State::NEVER, State::LIVE)) {
+            self.report_slot(FaultKind::DoubleFree, address, class, Truth::Said);
+        }
+    }
+}

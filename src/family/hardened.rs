@@ -1,0 +1,50 @@
+//! How hardened families refill: fresh and recycled slots alike, mixed.
+
+use super::FamilyCore;
+use crate::bin::Taken;
+use crate::capacity::batch_slots;
+use crate::magazine::Cache;
+use crate::os;
+use crate::size_class::SizeClass;
+
+impl FamilyCore {
+    /// Adds a batch of slots to a magazine that is down to its quarantine, in no order. Without memory nothing is added.
+    pub(crate) fn refill_mixed(&'static self, cache: &Cache, class: SizeClass) {
+        let magazine = cache.magazine(class);
+        self.note_live(cache, class);
+        let (bin, geometry, depot) = self.bin(class);
+        let (first, batch) = (magazine.stored_slots(), batch_slots(class));
+        if !magazine.has_fresh() {
+            let mut fresh = None;
+            magazine.append(batch, |places| match bin.take(&geometry, depot, places) {
+                Ok(Some(Taken::Recycled(count))) => count,
+                Ok(Some(Taken::Fresh(range))) => {
+                    fresh = Some(range);
+                    0
+                }
+                Ok(None) => 0,
+                Err(twice) => self.report_twice(twice, class),
+            });
+            if let Some(fresh) = fresh {
+                magazine.set_fresh(fresh);
+            }
+        }
+        for _ in magazine.stored_slots() - first..batch {
+            let Some((address, _)) = magazine.carve(class.slot_bytes()) else { break };
+            // SAFETY: a slot of the fresh range, which is this thread's.
+            unsafe { geometry.note_fresh(address..address + 1) };
+            magazine.push(address);
+        }
+        magazine.shuffle_from(first, || cache.random());
+        magazine.note(class);
+    }
+
+    /// New random numbers for all thread caches, so that a child process does not do as its parent does.
+    pub(super) fn reseed(&self) {
+        if self.checks.is_hardened() {
+            // The child of a fork has one thread, and this is it: nobody else uses the caches.
+            let all = core::iter::successors(self.caches.lock().all, |cache| cache.next);
+            all.for_each(|cache| cache.cache.seed(os::random()));
+        }
+    }
+}

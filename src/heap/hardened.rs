@@ -1,0 +1,254 @@
+//! Allocate and deallocate in hardened families: as in checked ones, and the slots themselves are defended.
+//!
+//! | defence | how |
+//! | --- | --- |
+//! | a free slot reads zero | cleared at the free, compared when it is handed out: what differs was written after the free |
+//! | slots of 64 KiB and more | guarded against any access while they are free, where the system can; else given back to it |
+//! | order | [`magazine`](crate::magazine): exchanged with a random slot at the free, mixed at each refill |
+//! | slack | behind the `size` of a `GlobalAlloc` layout stand eight bytes that must be there at the end |
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use super::checked::{freed_twice, is_other_region, place};
+use super::{CacheSlot, Family, cache, put_back, slab_class, slot};
+use crate::capacity::quarantine_slots;
+use crate::family::FamilyCore;
+use crate::fault::{FaultKind, Truth};
+use crate::os;
+use crate::size_class::SizeClass;
+use crate::states::{State, region_of};
+use crate::sync::{AtomicUsize, Relaxed};
+use crate::thread::attach;
+
+/// Slots from here on are not cleared but guarded while they are free.
+const GUARDED_FROM_BYTES: usize = 64 << 10;
+/// Bytes of the mark behind an allocation, where there is so much slack.
+const CANARY_BYTES: usize = size_of::<usize>();
+
+/// A slot's address, 0 if out of memory. It reads zero.
+#[inline(always)]
+pub(super) fn allocate<F: Family>(class: SizeClass) -> usize {
+    let magazine = cache::<F>().magazine(class);
+    let Some(address) = magazine.pop_above(quarantine_slots(class)) else { return allocate_slowly::<F>(class) };
+    // SAFETY: what is in a magazine is a slot of its family and class.
+    if !unsafe { place::<F>(address, class) }.go(State::CACHED, State::LIVE) {
+        freed_twice::<F>(address, class);
+    }
+    verify_zero::<F>(address, class);
+    address
+}
+
+/// Frees a slot, if it is one and live; otherwise the process ends. `EXACT`: the layout is the one it was allocated with.
+///
+/// # Safety
+/// If `address` is a live slot of this family that `layout` fits, nobody uses it any more.
+#[inline(always)]
+pub(super) unsafe fn deallocate<F: Family, const EXACT: bool>(address: usize, layout: Layout, class: SizeClass) {
+    let cache = cache::<F>();
+    let region = region_of(address, const { F::SLAB_BYTES.trailing_zeros() });
+    if (cache.region() == region || is_other_region::<F>(cache, address, class))
+        && address & (class.slot_bytes() - 1) == 0
+    {
+        let magazine = cache.magazine(class);
+        // SAFETY: a region of this family, which has a slab.
+        let place = unsafe { place::<F>(address, class) };
+        if place.get().is_live() && magazine.has_room() {
+            if EXACT && place.get() == State::MARKED {
+                verify_mark(F::__core(), address, layout, class);
+            }
+            clear(address, class.slot_bytes());
+            place.set(State::CACHED);
+            magazine.push_at_random(address, cache.random());
+            return;
+        }
+    }
+    // SAFETY: the same contract.
+    unsafe { deallocate_slowly::<F>(address, layout, EXACT) };
+}
+
+#[inline(always)]
+fn verify_zero<F: Family>(address: usize, class: SizeClass) {
+    if class.slot_bytes() >= GUARDED_FROM_BYTES {
+        open(address, class.slot_bytes());
+    } else if !is_zero(words(address, class.slot_bytes())) {
+        written_after_free(F::__core(), address, class);
+    }
+}
+
+#[inline(always)]
+fn words<'a>(address: usize, bytes: usize) -> &'a [u64] {
+    // SAFETY: a free slot that is about to be handed out: committed, aligned to its size, and nobody may write to it.
+    unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(address), bytes / size_of::<u64>()) }
+}
+
+/// The smallest slot has two words, the others a multiple of four.
+#[inline(always)]
+fn is_zero(words: &[u64]) -> bool {
+    if let &[first, second] = words {
+        return first | second == 0;
+    }
+    let mut all = [0; 4];
+    for four in words.chunks_exact(4) {
+        for (all, word) in all.iter_mut().zip(four) {
+            *all |= word;
+        }
+    }
+    all == [0; 4]
+}
+
+/// Clears a slot that is free from now on.
+#[inline(always)]
+fn clear(address: usize, bytes: usize) {
+    if bytes >= GUARDED_FROM_BYTES {
+        close(address, bytes);
+    } else {
+        let memory = core::ptr::with_exposed_provenance_mut::<u8>(address);
+        // SAFETY: a slot of that length that its client has given up.
+        unsafe { memory.write_bytes(0, bytes) };
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn close(address: usize, bytes: usize) {
+    let Some(memory) = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(address)) else { return };
+    // SAFETY: whole pages of a slot that its client has given up, here and below.
+    if !(unsafe { os::guard(memory, bytes) } || unsafe { os::purge(memory, bytes) }) {
+        // SAFETY: as above.
+        unsafe { memory.write_bytes(0, bytes) };
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn open(address: usize, bytes: usize) {
+    if let Some(memory) = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(address)) {
+        // SAFETY: whole pages of a slot that is about to be handed out.
+        unsafe { os::unguard(memory, bytes) };
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn written_after_free(family: &FamilyCore, address: usize, class: SizeClass) -> ! {
+    let words = words(address, class.slot_bytes());
+    let (index, word) = words.iter().enumerate().find(|(_, word)| **word != 0).unwrap_or((0, &0));
+    let byte = word.to_ne_bytes().iter().position(|&byte| byte != 0).unwrap_or(0);
+    let truth = Truth::Offset(index * size_of::<u64>() + byte);
+    family.report_slot(FaultKind::WriteAfterFree, address, class, truth)
+}
+
+/// The other half of [`allocate`]: the array is down to its quarantine.
+#[cold]
+#[inline(never)]
+fn allocate_slowly<F: Family>(class: SizeClass) -> usize {
+    let Some(address) = refill(F::__core(), slot::<F>(), class) else { return 0 };
+    // SAFETY: a slot of this family and class, from its magazine or its bin.
+    unsafe { F::__core().make_live(address, class) };
+    verify_zero::<F>(address, class);
+    address
+}
+
+fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Option<usize> {
+    let cache = match slot.get() {
+        cache if cache.is_empty_cache() => match attach(family, slot) {
+            Some(cache) => cache,
+            None => return family.take_one(class).map(|(address, _)| address),
+        },
+        cache => cache,
+    };
+    family.refill_mixed(cache, class);
+    // Where memory is short the quarantine has to end.
+    cache.magazine(class).pop()
+}
+
+/// The other half of [`deallocate`]: the array is full, the thread has no cache, or the free is wrong.
+///
+/// # Safety
+/// As for [`deallocate`].
+#[cold]
+#[inline(never)]
+unsafe fn deallocate_slowly<F: Family>(address: usize, layout: Layout, exact: bool) {
+    // SAFETY: the same contract.
+    unsafe { release(F::__core(), slot::<F>(), address, layout, exact) };
+}
+
+/// # Safety
+/// As for [`deallocate`].
+unsafe fn release(family: &'static FamilyCore, slot: &CacheSlot, address: usize, layout: Layout, exact: bool) {
+    let (class, place) = (family.class_of(layout), family.verify_live(address, layout));
+    if exact && place.get() == State::MARKED {
+        verify_mark(family, address, layout, class);
+    }
+    clear(address, class.slot_bytes());
+    place.set(State::CACHED);
+    // SAFETY: it was live, and the client gives it up.
+    unsafe { put_back(family, slot, address, class) };
+}
+
+/// What stands behind an allocation at `address`: nothing that an overflowing copy would write, and never zero at first.
+fn canary(address: usize) -> [u8; CANARY_BYTES] {
+    static SECRET: AtomicUsize = AtomicUsize::new(0);
+    // Relaxed: the number itself is all there is, and only the first one counts.
+    let secret = match SECRET.load(Relaxed) {
+        0 => {
+            let _ = SECRET.compare_exchange(0, os::random() as usize | 1, Relaxed, Relaxed);
+            SECRET.load(Relaxed)
+        }
+        secret => secret,
+    };
+    let mixed = (address ^ secret).wrapping_mul(secret | 1);
+    let mut bytes = (mixed ^ (mixed >> (usize::BITS / 2))).to_ne_bytes();
+    bytes[0] |= 1;
+    bytes
+}
+
+/// The bytes behind an allocation of `size` bytes that hold its mark.
+fn slack(address: usize, size: usize, class: SizeClass) -> (*mut u8, usize) {
+    let bytes = (class.slot_bytes() - size).min(CANARY_BYTES);
+    (core::ptr::with_exposed_provenance_mut::<u8>(address + size), bytes)
+}
+
+/// Marks the end of an allocation whose layout will be exactly this when it comes back.
+#[inline(always)]
+pub(super) fn mark<F: Family>(memory: NonNull<[u8]>, layout: Layout) {
+    if let Some(class) =
+        slab_class::<F>(layout).filter(|class| layout.size() != 0 && layout.size() < class.slot_bytes())
+    {
+        let address = memory.cast::<u8>().addr().get();
+        let (start, bytes) = slack(address, layout.size(), class);
+        // SAFETY: inside the slot, behind what the client asked for.
+        unsafe { start.copy_from_nonoverlapping(canary(address).as_ptr(), bytes) };
+        // SAFETY: a live slot of this family and class.
+        unsafe { place::<F>(address, class) }.set(State::MARKED);
+    }
+}
+
+/// Ends the process if the mark behind an allocation is not as it was. The slot is live and marked.
+fn verify_mark(family: &FamilyCore, address: usize, layout: Layout, class: SizeClass) {
+    let (start, bytes) = slack(address, layout.size().min(class.slot_bytes()), class);
+    // SAFETY: inside the slot.
+    let found = unsafe { core::slice::from_raw_parts(start, bytes) };
+    let expected = canary(address);
+    if let Some(wrong) = found.iter().zip(&expected).position(|(found, expected)| found != expected) {
+        overflowed(family, address, layout, class, wrong);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn overflowed(family: &FamilyCore, address: usize, layout: Layout, class: SizeClass, wrong: usize) -> ! {
+    family.report_slot(FaultKind::Overflow, address, class, Truth::Behind(layout.size(), wrong))
+}
+
+/// Verifies that an allocation is live, as it was allocated, and not overflowed, before it is resized.
+#[inline(never)]
+pub(super) fn verify_exact<F: Family>(ptr: NonNull<u8>, layout: Layout) {
+    if let Some(class) = slab_class::<F>(layout).filter(|_| layout.size() != 0) {
+        let place = F::__core().verify_live(ptr.addr().get(), layout);
+        if place.get() == State::MARKED {
+            verify_mark(F::__core(), ptr.addr().get(), layout, class);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Magazines of hardened families: slots come out in an order that nobody can tell, and never at once.
+//!
+//! The lowest slots of the array are never popped, only exchanged: a freed slot takes the place of a random one, which goes
+//! on top and is popped next. So a slot waits for as long as chance has it, one time in `quarantine_slots` at least for one round
+//! only, and what an allocation gets cannot be told from what was freed.
+
+use super::{Cache, Magazine, Relaxed};
+use core::cell::Cell;
+
+/// A xorshift generator (Marsaglia 2003): not for secrets, only against luck.
+pub(super) struct Random(Cell<u64>);
+
+impl Random {
+    /// Gives zeros until it is seeded.
+    pub(super) const fn new() -> Self {
+        Self(Cell::new(0))
+    }
+
+    #[inline(always)]
+    fn next(&self) -> u64 {
+        let mut state = self.0.get();
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        self.0.set(state);
+        state
+    }
+}
+
+/// A number below `bound`, from 32 random bits.
+#[inline(always)]
+fn below(random: u64, bound: usize) -> usize {
+    ((random >> 32) as usize).wrapping_mul(bound) >> 32
+}
+
+impl Cache {
+    /// Seeds the cache's random numbers. Not for the empty cache (M3).
+    pub(crate) fn seed(&self, seed: u64) {
+        self.random.0.set(seed | 1);
+    }
+
+    /// The next random number. Not for the empty cache (M3).
+    #[inline(always)]
+    pub(crate) fn random(&self) -> u64 {
+        self.random.next()
+    }
+}
+
+impl Magazine {
+    /// The address of a recycled slot, if the array holds more than `floor`.
+    #[inline(always)]
+    pub(crate) fn pop_above(&self, floor: usize) -> Option<usize> {
+        let top = self.top.load(Relaxed);
+        // M2: `bottom <= top`.
+        if top.addr() - self.bottom.get().addr() <= floor * size_of::<usize>() {
+            return None;
+        }
+        // SAFETY: M2: the array is not empty, so its last slot lies below `top`.
+        let last = unsafe { top.sub(1) };
+        self.top.store(last, Relaxed);
+        // SAFETY: M2: what lay below `top` is initialised.
+        Some(unsafe { last.read() })
+    }
+
+    #[inline(always)]
+    pub(crate) fn has_room(&self) -> bool {
+        self.top.load(Relaxed) != self.end.get()
+    }
+
+    /// Puts a slot at a random place of the array and what was there on top. The array has room.
+    #[inline(always)]
+    pub(crate) fn push_at_random(&self, address: usize, random: u64) {
+        debug_assert!(self.has_room(), "the caller has looked");
+        let (bottom, top) = (self.bottom.get(), self.top.load(Relaxed));
+        let stored = (top.addr() - bottom.addr()) / size_of::<usize>();
+        // SAFETY: M2: at or below `top`, where the caller has seen room.
+        let place = unsafe { bottom.add(below(random, stored + 1)) };
+        // SAFETY: M2: below `end` there is room, which only the owner uses (M1).
+        unsafe { top.write(address) };
+        // SAFETY: M2: below `top` all is initialised, and `top` itself has just been.
+        let other = unsafe { place.replace(address) };
+        // SAFETY: as for the first write.
+        unsafe { top.write(other) };
+        // SAFETY: M2: `top < end`, so one more is at most `end`.
+        self.top.store(unsafe { top.add(1) }, Relaxed);
+    }
+
+    /// Mixes the slots from place `first` up.
+    pub(crate) fn shuffle_from(&self, first: usize, mut random: impl FnMut() -> u64) {
+        for place in first + 1..self.stored() {
+            self.exchange(first + below(random(), place - first + 1), place);
+        }
+    }
+
+    /// How many slots the array holds.
+    pub(crate) fn stored_slots(&self) -> usize {
+        self.stored()
+    }
+
+    /// Adds at most `count` of the slots that `fill` writes, on top; the array has room for them.
+    pub(crate) fn append(&self, count: usize, fill: impl FnOnce(&mut [usize]) -> usize) {
+        let top = self.top.load(Relaxed);
+        debug_assert!(self.stored() + count <= self.room());
+        // SAFETY: M2: the array has room for `count` addresses; the memory was zero when it was mapped, so it is initialised.
+        let places = unsafe { core::slice::from_raw_parts_mut(top, count) };
+        let filled = fill(places).min(count);
+        // SAFETY: M2: at most `count` places, which is within the array.
+        self.top.store(unsafe { top.add(filled) }, Relaxed);
+    }
+
+    #[inline(always)]
+    fn exchange(&self, one: usize, other: usize) {
+        debug_assert!(one.max(other) < self.stored());
+        let bottom = self.bottom.get();
+        // SAFETY: M2: below `top`, so within the array.
+        let one = unsafe { bottom.add(one) };
+        // SAFETY: as above.
+        let other = unsafe { bottom.add(other) };
+        // SAFETY: initialised places of the array, which only the owner uses (M1).
+        unsafe { core::ptr::swap(one, other) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capacity::MAGAZINE_STARTS;
+    use crate::header::View;
+    use crate::size_class::{CLASS_COUNT, SizeClass};
+
+    #[test]
+    fn what_is_pushed_at_random_comes_back_once_and_not_in_order() {
+        let mut slots = vec![0usize; MAGAZINE_STARTS[CLASS_COUNT]];
+        let cache = Cache::empty();
+        // SAFETY: an array of the right length that outlives the cache.
+        unsafe { cache.equip(slots.as_mut_ptr(), View::CLOSED, |_| 1) };
+        cache.seed(42);
+        let magazine = cache.magazine(SizeClass::from_index(6));
+        for address in 1..=64 {
+            magazine.push_at_random(address, cache.random());
+        }
+        magazine.shuffle_from(8, || cache.random());
+        let popped: Vec<usize> = core::iter::from_fn(|| magazine.pop_above(16)).collect();
+        assert_eq!((popped.len(), magazine.stored_slots()), (48, 16));
+        assert!(popped.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) == 1).count() < 24, "{popped:?}");
+        let mut all: Vec<usize> = popped.into_iter().chain(core::iter::from_fn(|| magazine.pop())).collect();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(1..=64));
+    }
+}

@@ -1,0 +1,153 @@
+//! The free list of a slab whose family keeps states: one bit per slot beside the states, nothing in the slots.
+//!
+//! What a client writes to a slot after it freed it can so never lead an allocation astray. The bits of a region stand where
+//! the states of the smallest class would be for the units that hold the states themselves:
+//!
+//! ```text
+//!   region │ bits of unit 0 │ bits of unit 1 │ … │ states of the 16-byte class from the first slab on │ …
+//! ```
+//!
+//! **N1** A slot's bit is set exactly while its state is `IN_BIN`. **N2** Only the holder of the bin's lock touches bits.
+
+use core::ops::Range;
+use core::ptr::NonNull;
+
+use super::Geometry;
+use crate::header::{STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT};
+use crate::os;
+use crate::states::{State, States, region_of};
+use crate::sync::Relaxed;
+
+/// A unit's bits take one byte for 128 bytes of slots, as many as the smallest class has.
+const BITS_SHIFT: u32 = 7;
+const _: () = assert!(UNIT_COUNT >> BITS_SHIFT == STATE_UNIT_COUNT >> 4, "the bits fill what no state needs");
+
+impl Geometry<'_> {
+    fn states(&self) -> States {
+        States::new(self.unit_shift, self.class)
+    }
+
+    fn word_count(&self) -> usize {
+        (self.unit_bytes() / self.class.slot_bytes()).div_ceil(64)
+    }
+
+    /// The first word of a slab's bits.
+    fn bits(&self, slab: &SlabHeader) -> NonNull<u64> {
+        let first = slab.memory.get().addr();
+        let unit = (first >> self.unit_shift) % UNIT_COUNT;
+        let address = region_of(first, self.unit_shift) + (unit << (self.unit_shift - BITS_SHIFT));
+        // The region's provenance is exposed where the region is claimed.
+        NonNull::new(core::ptr::with_exposed_provenance_mut(address)).unwrap_or(NonNull::dangling())
+    }
+
+    /// Makes carved slots that nobody has had look as those that come back from a client, where the family keeps states.
+    ///
+    /// # Safety
+    /// Slots of one slab of this bin that were carved and are the caller's.
+    pub(crate) unsafe fn note_fresh(&self, range: Range<usize>) {
+        if self.checks.keeps_states() {
+            for address in range.step_by(self.class.slot_bytes()) {
+                // SAFETY: a slot of an open slab of this class.
+                unsafe { self.states().place(address) }.go(State::NEVER, State::CACHED);
+            }
+        }
+    }
+
+    /// Puts used slots of one slab back. `Err`: this one is in the list already, or with a client: it was freed twice.
+    ///
+    /// # Safety
+    /// As for [`give`](Self::give).
+    pub(super) unsafe fn give_noted(&self, slab: &SlabHeader, addresses: &[usize]) -> Result<(), usize> {
+        let (bits, base) = (self.bits(slab), slab.memory.get().addr());
+        // SAFETY: the first slot of an open slab of this class.
+        let first = unsafe { self.states().place(base) };
+        if slab.tag.load(Relaxed) != self.tag {
+            // The other free has let the slab be closed, and another class has it now.
+            return Err(addresses.first().copied().unwrap_or(base));
+        }
+        for &address in addresses {
+            let slot = (address - base) >> self.class.index();
+            // SAFETY: a slot of the slab.
+            if !unsafe { first.behind(slot) }.go(State::CACHED, State::IN_BIN) {
+                return Err(address);
+            }
+            // SAFETY: below `word_count`, in the slab's own part of the side units.
+            let word = unsafe { bits.add(slot / 64) };
+            // SAFETY: committed with the region's first slab, and nobody else's (N2).
+            let set = unsafe { word.read() } | 1 << (slot % 64);
+            // SAFETY: as above.
+            unsafe { word.write(set) };
+        }
+        Ok(())
+    }
+
+    /// Moves recycled slots out of the slab to fill `out`. `Err`: this one has been freed a second time meanwhile.
+    ///
+    /// # Safety
+    /// As for [`take`](Self::take), and the list has at least `out.len()` slots.
+    pub(super) unsafe fn take_noted(&self, slab: &SlabHeader, out: &mut [usize]) -> Result<(), usize> {
+        let (bits, base) = (self.bits(slab), slab.memory.get().addr());
+        // SAFETY: the first slot of an open slab of this class.
+        let first = unsafe { self.states().place(base) };
+        let word_count = self.word_count();
+        let mut index = self.first_word(slab) % word_count;
+        let mut left = out.len();
+        // As many words as there are, and the first one again: it may have been left half.
+        for _ in 0..=word_count {
+            // SAFETY: below `word_count`, in the slab's own part of the side units.
+            let word = unsafe { bits.add(index) };
+            // SAFETY: committed with the region's first slab, and nobody else's (N2).
+            let mut set = unsafe { word.read() };
+            while set != 0 && left > 0 {
+                let slot = index * 64 + set.trailing_zeros() as usize;
+                set &= set - 1;
+                left -= 1;
+                // The last is what a magazine pops first: addresses then rise.
+                out[left] = base + (slot << self.class.index());
+                // SAFETY: a slot of the slab.
+                if !unsafe { first.behind(slot) }.go(State::IN_BIN, State::CACHED) {
+                    return Err(out[left]);
+                }
+            }
+            // SAFETY: as for the read.
+            unsafe { word.write(set) };
+            if left == 0 {
+                break;
+            }
+            index = if index + 1 == word_count { 0 } else { index + 1 };
+        }
+        debug_assert_eq!(left, 0, "the slab counts its free slots (N1)");
+        slab.trunk.set(index as u32);
+        Ok(())
+    }
+
+    /// Where to look first: where the last look ended, or anywhere in hardened families.
+    fn first_word(&self, slab: &SlabHeader) -> usize {
+        if !self.checks.is_hardened() {
+            return slab.trunk.get() as usize;
+        }
+        // A xorshift generator (Marsaglia 2003), begun when the slab is first looked into.
+        let mut state = match slab.fill.get() {
+            0 => os::random() as u32 | 1,
+            state => state,
+        };
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        slab.fill.set(state);
+        state as usize
+    }
+
+    /// Makes the slots of a slab that is being closed `NEVER` again, and its list empty.
+    ///
+    /// # Safety
+    /// An empty slab of this class; the bin's lock is held.
+    pub(super) unsafe fn forget(&self, slab: &SlabHeader) {
+        let fresh = slab.fresh.get() as usize;
+        // SAFETY: the caller's promise.
+        unsafe { self.states().forget(slab.memory.get().addr(), fresh) };
+        let words = (fresh >> self.class.index()).div_ceil(64);
+        // SAFETY: the slab's own words, up to the last slot that was ever handed out.
+        unsafe { self.bits(slab).write_bytes(0, words) };
+    }
+}

@@ -1,0 +1,188 @@
+//! One try of a case: a family and its neighbour in one mode, a door, a size; and what the case expects to happen.
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+use allocator_api2::alloc::Allocator;
+use family_alloc::{Checks, Family};
+
+use crate::common::doors::layout;
+
+/// A family that can be called by every door.
+pub(crate) trait Subject: Family + Allocator + GlobalAlloc {}
+
+impl<F: Family + Allocator + GlobalAlloc> Subject for F {}
+
+/// The traits by which memory comes and goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Door {
+    Allocator,
+    Global,
+}
+
+/// `F` is misused, `Other` is a family of the same mode.
+pub(crate) struct Try<F, Other> {
+    pub(crate) door: Door,
+    pub(crate) size: usize,
+    pub(crate) families: PhantomData<(F, Other)>,
+}
+
+impl<F, Other> Clone for Try<F, Other> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F, Other> Copy for Try<F, Other> {}
+
+pub(crate) fn bytes(size: usize) -> Layout {
+    layout(size, 1)
+}
+
+fn pointer(address: usize) -> *mut u8 {
+    std::ptr::with_exposed_provenance_mut(address)
+}
+
+/// Writes one byte somewhere.
+pub(crate) fn write(address: usize, value: u8) {
+    // SAFETY: a case breaks the contract on purpose.
+    unsafe { pointer(address).write_volatile(value) };
+}
+
+pub(crate) fn read(address: usize) -> u8 {
+    // SAFETY: as above.
+    unsafe { pointer(address).read_volatile() }
+}
+
+/// Says what must happen from here on.
+pub(crate) fn expect(what: &str) {
+    println!("\nexpected: {what}");
+}
+
+/// It must be as if nothing were wrong.
+pub(crate) const NOTHING: &str = "nothing";
+/// It is wrong, and this mode does not find it.
+pub(crate) const NOT_FOUND: &str = "not found";
+/// The access itself ends the process.
+pub(crate) const SIGSEGV: &str = "SIGSEGV";
+
+impl<F: Subject, Other: Subject> Try<F, Other> {
+    pub(crate) fn allocate_in<A: Subject>(self, layout: Layout) -> usize {
+        let memory = match self.door {
+            Door::Allocator => A::default().allocate(layout).map_or(std::ptr::null_mut(), |slot| slot.cast().as_ptr()),
+            // SAFETY: no layout here is of size 0.
+            Door::Global => unsafe { A::default().alloc(layout) },
+        };
+        assert!(!memory.is_null());
+        memory.expose_provenance()
+    }
+
+    pub(crate) fn free_in<A: Subject>(self, address: usize, layout: Layout) {
+        match self.door {
+            Door::Allocator => {
+                let memory = NonNull::new(pointer(address)).expect("not null");
+                // SAFETY: a case breaks the contract on purpose: the call must see that and end the process.
+                unsafe { A::default().deallocate(memory, layout) }
+            }
+            // SAFETY: as above.
+            Door::Global => unsafe { A::default().dealloc(pointer(address), layout) },
+        }
+    }
+
+    pub(crate) fn allocate(self) -> usize {
+        self.allocate_in::<F>(bytes(self.size))
+    }
+
+    pub(crate) fn free(self, address: usize) {
+        self.free_in::<F>(address, bytes(self.size));
+    }
+
+    /// Grows or shrinks; returns the new address.
+    pub(crate) fn resize(self, address: usize, old: usize, new: usize) -> usize {
+        let memory = NonNull::new(pointer(address)).expect("not null");
+        if self.door == Door::Global {
+            // SAFETY: a case may break the contract on purpose, here and below.
+            let resized = unsafe { F::default().realloc(memory.as_ptr(), bytes(old), new) };
+            return resized.expose_provenance();
+        }
+        let resized = if new >= old {
+            // SAFETY: as above.
+            unsafe { F::default().grow(memory, bytes(old), bytes(new)) }
+        } else {
+            // SAFETY: as above.
+            unsafe { F::default().shrink(memory, bytes(old), bytes(new)) }
+        };
+        resized.expect("there is memory").as_ptr().expose_provenance()
+    }
+
+    pub(crate) fn is_large(self) -> bool {
+        self.size > F::SLAB_BYTES / 2
+    }
+
+    pub(crate) fn keeps_states(self) -> bool {
+        !matches!(F::CHECKS, Checks::Unchecked | Checks::Default)
+    }
+
+    pub(crate) fn is_hardened(self) -> bool {
+        F::CHECKS == Checks::Hardened
+    }
+
+    /// Bytes of the slot of a size.
+    pub(crate) fn slot_bytes(self, size: usize) -> usize {
+        size.next_power_of_two().max(if self.keeps_states() { 16 } else { 1 })
+    }
+
+    fn class(self, size: usize) -> String {
+        if size > F::SLAB_BYTES / 2 { "large".to_owned() } else { format!("{}-byte class", self.slot_bytes(size)) }
+    }
+
+    /// What an address is that belongs to a slot of this size.
+    pub(crate) fn slot_of(self, size: usize, name: &str) -> String {
+        format!("it belongs to the {}-byte class of family {name}", self.slot_bytes(size))
+    }
+
+    /// A line of a checked mode; not found in the default mode.
+    pub(crate) fn expect_state(self, what: &str, address: usize, more: &str) {
+        if self.keeps_states() {
+            expect(&format!("family_alloc: {what} {address:#x} ({}, family {}){more}", self.class(self.size), F::NAME));
+        } else {
+            expect(NOT_FOUND);
+        }
+    }
+
+    pub(crate) fn expect_double_free(self, address: usize) {
+        if self.is_large() {
+            self.expect_invalid(address, bytes(self.size), "no family has allocated it");
+        } else {
+            self.expect_state("double free of", address, "");
+        }
+    }
+
+    /// The line of every mode.
+    pub(crate) fn expect_invalid(self, address: usize, wrong: Layout, truth: &str) {
+        let (size, class) = (wrong.size(), self.class(wrong.size().max(wrong.align())));
+        expect(&format!(
+            "family_alloc: invalid free of {address:#x} (size {size}, {class}, family {}): {truth}",
+            F::NAME
+        ));
+    }
+
+    pub(crate) fn expect_wrong_length(self, address: usize, wrong: usize) {
+        let right = self.size.next_multiple_of(4096);
+        expect(&format!(
+            "family_alloc: wrong size at the free of {address:#x} (size {wrong}, large, family {}): it was allocated with {right} bytes",
+            F::NAME
+        ));
+    }
+
+    /// The truth about a live allocation of `F` of this try's size.
+    pub(crate) fn truth(self, address: usize, name: &str) -> String {
+        if self.is_large() {
+            let bytes = self.size.next_multiple_of(4096);
+            format!("it lies in the large allocation of {bytes} bytes at {address:#x} of family {name}")
+        } else {
+            self.slot_of(self.size, name)
+        }
+    }
+}
