@@ -18,6 +18,7 @@ use crate::capacity::{batch_slots, depot_batches, fresh_slots};
 use crate::header::{Directory, SlabHeader};
 use crate::slab::Geometry;
 use crate::sync::Lock;
+use crate::trunk::run_length;
 
 /// Batches that come back one after another, without one taken, before the depot is emptied into its slabs.
 const SURPLUS_BATCHES: u32 = 64;
@@ -261,8 +262,13 @@ impl State {
     /// # Safety
     /// As for [`Bin::give`].
     unsafe fn give_to_slabs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) -> Result<(), Twice> {
-        let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
         self.used_slots -= slots.len();
+        if geometry.has_trunks() {
+            // SAFETY: the same contract.
+            unsafe { self.give_runs(geometry, slots) };
+            return Ok(());
+        }
+        let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
         let mut start = 0;
         while start < slots.len() {
             // Neighbours often lie in one slab: its header is then opened once for all of them.
@@ -283,6 +289,36 @@ impl State {
             start = end;
         }
         Ok(())
+    }
+
+    /// # Safety
+    /// As for [`Bin::give`], where free lists are trunks.
+    #[inline(never)]
+    unsafe fn give_runs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
+        let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
+        let slot_bytes = geometry.class.slot_bytes();
+        let mut start = 0;
+        while start < slots.len() {
+            // Neighbours often come back together: they are one entry in the free list.
+            let (length, ascends) = run_length(&slots[start..], slot_bytes);
+            let (first, last) = (slots[start], slots[start + length - 1]);
+            // Two slabs may be neighbours too.
+            let (lowest, length) = match (first ^ last) >> unit_shift {
+                0 if ascends => (first, length),
+                0 => (last, length),
+                _ => (first, 1),
+            };
+            start += length;
+            let slab = view.header(lowest, unit_shift);
+            if slab.recycled.get() == 0 {
+                self.link(slab);
+            }
+            // SAFETY: used slots of a slab of this bin, whose lock is held.
+            unsafe { geometry.give_run(slab, lowest, length) };
+            if slab.used.get() == 0 {
+                self.retire(geometry, slab);
+            }
+        }
     }
 
     /// Gives the unit of an empty slab back.

@@ -23,7 +23,7 @@ use crate::region::{Unit, UnitPool};
 use crate::size_class::SizeClass;
 use crate::sync::{Lock, Relaxed, Release};
 use crate::tiny::Tiny;
-use crate::trunk::Trunks;
+use crate::trunk::{Run, Trunks};
 
 /// What all slabs of one bin have in common.
 #[derive(Clone, Copy)]
@@ -193,12 +193,10 @@ impl Geometry<'_> {
     /// Puts used slots of one slab back. `Err`: where the family keeps states, this one was freed twice.
     ///
     /// # Safety
-    /// `addresses` agree in all bits above the unit; they are used slots of `slab`, each once, which nobody uses any more; the caller holds the lock of the slab's
-    /// bin (S1).
-    #[inline(always)]
+    /// `addresses` agree in all bits above the unit; they are used slots of `slab`, each once, which nobody uses any more; the
+    /// caller holds the lock of the slab's bin (S1).
     pub(crate) unsafe fn give(&self, slab: &SlabHeader, addresses: &[usize]) -> Result<(), usize> {
         self.verify(slab, addresses);
-        let (memory, slot_bytes) = (slab_memory(slab), self.class.slot_bytes());
         if self.checks.keeps_states() {
             // SAFETY: the same contract.
             unsafe { self.give_noted(slab, addresses) }?;
@@ -206,21 +204,44 @@ impl Geometry<'_> {
             // SAFETY: used slots are in no list, and the caller gives them up; S1.
             unsafe { self.give_tiny(slab, addresses) };
         } else {
-            let mut trunks = Trunks { first: slab.trunk.get(), fill: slab.fill.get() };
-            if let &[address] = addresses {
-                // SAFETY: used slots are in no list, and the caller gives them up.
-                unsafe { trunks.push_one(memory, slot_bytes, address) };
-            } else {
-                // SAFETY: as above.
-                unsafe { trunks.push(memory, slot_bytes, addresses) };
+            for &address in addresses {
+                // SAFETY: the same contract.
+                unsafe { self.give_run(slab, address, 1) };
             }
-            slab.trunk.set(trunks.first);
-            slab.fill.set(trunks.fill);
+            return Ok(());
         }
-        slab.recycled.set(slab.recycled.get() + addresses.len() as u32);
-        slab.used.set(slab.used.get() - addresses.len() as u32);
-        self.debug_check(slab);
+        self.count_given(slab, addresses.len());
         Ok(())
+    }
+
+    /// Whether the free lists are trunks, so that slots come back by [`give_run`](Self::give_run).
+    pub(crate) fn has_trunks(&self) -> bool {
+        !self.checks.keeps_states() && !self.is_tiny()
+    }
+
+    /// Puts used slots that lie one after another back.
+    ///
+    /// # Safety
+    /// - `lowest` and the `count - 1` slots behind it are used slots of `slab`, which nobody uses any more.
+    /// - The slab's free lists are trunks; the caller holds the lock of the slab's bin (S1).
+    #[inline(always)]
+    pub(crate) unsafe fn give_run(&self, slab: &SlabHeader, lowest: usize, count: usize) {
+        self.verify(slab, &[lowest]);
+        let memory = slab_memory(slab);
+        let run = Run::new(((lowest - memory.addr().get()) >> self.class.index()) as u32, count);
+        let mut trunks = Trunks { first: slab.trunk.get(), fill: slab.fill.get() };
+        // SAFETY: used slots are in no list, and the caller gives them up.
+        unsafe { trunks.push(memory, self.class.slot_bytes(), run) };
+        slab.trunk.set(trunks.first);
+        slab.fill.set(trunks.fill);
+        self.count_given(slab, count);
+    }
+
+    #[inline(always)]
+    fn count_given(&self, slab: &SlabHeader, count: usize) {
+        slab.recycled.set(slab.recycled.get() + count as u32);
+        slab.used.set(slab.used.get() - count as u32);
+        self.debug_check(slab);
     }
 
     /// # Safety
