@@ -53,12 +53,14 @@ pub(super) unsafe fn deallocate<F: Family, const EXACT: bool>(address: usize, la
         let magazine = cache.magazine(class);
         // SAFETY: a region of this family, which has a slab.
         let place = unsafe { place::<F>(address, class) };
-        if place.get().is_live() && magazine.has_room() {
-            if EXACT && place.get() == State::MARKED {
+        let state = place.get();
+        if state.is_live() && magazine.has_room() {
+            // At once, before anything that takes time: between the look and this another free would not be noticed.
+            place.set(State::CACHED);
+            if EXACT && state == State::MARKED {
                 verify_mark(F::__core(), address, layout, class);
             }
             clear(address, class.slot_bytes());
-            place.set(State::CACHED);
             magazine.push_at_random(address, cache.random());
             return;
         }
@@ -178,11 +180,12 @@ unsafe fn deallocate_slowly<F: Family>(address: usize, layout: Layout, exact: bo
 /// As for [`deallocate`].
 unsafe fn release(family: &'static FamilyCore, slot: &CacheSlot, address: usize, layout: Layout, exact: bool) {
     let (class, place) = (family.class_of(layout), family.verify_live(address, layout));
-    if exact && place.get() == State::MARKED {
+    let state = place.get();
+    place.set(State::CACHED);
+    if exact && state == State::MARKED {
         verify_mark(family, address, layout, class);
     }
     clear(address, class.slot_bytes());
-    place.set(State::CACHED);
     // SAFETY: it was live, and the client gives it up.
     unsafe { put_back(family, slot, address, class) };
 }

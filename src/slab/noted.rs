@@ -74,9 +74,13 @@ impl Geometry<'_> {
             // SAFETY: below `word_count`, in the slab's own part of the side units.
             let word = unsafe { bits.add(slot / 64) };
             // SAFETY: committed with the region's first slab, and nobody else's (N2).
-            let set = unsafe { word.read() } | 1 << (slot % 64);
+            let set = unsafe { word.read() };
+            if set & 1 << (slot % 64) != 0 {
+                // The state was changed by a free that had found the slot live before the other gave it back.
+                return Err(address);
+            }
             // SAFETY: as above.
-            unsafe { word.write(set) };
+            unsafe { word.write(set | 1 << (slot % 64)) };
         }
         Ok(())
     }
