@@ -20,8 +20,9 @@ const KEPT_COUNT: usize = 16;
 const KEPT_BYTES: usize = 256 << 20;
 /// Where the kernel has no guards, a fenced allocation costs two mappings more, of which a process may have 65 530: so many at most.
 const FENCED_COUNT: usize = 1000;
-/// Mappings from here on are aligned to, and advised to use, huge pages: what they waste at the end is below 1/16.
-const HUGE_FROM_BYTES: usize = 32 << 20;
+/// Mappings from here on are aligned to, and advised to use, huge pages. Only whole ones are used, so nothing behind the
+/// mapping is wasted; a mapping that is touched sparsely holds up to 2 MiB where it would hold a page.
+const HUGE_FROM_BYTES: usize = 2 << 20;
 
 #[derive(Clone, Copy)]
 struct Entry {

@@ -107,6 +107,17 @@ pub(crate) fn attach(family: &'static FamilyCore, slot: &CacheSlot) -> Option<&'
     Some(&cache.cache)
 }
 
+/// Gives back what the calling thread's cache of a family holds; the cache stays.
+pub(crate) fn flush(family: &'static FamilyCore) {
+    // A thread that is ending has given everything back.
+    let _ = GUARD.try_with(|guard| {
+        let caches = core::iter::successors(guard.first.get(), |cache| cache.next_in_thread.get());
+        for cache in caches.filter(|cache| core::ptr::eq(cache.family, family)) {
+            family.flush_all(&cache.cache);
+        }
+    });
+}
+
 /// The second way to see a thread end, for threads whose thread-locals have been destroyed already.
 #[cfg(unix)]
 mod late {

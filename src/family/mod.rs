@@ -192,7 +192,7 @@ impl FamilyCore {
     }
 
     /// Gives everything that a cache holds back to the bins.
-    fn flush_all(&'static self, cache: &Cache) {
+    pub(crate) fn flush_all(&'static self, cache: &Cache) {
         for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
             let magazine = cache.magazine(class);
             if magazine.held(class) == 0 && magazine.allocated_since_noted(class) == 0 {

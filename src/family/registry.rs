@@ -71,7 +71,7 @@ impl FamilyRef {
         self.0.stats()
     }
 
-    /// Gives free memory back to the system; as [`Family::trim`](crate::Family::trim).
+    /// Gives free memory back to the system; as [`Family::trim`](crate::Family::trim), but what the calling thread has cached stays.
     pub fn trim(self) -> usize {
         self.0.trim()
     }

@@ -67,9 +67,10 @@ pub unsafe trait Family: Copy + Default + Debug + Eq + Hash + Send + Sync + 'sta
         Self::__core().stats()
     }
 
-    /// Gives free memory back to the system at once: empty slabs and freed large mappings that are kept for reuse.
-    /// Returns the bytes of those. What thread caches hold stays with them.
+    /// Gives free memory back to the system at once: what the calling thread has cached, empty slabs, and freed large mappings
+    /// that are kept for reuse. Returns the bytes of the slabs and mappings. What other threads have cached stays with them.
     fn trim() -> usize {
+        crate::thread::flush(Self::__core());
         Self::__core().trim()
     }
 
