@@ -211,7 +211,9 @@ impl Cache {
 
     #[inline(always)]
     pub(crate) fn magazine(&self, class: SizeClass) -> &Magazine {
-        &self.magazines[class.index()]
+        let magazine = settled(&raw const self.magazines[class.index()]);
+        // SAFETY: the pointer to an element of the borrowed array.
+        unsafe { &*magazine }
     }
 
     #[inline(always)]
@@ -250,6 +252,23 @@ impl Cache {
             magazine.tag.set(tag(class));
         }
     }
+}
+
+/// The same pointer, in a register of its own. Left to itself the compiler addresses a magazine of a class that is known at run
+/// time only as base plus index; a store and the next load of `top` then miss the processor's renaming of memory, which knows
+/// base plus displacement, and a pair takes 5.0 ns instead of 2.3.
+#[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block, reason = "the pointer passes through, nothing is read through it there")]
+fn settled(magazine: *const Magazine) -> *const Magazine {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        let mut magazine = magazine;
+        // SAFETY: no instruction: the register is only named, so that it is not computed anew at each use.
+        unsafe { core::arch::asm!("/* {0} */", inout(reg) magazine, options(pure, nomem, nostack, preserves_flags)) };
+        magazine
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    magazine
 }
 
 #[cfg(test)]

@@ -25,8 +25,9 @@ impl SizeClass {
     #[inline(always)]
     pub(crate) const fn of(layout: Layout) -> Self {
         let need = if layout.size() > layout.align() { layout.size() } else { layout.align() };
-        // `need` is at least 1, because alignment is.
-        Self((usize::BITS - (need - 1).leading_zeros()) as usize)
+        // `need` is at least 1, because alignment is, so the logarithm of `2 need − 1`, rounded down, is that of `need`, rounded
+        // up. Its lowest bit is set anyhow; saying so spares the processor's zero case.
+        Self((((need << 1) - 1) | 1).ilog2() as usize)
     }
 
     /// The class with this index, which must be below [`CLASS_COUNT`].
