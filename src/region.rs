@@ -58,7 +58,10 @@ impl UnitPool {
     /// `None`: no address space or no memory.
     pub(crate) fn take(&mut self, huge: bool) -> Option<Unit> {
         let region = match self.with_room {
-            Some(region) => region,
+            Some(region) => {
+                self.bring_dirty_to_front();
+                self.with_room.unwrap_or(region)
+            }
             None => self.grow()?,
         };
         let (clean, dirty) = (region.clean.get(), region.dirty.get());
@@ -130,16 +133,32 @@ impl UnitPool {
         1 << self.unit_shift
     }
 
-    /// Gives the pages of a few units back to the system that have been free for long.
-    pub(crate) fn purge_aged(&mut self, now: u64) {
+    /// Moves a region with a dirty unit to the front of those with room, if there is one and it is not there.
+    fn bring_dirty_to_front(&mut self) {
+        let Some(first) = self.with_room.filter(|first| self.dirty_count > 0 && first.dirty.get() == 0) else { return };
+        let mut before = first;
+        while let Some(region) = before.next_with_room.get() {
+            if region.dirty.get() != 0 {
+                before.next_with_room.set(region.next_with_room.get());
+                region.next_with_room.set(Some(first));
+                self.with_room = Some(region);
+                return;
+            }
+            before = region;
+        }
+    }
+
+    /// Gives the pages of a few units back to the system that have been free for long; returns whether it did.
+    pub(crate) fn purge_aged(&mut self, now: u64) -> bool {
         let mut region = self.with_room;
         while let Some(aged) = region {
             if aged.dirty.get() != 0 && now.saturating_sub(aged.dirty_since.get()) >= PURGE_AFTER_MILLISECONDS {
                 self.purge(aged, PURGE_BATCH, now);
-                return;
+                return true;
             }
             region = aged.next_with_room.get();
         }
+        false
     }
 
     /// Gives the pages of all free units back to the system; returns the bytes of those units.

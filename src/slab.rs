@@ -128,8 +128,8 @@ impl Geometry<'_> {
     fn verify(&self, slab: &SlabHeader, addresses: &[usize]) {
         let base = slab.memory.get().addr();
         let wrong = match addresses {
-            &[address] => address - base,
-            _ => addresses.iter().fold(0, |wrong, address| wrong | (address - base)),
+            &[address] => address.wrapping_sub(base),
+            _ => addresses.iter().fold(0, |wrong, address| wrong | address.wrapping_sub(base)),
         };
         if wrong & (self.class.slot_bytes() - 1) != 0 || wrong >> self.unit_shift != 0 {
             self.report_no_slot(base, addresses);
@@ -140,8 +140,9 @@ impl Geometry<'_> {
     #[inline(never)]
     fn report_no_slot(&self, base: usize, addresses: &[usize]) -> ! {
         let slot_bytes = self.class.slot_bytes();
-        let is_slot =
-            |&&address: &&usize| (address - base) & (slot_bytes - 1) == 0 && (address - base) >> self.unit_shift == 0;
+        let is_slot = |&&address: &&usize| {
+            address.wrapping_sub(base) & (slot_bytes - 1) == 0 && address.wrapping_sub(base) >> self.unit_shift == 0
+        };
         let address = addresses.iter().find(|address| !is_slot(address)).copied().unwrap_or(0);
         report_under_lock(&Fault {
             kind: FaultKind::InvalidFree,

@@ -169,6 +169,12 @@ impl States {
     }
 }
 
+/// Whether an address lies in a unit that can be a slab: the states themselves are no slots, whatever their bytes say.
+#[inline(always)]
+pub(crate) const fn is_behind_states(address: usize, unit_shift: u32) -> bool {
+    (address >> unit_shift) % UNIT_COUNT >= STATE_UNIT_COUNT
+}
+
 /// The first address of the region that an address would lie in.
 #[inline(always)]
 pub(crate) const fn region_of(address: usize, unit_shift: u32) -> usize {

@@ -109,7 +109,10 @@ pub(crate) fn attach(family: &'static FamilyCore, slot: &CacheSlot) -> Option<&'
 
 /// Gives back what the calling thread's cache of a family holds; the cache stays.
 pub(crate) fn flush(family: &'static FamilyCore) {
-    // A thread that is ending has given everything back.
+    // A thread without caches has nothing to give, and one that is ending has given everything back.
+    if PHASE.get() != Phase::Live {
+        return;
+    }
     let _ = GUARD.try_with(|guard| {
         let caches = core::iter::successors(guard.first.get(), |cache| cache.next_in_thread.get());
         for cache in caches.filter(|cache| core::ptr::eq(cache.family, family)) {

@@ -11,7 +11,8 @@ use crate::sync::{AtomicU32, Relaxed};
 /// `pthread_atfork` takes as well. Should there be no room for them, `fork` is as risky as with any lock.
 pub(super) fn install() {
     static INSTALLED: AtomicU32 = AtomicU32::new(0);
-    // Relaxed: whoever comes second need not wait; no lock is taken before the first family has a number.
+    // Relaxed: whoever comes second does not wait, so a fork between here and the next line finds no handlers. Waiting would
+    // be worse: in the child of such a fork it would never end.
     if INSTALLED.swap(1, Relaxed) != 0 {
         return;
     }

@@ -341,6 +341,7 @@ impl FamilyCore {
     /// Takes back a cache whose thread ends: what it holds goes back to the bins.
     pub(crate) fn retire_cache(&'static self, cache: &'static ThreadCache) {
         self.flush_all(&cache.cache);
+        self.keep_house();
         let mut caches = self.caches.lock();
         cache.next_free.set(caches.free);
         caches.free = Some(cache);
@@ -354,8 +355,10 @@ impl FamilyCore {
         if (now as u32).wrapping_sub(last) < HOUSEKEEPING_MILLISECONDS {
             return;
         }
-        self.housekeeping.store(now as u32, Relaxed);
-        self.pool.lock().purge_aged(now);
+        // While there is something to purge, the next flush goes on with it.
+        if !self.pool.lock().purge_aged(now) {
+            self.housekeeping.store(now as u32, Relaxed);
+        }
         self.large.lock().release_kept(Some(now));
     }
 

@@ -5,7 +5,7 @@ use core::alloc::Layout;
 use super::{Cache, CacheSlot, Family, allocate_exhausted, cache, put_back, slot};
 use crate::family::FamilyCore;
 use crate::size_class::SizeClass;
-use crate::states::{Place, State, States, region_of};
+use crate::states::{Place, State, States, is_behind_states, region_of};
 
 /// The state of a slot.
 ///
@@ -39,6 +39,7 @@ pub(super) unsafe fn deallocate<F: Family>(address: usize, layout: Layout, class
     let region = region_of(address, const { F::SLAB_BYTES.trailing_zeros() });
     // A live byte in the class's table says as much as the slab's tag, if only the region is the family's.
     if (cache.region() == region || is_other_region::<F>(cache, address, class))
+        && is_behind_states(address, const { F::SLAB_BYTES.trailing_zeros() })
         && address & (class.slot_bytes() - 1) == 0
     {
         // SAFETY: a region of this family, which has a slab.

@@ -17,7 +17,7 @@ use crate::family::FamilyCore;
 use crate::fault::{FaultKind, Truth};
 use crate::os;
 use crate::size_class::SizeClass;
-use crate::states::{State, region_of};
+use crate::states::{State, is_behind_states, region_of};
 use crate::sync::{AtomicUsize, Relaxed};
 use crate::thread::attach;
 
@@ -48,6 +48,7 @@ pub(super) unsafe fn deallocate<F: Family, const EXACT: bool>(address: usize, la
     let cache = cache::<F>();
     let region = region_of(address, const { F::SLAB_BYTES.trailing_zeros() });
     if (cache.region() == region || is_other_region::<F>(cache, address, class))
+        && is_behind_states(address, const { F::SLAB_BYTES.trailing_zeros() })
         && address & (class.slot_bytes() - 1) == 0
     {
         let magazine = cache.magazine(class);
@@ -188,6 +189,11 @@ unsafe fn release(family: &'static FamilyCore, slot: &CacheSlot, address: usize,
     clear(address, class.slot_bytes());
     // SAFETY: it was live, and the client gives it up.
     unsafe { put_back(family, slot, address, class) };
+    // On top of the array it would be the next to be handed out.
+    let cache = slot.get();
+    if let Some(top) = cache.magazine(class).pop() {
+        cache.magazine(class).push_at_random(top, cache.random());
+    }
 }
 
 /// What stands behind an allocation at `address`: nothing that an overflowing copy would write, and never zero at first.
