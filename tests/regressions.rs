@@ -1,6 +1,9 @@
 //! Defects that were found in review, one test each: every one of them failed once.
 
+mod common;
+
 use allocator_api2::alloc::{Allocator, Layout};
+use common::child;
 use family_alloc::{Family, family};
 use std::cell::Cell;
 use std::sync::Barrier;
@@ -142,4 +145,52 @@ fn stats_are_plausible_while_threads_work() {
         workers.into_iter().for_each(|worker| worker.join().unwrap());
     });
     assert_eq!(Torn::stats().live_allocations, 0);
+}
+
+family! {
+    struct Watched { checks: Checked }
+    struct Guarded { checks: Hardened }
+}
+
+/// Some bytes of what a checked family notes about its slots read like the state of a live slot, and a free of an address among
+/// them was taken for one. Which bytes do depends on what is free, so all that could be meant are tried.
+#[test]
+fn what_is_noted_of_slots_is_no_slot() {
+    const NAME: &str = "what_is_noted_of_slots_is_no_slot";
+    let Some(case) = child::case() else {
+        for family in [Watched::NAME, Guarded::NAME] {
+            for unit in [0, 1, 3, 7] {
+                let lines = child::assert_aborted(NAME, &format!("{family} {unit}"));
+                let expected = format!("16-byte class, family {family}): no family has allocated it");
+                assert!(lines.iter().any(|line| line.ends_with(&expected)), "{lines:#?}");
+            }
+        }
+        return;
+    };
+    let (family, unit) = case.split_once(' ').unwrap();
+    let unit = unit.parse().unwrap();
+    if family == Watched::NAME { free_what_is_noted::<Watched>(unit) } else { free_what_is_noted::<Guarded>(unit) }
+}
+
+fn free_what_is_noted<F: Family>(unit: usize) {
+    let free = |address: usize| {
+        // SAFETY: a live slot, or what the family must refuse.
+        unsafe { F::free(core::ptr::with_exposed_provenance_mut(address), 16) };
+    };
+    let slots: Vec<usize> = (0..20_000).map(|_| F::malloc(16).expose_provenance()).collect();
+    let (few, most): (Vec<usize>, Vec<usize>) = slots.iter().partition(|&&slot| slot / 16 % 8 < 2);
+    few.into_iter().for_each(free);
+    F::trim();
+    // The next free is in the region that the thread freed in last.
+    free(most[0]);
+    let region = most[0] & !(64 * F::SLAB_BYTES - 1);
+    // The bytes that read like states are few: the first address that is accepted would not end the process.
+    let byte = (0..2048).find(|&offset| {
+        // SAFETY: the notes of the 16-byte class's first slab are committed; a byte of them is only looked at.
+        let noted: u8 =
+            unsafe { core::ptr::with_exposed_provenance::<u8>(region + F::SLAB_BYTES / 16 + offset).read() };
+        matches!(noted, 3 | 4)
+    });
+    let offset = byte.map_or(unit * F::SLAB_BYTES, |byte| F::SLAB_BYTES + 16 * byte);
+    free(region + if unit == 1 { offset } else { unit * F::SLAB_BYTES });
 }
