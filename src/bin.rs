@@ -301,13 +301,12 @@ impl State {
         while start < slots.len() {
             // Neighbours often come back together: they are one entry in the free list.
             let (length, ascends) = run_length(&slots[start..], slot_bytes);
-            let (first, last) = (slots[start], slots[start + length - 1]);
-            // Two slabs may be neighbours too.
-            let (lowest, length) = match (first ^ last) >> unit_shift {
-                0 if ascends => (first, length),
-                0 => (last, length),
-                _ => (first, 1),
-            };
+            // Two slabs may be neighbours too: a run ends with its slab.
+            let first = slots[start];
+            let offset = first & ((1 << unit_shift) - 1);
+            let beyond = if ascends { (1 << unit_shift) - 1 - offset } else { offset };
+            let length = length.min((beyond >> geometry.class.index()) + 1);
+            let lowest = if ascends { first } else { slots[start + length - 1] };
             start += length;
             let slab = view.header(lowest, unit_shift);
             if slab.recycled.get() == 0 {

@@ -103,7 +103,7 @@ pub(crate) struct View {
 
 /// 64 zero bytes: the one header of a view before its table exists.
 #[repr(align(64))]
-struct NoHeader(#[allow(dead_code)] [u8; HEADER_BYTES]); // only its address is used
+struct NoHeader(#[allow(dead_code, reason = "only its address is used")] [u8; HEADER_BYTES]);
 
 static NO_HEADER: NoHeader = NoHeader([0; HEADER_BYTES]);
 

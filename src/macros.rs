@@ -61,9 +61,9 @@ macro_rules! __family {
 
         const _: () = {
             const __FAMILY_OPTIONS: $crate::__private::Options = {
-                #[allow(unused_imports)]
+                #[allow(unused_imports, reason = "not every family names its checks")]
                 use $crate::Checks::*;
-                #[allow(unused_mut)]
+                #[allow(unused_mut, reason = "not every family has options")]
                 let mut options = $crate::__private::Options::DEFAULT;
                 $(options.$option = $value;)*
                 options.verified()

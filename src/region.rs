@@ -258,6 +258,26 @@ mod tests {
     }
 
     #[test]
+    fn a_dirty_unit_is_taken_before_a_clean_one_of_another_region() {
+        let mut pool = UnitPool::new(16);
+        let units: Vec<Unit> = (0..64).map(|_| pool.take(false).unwrap()).collect();
+        // The first region is full until this unit comes back; then a clean unit of the second is made the first choice.
+        pool.give(units[5].header, 0);
+        let full = pool.with_room.unwrap();
+        let second = full.next_with_room.replace(None).unwrap();
+        second.next_with_room.set(Some(full));
+        pool.with_room = Some(second);
+        let taken = pool.take(false).unwrap();
+        assert_eq!(address(&taken), address(&units[5]));
+        assert_eq!((pool.dirty_count, taken.zeroed), (0, false));
+        let next = pool.take(false).unwrap();
+        assert!(
+            next.zeroed && address(&next) == address(&units[63]) + (1 << 16),
+            "the others are still there, in order"
+        );
+    }
+
+    #[test]
     fn units_come_in_address_order_and_dirty_ones_first() {
         let mut pool = UnitPool::new(16);
         let units: Vec<Unit> = (0..130).map(|_| pool.take(false).unwrap()).collect();

@@ -191,7 +191,7 @@ impl Geometry<'_> {
         Ok(count)
     }
 
-    /// Puts used slots of one slab back. `Err`: where the family keeps states, this one was freed twice.
+    /// Puts used slots of one slab back whose free list is not trunks. `Err`: where the family keeps states, this one was freed twice.
     ///
     /// # Safety
     /// `addresses` agree in all bits above the unit; they are used slots of `slab`, each once, which nobody uses any more; the
@@ -201,15 +201,10 @@ impl Geometry<'_> {
         if self.checks.keeps_states() {
             // SAFETY: the same contract.
             unsafe { self.give_noted(slab, addresses) }?;
-        } else if self.is_tiny() {
+        } else {
+            debug_assert!(self.is_tiny(), "slots of other classes come back in runs");
             // SAFETY: used slots are in no list, and the caller gives them up; S1.
             unsafe { self.give_tiny(slab, addresses) };
-        } else {
-            for &address in addresses {
-                // SAFETY: the same contract.
-                unsafe { self.give_run(slab, address, 1) };
-            }
-            return Ok(());
         }
         self.count_given(slab, addresses.len());
         Ok(())

@@ -194,3 +194,25 @@ fn free_what_is_noted<F: Family>(unit: usize) {
     let offset = byte.map_or(unit * F::SLAB_BYTES, |byte| F::SLAB_BYTES + 16 * byte);
     free(region + if unit == 1 { offset } else { unit * F::SLAB_BYTES });
 }
+
+family! { struct Bordering { slab_bytes: 64 * 1024 } }
+
+/// A run of neighbours that went on into the next slab was taken apart slot by slot.
+#[test]
+fn neighbours_in_two_slabs_go_back_to_both() {
+    for backwards in [false, true] {
+        // Ten slabs of 64 slots, and a run over every border between them.
+        let mut slots: Vec<usize> = (0..640).map(|_| Bordering::malloc(1024).expose_provenance()).collect();
+        slots.sort_unstable();
+        if backwards {
+            slots.reverse();
+        }
+        for slot in slots {
+            // SAFETY: each slot is freed once.
+            unsafe { Bordering::free(core::ptr::with_exposed_provenance_mut(slot), 1024) };
+        }
+        Bordering::trim();
+        let class = Bordering::stats().classes[10];
+        assert_eq!((class.slab_count, class.live_slots, class.cached_slots), (0, 0, 0), "{class:?}");
+    }
+}

@@ -1,7 +1,6 @@
 //! How hardened families refill: fresh and recycled slots alike, mixed.
 
 use super::FamilyCore;
-use crate::bin::Taken;
 use crate::capacity::batch_slots;
 use crate::magazine::Cache;
 use crate::os;
@@ -12,23 +11,11 @@ impl FamilyCore {
     pub(crate) fn refill_mixed(&'static self, cache: &Cache, class: SizeClass) {
         let magazine = cache.magazine(class);
         self.note_live(cache, class);
-        let (bin, geometry, depot) = self.bin(class);
         let (first, batch) = (magazine.stored_slots(), batch_slots(class));
         if !magazine.has_fresh() {
-            let mut fresh = None;
-            magazine.append(batch, |places| match bin.take(&geometry, depot, places) {
-                Ok(Some(Taken::Recycled(count))) => count,
-                Ok(Some(Taken::Fresh(range))) => {
-                    fresh = Some(range);
-                    0
-                }
-                Ok(None) => 0,
-                Err(twice) => self.report_twice(twice, class),
-            });
-            if let Some(fresh) = fresh {
-                magazine.set_fresh(fresh);
-            }
+            magazine.append(batch, |places| self.take(magazine, class, places));
         }
+        let (_, geometry, _) = self.bin(class);
         for _ in magazine.stored_slots() - first..batch {
             let Some((address, _)) = magazine.carve(class.slot_bytes()) else { break };
             // SAFETY: a slot of the fresh range, which is this thread's.

@@ -20,7 +20,7 @@ use crate::capacity::{DEPOT_STARTS, MAGAZINE_STARTS, batch_slots};
 use crate::checks::Checks;
 use crate::header::{Directory, UNIT_COUNT};
 use crate::large::{Large, LargeSet, Mismatch, mapped_bytes};
-use crate::magazine::Cache;
+use crate::magazine::{Cache, Magazine};
 use crate::os;
 use crate::region::UnitPool;
 use crate::size_class::{CLASS_COUNT, SizeClass};
@@ -156,22 +156,21 @@ impl FamilyCore {
     pub(crate) fn refill(&'static self, cache: &Cache, class: SizeClass) -> bool {
         let magazine = cache.magazine(class);
         self.note_live(cache, class);
-        let (bin, geometry, depot) = self.bin(class);
-        let mut fresh = None;
-        magazine.refill(batch_slots(class), |places| match bin.take(&geometry, depot, places) {
-            Ok(Some(Taken::Recycled(count))) => count,
-            Ok(Some(Taken::Fresh(range))) => {
-                fresh = Some(range);
-                0
-            }
-            Ok(None) => 0,
-            Err(twice) => self.report_twice(twice, class),
-        });
-        if let Some(fresh) = fresh {
-            magazine.set_fresh(fresh);
-        }
+        magazine.refill(batch_slots(class), |places| self.take(magazine, class, places));
         magazine.note(class);
         magazine.held(class) > 0
+    }
+
+    /// Takes recycled slots from the bin and returns how many, or gives the magazine a new fresh range.
+    fn take(&self, magazine: &Magazine, class: SizeClass, places: &mut [usize]) -> usize {
+        let (bin, geometry, depot) = self.bin(class);
+        match bin.take(&geometry, depot, places) {
+            Ok(Some(Taken::Recycled(count))) => return count,
+            Ok(Some(Taken::Fresh(range))) => magazine.set_fresh(range),
+            Ok(None) => {}
+            Err(twice) => self.report_twice(twice, class),
+        }
+        0
     }
 
     /// Makes room in a full magazine.
