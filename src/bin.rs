@@ -232,7 +232,7 @@ impl State {
         while let (Some(slab), true) = (self.partial, count < out.len()) {
             // SAFETY: a slab in `partial` is this bin's, whose lock is held.
             count += unsafe { geometry.take(slab, &mut out[count..]) }.map_err(Twice)?;
-            if slab.recycled.get() == 0 {
+            if geometry.recycled(slab) == 0 {
                 self.unlink(slab);
             }
         }
@@ -278,7 +278,7 @@ impl State {
                 end += 1;
             }
             let slab = view.header(first, unit_shift);
-            if slab.recycled.get() == 0 {
+            if geometry.recycled(slab) == 0 {
                 self.link(slab);
             }
             // SAFETY: used slots of a slab of this bin, whose lock is held.
@@ -297,23 +297,27 @@ impl State {
     unsafe fn give_runs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
         let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
         let slot_bytes = geometry.class.slot_bytes();
-        let mut start = 0;
-        while start < slots.len() {
+        let mut rest = slots;
+        while let &[first, ..] = rest {
+            let (mut lowest, mut length, mut ascending) = (first, 1, true);
             // Neighbours often come back together: they are one entry in the free list.
-            let (length, ascends) = run_length(&slots[start..], slot_bytes);
-            // Two slabs may be neighbours too: a run ends with its slab.
-            let first = slots[start];
-            let offset = first & ((1 << unit_shift) - 1);
-            let beyond = if ascends { (1 << unit_shift) - 1 - offset } else { offset };
-            let length = length.min((beyond >> geometry.class.index()) + 1);
-            let lowest = if ascends { first } else { slots[start + length - 1] };
-            start += length;
+            if rest.len() > 1
+                && (rest[1] == first.wrapping_add(slot_bytes) || rest[1] == first.wrapping_sub(slot_bytes))
+            {
+                (length, ascending) = run_length(rest, slot_bytes);
+                // Two slabs may be neighbours too: a run ends with its slab.
+                let offset = first & ((1 << unit_shift) - 1);
+                let beyond = if ascending { (1 << unit_shift) - 1 - offset } else { offset };
+                length = length.min((beyond >> geometry.class.index()) + 1);
+                lowest = if ascending { first } else { rest[length - 1] };
+            }
+            rest = &rest[length..];
             let slab = view.header(lowest, unit_shift);
-            if slab.recycled.get() == 0 {
+            if slab.trunks.is_empty() {
                 self.link(slab);
             }
             // SAFETY: used slots of a slab of this bin, whose lock is held.
-            unsafe { geometry.give_run(slab, lowest, length) };
+            unsafe { geometry.give_run(slab, lowest, length, ascending) };
             if slab.used.get() == 0 {
                 self.retire(geometry, slab);
             }
@@ -323,7 +327,7 @@ impl State {
     /// Gives the unit of an empty slab back.
     #[cold]
     fn retire(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) {
-        if slab.recycled.get() > 0 {
+        if geometry.recycled(slab) > 0 {
             self.unlink(slab);
         }
         if self.current.is_some_and(|current| core::ptr::eq(current, slab)) {

@@ -18,6 +18,7 @@ use core::ptr::NonNull;
 
 use crate::os;
 use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed, Release};
+use crate::trunk::{SLOTS_MAX, Trunks};
 
 /// Units of a region; unit 0 (with states, the first eight) holds side tables, the others are slabs.
 pub(crate) const UNIT_COUNT: usize = 64;
@@ -36,21 +37,21 @@ const TABLE_BYTES_MIN: usize = 64 << 10;
 /// How many times more address space a table covers than a limited process may have.
 const TABLE_MARGIN: usize = 64;
 
-/// What a bin knows of one slab. `used + recycled + (unit − fresh) / slot = unit / slot`.
+/// What a bin knows of one slab.
 #[repr(C, align(64))]
 pub(crate) struct SlabHeader {
     /// Family and class of the slab's slots; 0 while the unit belongs to no class.
     pub(crate) tag: AtomicU32,
     /// Slots that are out: live, in a thread's cache or in the depot.
     pub(crate) used: Cell<u32>,
-    /// Slots in the free list.
-    pub(crate) recycled: Cell<u32>,
     /// Offset of the first slot never handed out, in bytes.
     pub(crate) fresh: Cell<u32>,
-    /// Offset of the first trunk slot in bytes, or `u32::MAX`; in the tiny classes the run to look at first.
-    pub(crate) trunk: Cell<u32>,
-    /// Offsets stored in the first trunk slot.
-    pub(crate) fill: Cell<u32>,
+    /// The free list, where it is trunks.
+    pub(crate) trunks: Trunks,
+    /// Where the next look into another free list begins.
+    pub(crate) hint: Cell<u32>,
+    /// What decides where it begins in hardened families.
+    pub(crate) random: Cell<u32>,
     /// Whether the fresh part is known to read zero.
     pub(crate) zeroed: Cell<bool>,
     /// Whether the tiny classes' side table is initialised.
@@ -87,6 +88,7 @@ pub(crate) struct RegionHeader {
 
 const _: () = assert!(size_of::<SlabHeader>() == HEADER_BYTES, "a header is 64 bytes");
 const _: () = assert!(size_of::<RegionHeader>() == HEADER_BYTES, "a header is 64 bytes");
+const _: () = assert!(SLOTS_MAX == (1 << *UNIT_SHIFTS.end()) / 4, "a trunk's entry can name every slot");
 const _: () = assert!(core::mem::offset_of!(SlabHeader, tag) == 0, "the tag is what a lookup reads");
 
 // SAFETY: H2: the tag is atomic, every other field is only touched under one lock.

@@ -14,11 +14,11 @@
 //! | 1 | `os` | what is asked of the system |
 //! | 1 | `fault` | what is known of a misuse, and its report |
 //! | 1 | `capacity` | how much of each class the caches hold |
+//! | 1 | `trunk` | the free list of slots of four bytes and more |
 //! | 1 | `stats` | a family's numbers and how they print |
 //! | 2 | `header` | header pages, and the header of any address |
 //! | 3 | `region` | a family's units: free, dirty, purged |
 //! | 3 | `states` | what each slot of a checked family is |
-//! | 3 | `trunk` | the free list of slots of four bytes and more |
 //! | 3 | `tiny` | the free lists of the 1-byte and 2-byte classes |
 //! | 4 | `slab` | one unit cut into slots |
 //! | 4 | `large` | allocations above the largest slot |

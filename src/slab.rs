@@ -6,11 +6,12 @@
 //! | used | out: live, in a thread's cache, or in the depot |
 //! | recycled | in the free list, in slots of its own slab ([`trunk`](crate::trunk), [`tiny`](crate::tiny)) |
 //!
-//! Equation: `used + recycled + (unit − fresh) / slot = unit / slot`. A slab in which `used = 0` is empty and leaves its bin.
+//! Equation: `used + recycled = fresh / slot`, so what is recycled need not be counted. A slab in which `used = 0` is empty and leaves its bin.
 //!
 //! **S1** All fields of a header but its tag are only touched under the lock of the slab's bin.
 
 mod noted;
+mod order;
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -23,7 +24,7 @@ use crate::region::{Unit, UnitPool};
 use crate::size_class::SizeClass;
 use crate::sync::{Lock, Relaxed, Release};
 use crate::tiny::Tiny;
-use crate::trunk::{Run, Trunks};
+use crate::trunk::Run;
 
 /// What all slabs of one bin have in common.
 #[derive(Clone, Copy)]
@@ -62,10 +63,10 @@ impl Geometry<'_> {
             return None;
         }
         header.used.set(0);
-        header.recycled.set(0);
         header.fresh.set(0);
-        header.trunk.set(if self.is_tiny() || self.checks.keeps_states() { 0 } else { Trunks::EMPTY.first });
-        header.fill.set(0);
+        header.trunks.reset();
+        header.hint.set(0);
+        header.random.set(0);
         // What comes back to a hardened family is cleared at once.
         header.zeroed.set(zeroed || self.checks.is_hardened());
         header.side_ready.set(false);
@@ -90,6 +91,12 @@ impl Geometry<'_> {
             }
         }
         self.pool.lock().give(slab, os::milliseconds());
+    }
+
+    /// Slots in the free list.
+    #[inline(always)]
+    pub(crate) fn recycled(&self, slab: &SlabHeader) -> usize {
+        ((slab.fresh.get() >> self.class.index()) - slab.used.get()) as usize
     }
 
     /// Slots that were never handed out since the unit was taken.
@@ -156,10 +163,13 @@ impl Geometry<'_> {
 
     /// The equation of the module's head, in debug builds.
     fn debug_check(&self, slab: &SlabHeader) {
-        debug_assert_eq!(
-            (slab.used.get() + slab.recycled.get()) as usize + self.fresh_room(slab),
-            self.unit_bytes() / self.class.slot_bytes(),
+        debug_assert!(
+            slab.used.get() <= slab.fresh.get() >> self.class.index(),
             "every slot is used, recycled or fresh"
+        );
+        debug_assert!(
+            !self.has_trunks() || slab.trunks.is_empty() == (self.recycled(slab) == 0),
+            "the list is what is recycled"
         );
         debug_assert_eq!(slab.tag.load(Relaxed), self.tag, "the slab is this bin's");
     }
@@ -170,7 +180,7 @@ impl Geometry<'_> {
     /// # Safety
     /// `slab` is a slab of this bin, and the caller holds the bin's lock (S1).
     pub(crate) unsafe fn take(&self, slab: &SlabHeader, out: &mut [usize]) -> Result<usize, usize> {
-        let count = out.len().min(slab.recycled.get() as usize);
+        let count = out.len().min(self.recycled(slab));
         let out = &mut out[..count];
         if self.checks.keeps_states() {
             // SAFETY: the list holds `recycled` slots, and no more are taken.
@@ -179,13 +189,13 @@ impl Geometry<'_> {
             // SAFETY: the list holds `recycled` slots, and no more are popped; S1.
             unsafe { self.take_tiny(slab, out) };
         } else {
-            let mut trunks = Trunks { first: slab.trunk.get(), fill: slab.fill.get() };
+            if self.is_disordered(slab) {
+                // SAFETY: the same contract.
+                unsafe { self.order(slab) };
+            }
             // SAFETY: the list holds `recycled` slots, and no more are popped.
-            unsafe { trunks.pop(slab_memory(slab), self.class.slot_bytes(), out) };
-            slab.trunk.set(trunks.first);
-            slab.fill.set(trunks.fill);
+            unsafe { slab.trunks.pop(slab_memory(slab), self.class.slot_bytes(), out) };
         }
-        slab.recycled.set(slab.recycled.get() - count as u32);
         slab.used.set(slab.used.get() + count as u32);
         self.debug_check(slab);
         Ok(count)
@@ -215,27 +225,26 @@ impl Geometry<'_> {
         !self.checks.keeps_states() && !self.is_tiny()
     }
 
-    /// Puts used slots that lie one after another back.
+    /// Puts used slots that lie one after another back, in ascending order or not.
     ///
     /// # Safety
     /// - `lowest` and the `count - 1` slots behind it are used slots of `slab`, which nobody uses any more.
     /// - The slab's free lists are trunks; the caller holds the lock of the slab's bin (S1).
     #[inline(always)]
-    pub(crate) unsafe fn give_run(&self, slab: &SlabHeader, lowest: usize, count: usize) {
-        self.verify(slab, &[lowest]);
+    pub(crate) unsafe fn give_run(&self, slab: &SlabHeader, lowest: usize, count: usize, ascending: bool) {
         let memory = slab_memory(slab);
-        let run = Run::new(((lowest - memory.addr().get()) >> self.class.index()) as u32, count);
-        let mut trunks = Trunks { first: slab.trunk.get(), fill: slab.fill.get() };
+        // Bits below a slot become the highest: one comparison is enough for all that `verify` looks at.
+        let index = lowest.wrapping_sub(memory.addr().get()).rotate_right(self.class.index() as u32);
+        if index >= self.unit_bytes() >> self.class.index() {
+            self.report_no_slot(memory.addr().get(), &[lowest]);
+        }
         // SAFETY: used slots are in no list, and the caller gives them up.
-        unsafe { trunks.push(memory, self.class.slot_bytes(), run) };
-        slab.trunk.set(trunks.first);
-        slab.fill.set(trunks.fill);
+        unsafe { slab.trunks.push(memory, self.class.slot_bytes(), Run::new(index as u32, count), ascending) };
         self.count_given(slab, count);
     }
 
     #[inline(always)]
     fn count_given(&self, slab: &SlabHeader, count: usize) {
-        slab.recycled.set(slab.recycled.get() + count as u32);
         slab.used.set(slab.used.get() - count as u32);
         self.debug_check(slab);
     }
@@ -249,8 +258,8 @@ impl Geometry<'_> {
         let table = self.table(tiny, slab);
         for out in out {
             // SAFETY: the caller's promise; the table was initialised by the first `give_tiny`.
-            let (offset, run) = unsafe { tiny.pop(memory, table, slab.trunk.get()) };
-            slab.trunk.set(run);
+            let (offset, run) = unsafe { tiny.pop(memory, table, slab.hint.get()) };
+            slab.hint.set(run);
             *out = memory.addr().get() + offset as usize;
         }
     }

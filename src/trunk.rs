@@ -3,25 +3,28 @@
 //! A trunk slot is itself free; it holds the offset of the next trunk and as many entries as fit into it, up to a page's worth
 //! (as SQLite's freelist pages do for files). An entry is a run of free slots that lie one after another: the index of the first
 //! and how many there are. So slots that come back in address order, forwards or backwards, are one entry however many they
-//! are, and most frees and refills touch no slot but the first trunk. All trunks but the first are full of entries; `fill`
-//! counts those of the first.
+//! are, and most frees and refills touch no slot but the first trunk. All trunks but the first are full of entries; `top` is
+//! the last entry of the first. A trunk links to the third after it, and the header knows the three first: so that a trunk can be
+//! fetched into the processor's cache while others are used up.
 //!
 //! ```text
-//!   trunk ──► [ next │ run₁ run₂ … run_fill · · ]      next ──► [ next │ run₁ … run_capacity ] ──► …
+//!   top ──────────────────────────┐
+//!   trunk₁  [ trunk₄ │ run₁ … run_n · · ]     trunk₂  [ trunk₅ │ run₁ … run_capacity ]     trunk₃  [ trunk₆ │ … ]     …
 //!
 //!   run       length − 1, 13 bits │ index of the first slot, 19 bits
 //! ```
 
+use core::cell::Cell;
 use core::ptr::NonNull;
 
-use crate::header::UNIT_SHIFTS;
-
-const NONE: u32 = u32::MAX;
+/// As an offset, no trunk; as `top`, a full trunk without memory: a new one is begun.
+const NONE: u32 = !3;
 /// Bytes of a trunk slot that are used: a large slot's other pages stay untouched.
 const TRUNK_BYTES_MAX: usize = 4096;
 
 const INDEX_BITS: u32 = 19;
-const _: () = assert!(1 << INDEX_BITS == (1usize << *UNIT_SHIFTS.end()) / 4, "every slot of four bytes has an index");
+/// How many slots an entry can tell apart.
+pub(crate) const SLOTS_MAX: usize = 1 << INDEX_BITS;
 
 /// Free slots that lie one after another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,12 +40,12 @@ impl Run {
     }
 
     #[inline(always)]
-    const fn index(self) -> u32 {
+    pub(crate) const fn index(self) -> u32 {
         self.0 & ((1 << INDEX_BITS) - 1)
     }
 
     #[inline(always)]
-    const fn length(self) -> usize {
+    pub(crate) const fn length(self) -> usize {
         (self.0 >> INDEX_BITS) as usize + 1
     }
 
@@ -61,52 +64,144 @@ impl Run {
     }
 }
 
-/// The list's state, kept in the slab's header between calls.
-#[derive(Clone, Copy)]
+/// The list's state, in the slab's header.
 pub(crate) struct Trunks {
-    /// Offset of the first trunk, in bytes.
-    pub(crate) first: u32,
-    /// Entries in it; 0 while there is none.
-    pub(crate) fill: u32,
+    /// Offset of the first trunk's last entry in bytes, or of that trunk while it has none, or [`NONE`].
+    top: Cell<u32>,
+    /// Offsets of the second and the third trunk, or [`NONE`].
+    next: [Cell<u32>; 2],
+    /// Entries of the trunks that were filled since [`forget_loose`](Self::forget_loose).
+    loose: Cell<u32>,
 }
 
 impl Trunks {
-    pub(crate) const EMPTY: Self = Self { first: NONE, fill: 0 };
-
-    const fn capacity(slot_bytes: usize) -> u32 {
-        let bytes = if slot_bytes < TRUNK_BYTES_MAX { slot_bytes } else { TRUNK_BYTES_MAX };
-        (bytes / 4 - 1) as u32
+    /// Bits of an offset that lie inside a trunk.
+    #[inline(always)]
+    const fn mask(slot_bytes: usize) -> u32 {
+        (if slot_bytes < TRUNK_BYTES_MAX { slot_bytes } else { TRUNK_BYTES_MAX }) as u32 - 1
     }
 
-    /// Adds a run of free slots.
+    /// Makes the list empty, whatever it was.
+    pub(crate) fn reset(&self) {
+        self.top.set(NONE);
+        self.next.iter().for_each(|next| next.set(NONE));
+        self.loose.set(0);
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.top.get() == NONE
+    }
+
+    /// How many entries the trunks hold that were filled since the last [`forget_loose`](Self::forget_loose): about as many as runs
+    /// were added, where those are many, and none where all are in one trunk or slots have no room for entries.
+    #[inline(always)]
+    pub(crate) fn loose(&self) -> u32 {
+        self.loose.get()
+    }
+
+    pub(crate) fn forget_loose(&self) {
+        self.loose.set(0);
+    }
+
+    /// Adds a run of free slots, which came back in ascending order or in descending order.
     ///
     /// # Safety
     /// - `memory` is the slab that this list belongs to; the slots are of `slot_bytes`, a power of two of 4 or more.
     /// - The run's slots are slots of it that are not in the list and that nobody uses.
     #[inline(always)]
-    pub(crate) unsafe fn push(&mut self, memory: NonNull<u8>, slot_bytes: usize, run: Run) {
-        if self.fill > 0 {
-            let last = word(memory, self.first, self.fill);
-            // SAFETY: entry `fill` of the first trunk was written by a `push`.
+    pub(crate) unsafe fn push(&self, memory: NonNull<u8>, slot_bytes: usize, run: Run, ascending: bool) {
+        let (top, mask) = (self.top.get(), Self::mask(slot_bytes));
+        if top & mask != 0 && top != NONE {
+            let last = word(memory, top);
+            // SAFETY: the entry at `top` was written by a `push`.
             if let Some(joined) = Run(unsafe { last.read() }).joined(run) {
                 // SAFETY: as above.
-                return unsafe { last.write(joined.0) };
-            }
-        }
-        let mut run = run;
-        while self.first == NONE || self.fill == Self::capacity(slot_bytes) {
-            let offset = run.index() * slot_bytes as u32;
-            // SAFETY: the first slot of the run is free from now on, so its first word is the list's.
-            unsafe { word(memory, offset, 0).write(self.first) };
-            *self = Self { first: offset, fill: 0 };
-            if run.length() == 1 {
+                unsafe { last.write(joined.0) };
                 return;
             }
-            run = Run::new(run.index() + 1, run.length() - 1);
         }
-        self.fill += 1;
-        // SAFETY: the first trunk is a free slot with room for `fill` entries behind the link.
-        unsafe { word(memory, self.first, self.fill).write(run.0) };
+        if top | !mask == NONE {
+            // SAFETY: the same contract, and the first trunk is full.
+            unsafe { self.begin(memory, slot_bytes, run, ascending) };
+        } else {
+            self.top.set(top + 4);
+            // SAFETY: the first trunk is a free slot with room for an entry more.
+            unsafe { word(memory, top + 4).write(run.0) };
+        }
+    }
+
+    /// Adds a run whose first or last slot becomes the first trunk: the one from which the next run will hardly go on, so that
+    /// the two can still be joined.
+    ///
+    /// # Safety
+    /// As for [`push`](Self::push), and the first trunk is full.
+    #[inline]
+    unsafe fn begin(&self, memory: NonNull<u8>, slot_bytes: usize, run: Run, ascending: bool) {
+        let mask = Self::mask(slot_bytes);
+        let (mut first, mut length) = (run.index(), run.length());
+        loop {
+            length -= 1;
+            let slot = if ascending { first } else { first + length as u32 };
+            first += u32::from(ascending);
+            let offset = slot * slot_bytes as u32;
+            // SAFETY: the slot is free from now on, so its first word is the list's.
+            unsafe { word(memory, offset).write(self.next[1].get()) };
+            let top = self.top.get();
+            self.next[1].set(self.next[0].get());
+            if top == NONE {
+                self.next[0].set(NONE);
+            } else {
+                self.next[0].set(top & !mask);
+                self.loose.set(self.loose.get() + mask / 4);
+            }
+            self.top.set(offset);
+            if length == 0 {
+                return;
+            }
+            if mask > 3 {
+                self.top.set(offset + 4);
+                // SAFETY: the trunk is a free slot with room for an entry.
+                return unsafe { word(memory, offset + 4).write(Run::new(first, length).0) };
+            }
+        }
+    }
+
+    /// Takes the first trunk, which has no entries, out of the list; returns its offset.
+    ///
+    /// # Safety
+    /// As for [`push`](Self::push); `top` is the offset of a trunk.
+    #[inline(always)]
+    unsafe fn pop_trunk(&self, memory: NonNull<u8>, slot_bytes: usize) -> u32 {
+        let trunk = self.top.get();
+        // SAFETY: word 0 of a trunk is the link that `begin` wrote.
+        let link = unsafe { word(memory, trunk).read() };
+        if link != NONE {
+            prefetch(word(memory, link));
+        }
+        // All trunks but the first are full.
+        self.top.set(self.next[0].get() | (Self::mask(slot_bytes) & !3));
+        self.next[0].set(self.next[1].get());
+        self.next[1].set(link);
+        trunk
+    }
+
+    /// Removes all free slots, a run at a time.
+    ///
+    /// # Safety
+    /// As for [`push`](Self::push).
+    pub(crate) unsafe fn drain(&self, memory: NonNull<u8>, slot_bytes: usize, mut each: impl FnMut(Run)) {
+        while !self.is_empty() {
+            let entries = (self.top.get() & Self::mask(slot_bytes)) / 4;
+            self.top.set(self.top.get() - 4 * entries);
+            // SAFETY: the same contract; `top` is the first trunk.
+            let trunk = unsafe { self.pop_trunk(memory, slot_bytes) };
+            each(Run::new(trunk / slot_bytes as u32, 1));
+            for index in 1..=entries {
+                // SAFETY: `push` wrote the trunk's entries.
+                each(Run(unsafe { word(memory, trunk + 4 * index).read() }));
+            }
+        }
     }
 
     /// Removes as many free slots as `out` has room for and writes their addresses there: those that lie one after another in
@@ -115,25 +210,24 @@ impl Trunks {
     /// # Safety
     /// As for [`push`](Self::push), and the list has at least `out.len()` slots.
     #[inline]
-    pub(crate) unsafe fn pop(&mut self, memory: NonNull<u8>, slot_bytes: usize, out: &mut [usize]) {
+    pub(crate) unsafe fn pop(&self, memory: NonNull<u8>, slot_bytes: usize, out: &mut [usize]) {
         let base = memory.addr().get();
         let mut rest = out;
         while !rest.is_empty() {
-            debug_assert!(self.first != NONE, "the slab counts its free slots");
-            if self.fill == 0 {
-                rest[0] = base + self.first as usize;
-                // SAFETY: word 0 of a trunk is the link that `push` wrote.
-                self.first = unsafe { word(memory, self.first, 0).read() };
-                self.fill = if self.first == NONE { 0 } else { Self::capacity(slot_bytes) };
+            let top = self.top.get();
+            debug_assert!(top != NONE, "the slab counts its free slots");
+            if top & Self::mask(slot_bytes) == 0 {
+                // SAFETY: the same contract; the first trunk has no entries.
+                rest[0] = base + unsafe { self.pop_trunk(memory, slot_bytes) } as usize;
                 rest = &mut rest[1..];
                 continue;
             }
-            let last = word(memory, self.first, self.fill);
-            // SAFETY: entry `fill` of the first trunk was written by `push`.
+            let last = word(memory, top);
+            // SAFETY: the entry at `top` was written by `push`.
             let run = Run(unsafe { last.read() });
             let count = rest.len().min(run.length());
             if count == run.length() {
-                self.fill -= 1;
+                self.top.set(top - 4);
             } else {
                 // SAFETY: as above.
                 unsafe { last.write(Run::new(run.index() + count as u32, run.length() - count).0) };
@@ -164,10 +258,22 @@ pub(crate) fn run_length(addresses: &[usize], slot_bytes: usize) -> (usize, bool
     (length, step == slot_bytes)
 }
 
-/// Word `index` of the slot at `offset`: inside the slab and aligned to 4, because slots of 4 bytes and more are.
+/// The word at an offset of the slab: aligned to 4, because slots of 4 bytes and more are.
 #[inline(always)]
-fn word(memory: NonNull<u8>, offset: u32, index: u32) -> *mut u32 {
-    memory.as_ptr().wrapping_add(offset as usize + 4 * index as usize).cast()
+fn word(memory: NonNull<u8>, offset: u32) -> *mut u32 {
+    memory.as_ptr().wrapping_add(offset as usize).cast()
+}
+
+/// Has the processor load what will be read soon.
+#[inline(always)]
+fn prefetch(place: *const u32) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a hint, which never faults.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch(place.cast(), core::arch::x86_64::_MM_HINT_T0)
+    };
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = place;
 }
 
 #[cfg(test)]
@@ -175,16 +281,22 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
+    fn empty() -> Trunks {
+        let trunks = Trunks { top: Cell::new(0), next: [Cell::new(0), Cell::new(0)], loose: Cell::new(0) };
+        trunks.reset();
+        trunks
+    }
+
     /// # Safety
     /// As for [`Trunks::push`], for each of the addresses.
-    unsafe fn push_all(trunks: &mut Trunks, memory: NonNull<u8>, slot_bytes: usize, addresses: &[usize]) {
+    unsafe fn push_all(trunks: &Trunks, memory: NonNull<u8>, slot_bytes: usize, addresses: &[usize]) {
         let mut rest = addresses;
         while !rest.is_empty() {
             let (length, ascends) = run_length(rest, slot_bytes);
             let lowest = if ascends { rest[0] } else { rest[length - 1] };
             let run = Run::new(((lowest - memory.addr().get()) / slot_bytes) as u32, length);
             // SAFETY: the caller's promise.
-            unsafe { trunks.push(memory, slot_bytes, run) };
+            unsafe { trunks.push(memory, slot_bytes, run, ascends) };
             rest = &rest[length..];
         }
     }
@@ -196,13 +308,13 @@ mod tests {
             let memory = NonNull::new(slab.as_mut_ptr().cast::<u8>()).unwrap();
             let base = memory.addr().get();
             let slots = 65_536 / slot_bytes;
-            let mut trunks = Trunks::EMPTY;
+            let trunks = empty();
             for round in 1..4 {
                 let free: HashSet<usize> = (0..slots).step_by(round).map(|slot| base + slot * slot_bytes).collect();
                 let addresses: Vec<usize> = free.iter().copied().collect();
                 for addresses in addresses.chunks(7) {
                     // SAFETY: the slab is 64 KiB, and each slot is pushed once.
-                    unsafe { push_all(&mut trunks, memory, slot_bytes, addresses) };
+                    unsafe { push_all(&trunks, memory, slot_bytes, addresses) };
                 }
                 let mut popped = vec![0; free.len()];
                 for popped in popped.chunks_mut(5) {
@@ -211,7 +323,7 @@ mod tests {
                 }
                 assert_eq!(popped.len(), free.len());
                 assert_eq!(popped.into_iter().collect::<HashSet<_>>(), free, "every slot once");
-                assert_eq!((trunks.first, trunks.fill), (NONE, 0));
+                assert!(trunks.is_empty());
             }
         }
     }
@@ -225,17 +337,20 @@ mod tests {
             if backwards {
                 addresses.reverse();
             }
-            let mut trunks = Trunks::EMPTY;
+            let trunks = empty();
             for batch in addresses.chunks(64) {
                 // SAFETY: the slab is 64 KiB, and each slot is pushed once.
-                unsafe { push_all(&mut trunks, memory, 16, batch) };
+                unsafe { push_all(&trunks, memory, 16, batch) };
             }
-            assert!(trunks.fill <= 2, "all but the trunk itself are a run on either side of it");
+            let top = trunks.top.get() as usize;
+            assert_eq!(top % 16, 4, "all but the trunk itself are one run");
+            let trunk = memory.addr().get() + top - 4;
             let mut popped = vec![0; 4096];
             for popped in popped.chunks_mut(64) {
                 // SAFETY: as many are popped as were pushed.
                 unsafe { trunks.pop(memory, 16, popped) };
-                assert!(popped.is_sorted_by(|a, b| a > b), "handed out from the end, they ascend");
+                let run: Vec<_> = popped.iter().filter(|&&address| address != trunk).collect();
+                assert!(run.is_sorted_by(|a, b| a > b), "handed out from the end, they ascend");
             }
             popped.sort_unstable();
             addresses.sort_unstable();

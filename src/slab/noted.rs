@@ -121,24 +121,24 @@ impl Geometry<'_> {
             index = if index + 1 == word_count { 0 } else { index + 1 };
         }
         debug_assert_eq!(left, 0, "the slab counts its free slots (N1)");
-        slab.trunk.set(index as u32);
+        slab.hint.set(index as u32);
         Ok(())
     }
 
     /// Where to look first: where the last look ended, or anywhere in hardened families.
     fn first_word(&self, slab: &SlabHeader) -> usize {
         if !self.checks.is_hardened() {
-            return slab.trunk.get() as usize;
+            return slab.hint.get() as usize;
         }
         // A xorshift generator (Marsaglia 2003), begun when the slab is first looked into.
-        let mut state = match slab.fill.get() {
+        let mut state = match slab.random.get() {
             0 => os::random() as u32 | 1,
             state => state,
         };
         state ^= state << 13;
         state ^= state >> 17;
         state ^= state << 5;
-        slab.fill.set(state);
+        slab.random.set(state);
         state as usize
     }
 

@@ -1,0 +1,130 @@
+//! Puts a slab's free list back into address order.
+//!
+//! Slots that come back in random order are entries of one slot each, and would be handed out as scattered as they came: what is
+//! then allocated together lies apart, and is scattered again when it is freed. So before a slab with many such entries is taken
+//! from, its list is made anew from a bitmap of its free slots, which needs memory only meanwhile.
+
+use super::{Geometry, slab_memory};
+use crate::header::SlabHeader;
+use crate::os;
+use crate::trunk::Run;
+
+/// One slot in this many must be free: fewer are soon handed out again in any order.
+const LEAST_FREE: usize = 8;
+
+impl Geometry<'_> {
+    /// Whether putting the list in order is worth it: it costs a few nanoseconds for each free slot, and at least every second one was
+    /// freed on its own since the last time.
+    #[inline]
+    pub(super) fn is_disordered(&self, slab: &SlabHeader) -> bool {
+        let recycled = self.recycled(slab);
+        slab.trunks.loose() as usize > recycled / 4
+            && recycled >= (self.unit_bytes() / LEAST_FREE) >> self.class.index()
+    }
+
+    /// Puts the list in order, or leaves it as it is where memory for the bitmap cannot be had.
+    ///
+    /// # Safety
+    /// As for [`take`](Self::take), in a slab whose list is trunks.
+    #[cold]
+    #[inline(never)]
+    pub(super) unsafe fn order(&self, slab: &SlabHeader) {
+        slab.trunks.forget_loose();
+        let (memory, slot_bytes) = (slab_memory(slab), self.class.slot_bytes());
+        let word_count = (self.unit_bytes() / slot_bytes).div_ceil(64);
+        let Some(bytes) = os::round_to_pages(word_count * 8) else { return };
+        let Some(map) = os::map(bytes, os::page_bytes()) else { return };
+        // SAFETY: zero memory of that length, ours alone until it is released.
+        let bits = unsafe { core::slice::from_raw_parts_mut(map.cast::<u64>().as_ptr(), word_count) };
+        // SAFETY: the slab's own list (S1).
+        unsafe { slab.trunks.drain(memory, slot_bytes, |run| set(bits, run)) };
+        runs_from_the_end(bits, |run| {
+            // SAFETY: the slots were in the list, which is empty but for those of earlier runs.
+            unsafe { slab.trunks.push(memory, slot_bytes, run, true) };
+        });
+        // The new list's trunks are in order.
+        slab.trunks.forget_loose();
+        // SAFETY: mapped above with this length, and not used any more. If that fails, the memory is lost.
+        unsafe { os::release(map, bytes) };
+    }
+}
+
+/// Sets the bits of a run.
+fn set(bits: &mut [u64], run: Run) {
+    let (first, end) = (run.index() as usize, run.index() as usize + run.length());
+    if run.length() == 1 {
+        bits[first / 64] |= 1 << (first % 64);
+        return;
+    }
+    let (low, high) = (u64::MAX << (first % 64), u64::MAX >> (63 - (end - 1) % 64));
+    let (first, last) = (first / 64, (end - 1) / 64);
+    if first == last {
+        bits[first] |= low & high;
+        return;
+    }
+    bits[first] |= low;
+    bits[first + 1..last].fill(u64::MAX);
+    bits[last] |= high;
+}
+
+/// The runs of set bits, as long as runs may be, the last first.
+fn runs_from_the_end(bits: &[u64], mut each: impl FnMut(Run)) {
+    // What has been seen of the run at hand: its first bit, and how many.
+    let (mut first, mut length) = (0, 0);
+    for (index, &word) in bits.iter().enumerate().rev() {
+        let mut word = word;
+        while word != 0 {
+            let above = word.leading_zeros();
+            let ones = (word << above).leading_ones();
+            let below = 64 - above - ones;
+            let start = index * 64 + below as usize;
+            if length > 0 && (start + ones as usize != first || length + ones as usize > Run::LENGTH_MAX) {
+                each(Run::new(first as u32, length));
+                length = 0;
+            }
+            (first, length) = (start, length + ones as usize);
+            word &= (1 << below) - 1;
+        }
+    }
+    if length > 0 {
+        each(Run::new(first as u32, length));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_bits_come_back_whole_and_descending() {
+        let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+        for density in 1..64 {
+            let mut slots: Vec<bool> = (0..512 * 64)
+                .map(|_| {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (random >> 58) < density
+                })
+                .collect();
+            // Longer than a run can be, over many words.
+            slots[7000..7000 + 2 * Run::LENGTH_MAX].fill(true);
+            let mut bits = vec![0; 512];
+            let mut first = 0;
+            while let Some(start) = slots[first..].iter().position(|&free| free).map(|place| first + place) {
+                let length = slots[start..].iter().take_while(|&&free| free).count();
+                for part in (0..length).step_by(Run::LENGTH_MAX) {
+                    set(&mut bits, Run::new((start + part) as u32, (length - part).min(Run::LENGTH_MAX)));
+                }
+                first = start + length;
+            }
+            let mut found = vec![false; slots.len()];
+            let mut end = usize::MAX;
+            runs_from_the_end(&bits, |run| {
+                let range = run.index() as usize..run.index() as usize + run.length();
+                assert!(range.end <= end, "the last first");
+                end = range.start;
+                found[range].fill(true);
+            });
+            assert_eq!(found, slots);
+        }
+    }
+}
