@@ -449,12 +449,25 @@ pub unsafe fn shrink<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> O
 /// `ptr` is live, of this family, `old` fits it, and `kept` is at most the size of both layouts.
 #[inline(always)]
 unsafe fn resize<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, kept: usize) -> Option<NonNull<[u8]>> {
+    match (slab_class::<F>(old), slab_class::<F>(new)) {
+        (Some(old_class), Some(new_class)) if old_class == new_class && old.size() != 0 && new.size() != 0 => {
+            verify::<F>(ptr, old_class, old);
+            Some(slice(ptr.as_ptr().expose_provenance(), new_class.slot_bytes()))
+        }
+        // SAFETY: the same contract.
+        _ => unsafe { resize_across::<F>(ptr, old, new, kept) },
+    }
+}
+
+/// The other half of [`resize`]: the classes differ, or there is none. A call: copying is most of it, and inlined it would keep
+/// the half that stays in place from being.
+///
+/// # Safety
+/// As for [`resize`].
+#[inline(never)]
+unsafe fn resize_across<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, kept: usize) -> Option<NonNull<[u8]>> {
     if old.size() != 0 && new.size() != 0 {
         match (slab_class::<F>(old), slab_class::<F>(new)) {
-            (Some(old_class), Some(new_class)) if old_class == new_class => {
-                verify::<F>(ptr, old_class, old);
-                return Some(slice(ptr.as_ptr().expose_provenance(), new_class.slot_bytes()));
-            }
             (None, None) => {
                 // Verifies the old allocation.
                 // SAFETY: the same contract.
