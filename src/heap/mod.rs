@@ -407,8 +407,8 @@ pub unsafe fn grow_zeroed<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout)
 unsafe fn grow_large_zeroed<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
     let old_bytes = mapped_bytes(old)?;
     // SAFETY: the same contract.
-    if let Some(resized) = unsafe { resize_large::<F>(ptr, old, new) } {
-        // What remapping added is new from the system. With a lower alignment the mapping may have become shorter.
+    if let Some(resized) = unsafe { resize_large::<F>(ptr, old, new, true) } {
+        // What was added reads zero. With a lower alignment the mapping may have become shorter.
         let dirty_end = old_bytes.min(resized.len());
         // SAFETY: the mapping holds at least `new.size()` bytes, and that is at least the old size.
         unsafe { clear(resized, old.size()..dirty_end) };
@@ -471,7 +471,7 @@ unsafe fn resize_across<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, k
             (None, None) => {
                 // Verifies the old allocation.
                 // SAFETY: the same contract.
-                if let Some(resized) = unsafe { resize_large::<F>(ptr, old, new) } {
+                if let Some(resized) = unsafe { resize_large::<F>(ptr, old, new, false) } {
                     return Some(resized);
                 }
             }
@@ -491,8 +491,13 @@ unsafe fn resize_across<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, k
 /// As for [`resize`], both layouts above the largest slot.
 #[cold]
 #[inline(never)]
-unsafe fn resize_large<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
+unsafe fn resize_large<F: Family>(
+    ptr: NonNull<u8>,
+    old: Layout,
+    new: Layout,
+    want_zero: bool,
+) -> Option<NonNull<[u8]>> {
     // SAFETY: the same contract.
-    let large = unsafe { F::__core().resize_large(ptr, old, new) }?;
+    let large = unsafe { F::__core().resize_large(ptr, old, new, want_zero) }?;
     Some(NonNull::slice_from_raw_parts(large.memory, large.bytes))
 }
