@@ -1,23 +1,28 @@
 //! Allocations above the largest slot: mapped singly, grown by remapping, nothing attached to them.
 //!
 //! The length of each is kept in a table of the family's, two words per allocation, so that a free with a wrong length, a
-//! pointer into the middle and a second free are found. The last few freed mappings are kept for a while:
+//! pointer into the middle and a second free are found. Freed mappings are [kept](kept) for a while:
 //!
 //! ```text
-//!   map ──► live ──► kept ──► live …          kept for PURGE_AFTER_MILLISECONDS at most, KEPT_COUNT of them, KEPT_BYTES in all
+//!   map ──► live ──► kept, whole or in parts ──► live …        grown: into what is kept behind it, else by remapping
 //!                     └─────► released
 //! ```
 //!
-//! **L1** The table holds exactly the live allocations. **L2** A kept mapping belongs to nobody; its contents are not zero.
+//! **L1** The table holds exactly the live allocations; no two overlap each other or what is kept. **L2** From
+//! [`HUGE_FROM_BYTES`] on, all of a live allocation is advised to use huge pages. **L3** What is live and kept together is, where
+//! parts of mappings can be released, at most what was live at once since nothing was kept, and [`SPARE_BYTES`].
+
+mod kept;
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use crate::os;
-use crate::region::PURGE_AFTER_MILLISECONDS;
+use kept::{KeptSet, Piece};
 
-const KEPT_COUNT: usize = 16;
-const KEPT_BYTES: usize = 256 << 20;
+use crate::os;
+
+/// Space that is kept beyond what has been live.
+const SPARE_BYTES: usize = 4 << 20;
 /// Where the kernel has no guards, a fenced allocation costs two mappings more, of which a process may have 65 530: so many at most.
 const FENCED_COUNT: usize = 1000;
 /// Mappings from here on are aligned to, and advised to use, huge pages. Only whole ones are used, so nothing behind the
@@ -28,13 +33,6 @@ const HUGE_FROM_BYTES: usize = 2 << 20;
 struct Entry {
     address: usize,
     bytes: usize,
-}
-
-/// A freed mapping that waits for the next allocation of its length.
-struct Kept {
-    memory: NonNull<u8>,
-    bytes: usize,
-    since: u64,
 }
 
 /// A large allocation on its way to the client.
@@ -58,12 +56,11 @@ pub(crate) struct LargeSet {
     /// Open addressing with linear probing; `address` 0 is an empty place. Kept at most three quarters full.
     table: Option<NonNull<Entry>>,
     capacity: usize,
-    /// Whether a page that may not be touched lies before and behind each allocation, and freed ones are not used again.
-    guarded: bool,
     pub(crate) count: usize,
     pub(crate) bytes: usize,
-    kept: [Option<Kept>; KEPT_COUNT],
-    pub(crate) kept_bytes: usize,
+    /// The most that `bytes` has been since nothing was kept.
+    peak_bytes: usize,
+    kept: KeptSet,
 }
 
 // SAFETY: the table and the kept mappings belong to this set alone.
@@ -75,40 +72,28 @@ pub(crate) fn mapped_bytes(layout: Layout) -> Option<usize> {
 }
 
 impl LargeSet {
-    pub(crate) const fn new() -> Self {
-        Self {
-            table: None,
-            capacity: 0,
-            guarded: false,
-            count: 0,
-            bytes: 0,
-            kept: [const { None }; KEPT_COUNT],
-            kept_bytes: 0,
-        }
+    /// With `guarded` a page that may not be touched lies before and behind each allocation, and freed ones are not used again.
+    pub(crate) const fn new(guarded: bool) -> Self {
+        Self { table: None, capacity: 0, count: 0, bytes: 0, peak_bytes: 0, kept: KeptSet::new(guarded) }
     }
 
-    pub(crate) const fn with_guards(self, guarded: bool) -> Self {
-        Self { guarded, ..self }
-    }
-
-    /// Bytes before and behind each allocation that belong to its mapping.
-    fn margin(&self) -> usize {
-        if self.guarded && os::HAS_GUARDS { os::page_bytes() } else { 0 }
+    /// Bytes that are free and not yet back with the system.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.kept.bytes
     }
 
     /// Allocates; with `want_zero` only memory that reads zero is returned.
     pub(crate) fn allocate(&mut self, layout: Layout, want_zero: bool, now: u64) -> Option<Large> {
         let bytes = mapped_bytes(layout)?;
         self.make_room()?;
-        let reused = if want_zero || self.guarded { None } else { self.take_kept(bytes, layout.align()) };
-        let large = match reused {
-            Some(memory) => Large { memory, bytes },
+        let memory = match if want_zero { None } else { self.reuse(bytes, layout.align()) } {
+            Some(memory) => memory,
             None => self.map(bytes, layout.align(), now)?,
         };
-        self.insert(Entry { address: large.memory.as_ptr().expose_provenance(), bytes });
+        self.insert(Entry { address: memory.as_ptr().expose_provenance(), bytes });
         self.count += 1;
-        self.bytes += bytes;
-        Some(large)
+        self.count_bytes(0, bytes);
+        Some(Large { memory, bytes })
     }
 
     /// Frees; on a mismatch nothing has changed.
@@ -120,11 +105,12 @@ impl LargeSet {
         self.remove(place);
         self.count -= 1;
         self.bytes -= bytes;
-        self.keep(Kept { memory: own(memory), bytes, since: now });
+        self.kept.keep(Piece::freed(memory.addr().get(), bytes, now));
         Ok(())
     }
 
-    /// Changes the length in place or by moving pages. `Ok(None)`: not possible, nothing has changed.
+    /// Changes the length in place or by moving pages. `Ok(None)`: not possible, nothing has changed. With `want_zero` what is new reads
+    /// zero.
     ///
     /// # Safety
     /// If `memory` is a live allocation of `old_bytes` and the call returns another address, the old one is not used any more.
@@ -133,58 +119,109 @@ impl LargeSet {
         memory: NonNull<u8>,
         old_bytes: usize,
         new_layout: Layout,
+        want_zero: bool,
     ) -> Result<Option<Large>, Mismatch> {
         let place = self.verify(memory, old_bytes)?;
         let Some(bytes) = mapped_bytes(new_layout) else { return Ok(None) };
         let in_place = os::is_aligned(memory, new_layout.align());
+        let may_move = new_layout.align() <= os::page_bytes();
         if bytes == old_bytes {
             return Ok(in_place.then_some(Large { memory: own(memory), bytes }));
         }
-        if self.guarded || (!in_place && new_layout.align() > os::page_bytes()) {
+        if self.kept.guarded || !(in_place || may_move) {
             return Ok(None);
         }
-        let may_move = new_layout.align() <= os::page_bytes();
-        // SAFETY: a live allocation is a whole mapping (L1), and the caller gives the old range up.
-        let Some(moved) = (unsafe { os::remap(own(memory), old_bytes, bytes, may_move) }) else { return Ok(None) };
+        let longer =
+            if bytes > old_bytes && !want_zero { self.lengthen(memory, old_bytes, bytes, may_move) } else { None };
+        let resized = longer.or_else(|| {
+            // SAFETY: L1: a live allocation is the family's own, and the caller gives the old range up.
+            unsafe { os::remap(own(memory), old_bytes, bytes, may_move) }
+        });
+        let Some(memory) = resized else { return Ok(None) };
         self.remove(place);
         // There is a free place: one was just made.
-        self.insert(Entry { address: moved.as_ptr().expose_provenance(), bytes });
-        self.bytes = self.bytes - old_bytes + bytes;
-        Ok(Some(Large { memory: moved, bytes }))
-    }
-
-    /// Releases the kept mappings that have waited for `PURGE_AFTER_MILLISECONDS`, or all of them; returns their bytes. What the
-    /// system refuses to take stays kept.
-    pub(crate) fn release_kept(&mut self, now: Option<u64>) -> usize {
-        let (before, margin) = (self.kept_bytes, self.margin());
-        for place in &mut self.kept {
-            let aged =
-                |kept: &mut Kept| now.is_none_or(|now| now.saturating_sub(kept.since) >= PURGE_AFTER_MILLISECONDS);
-            if let Some(kept) = place.take_if(|kept| aged(kept) && discard(kept, margin)) {
-                self.kept_bytes -= kept.bytes;
-            }
+        self.insert(Entry { address: memory.as_ptr().expose_provenance(), bytes });
+        self.count_bytes(old_bytes, bytes);
+        if bytes >= HUGE_FROM_BYTES && old_bytes < HUGE_FROM_BYTES {
+            // SAFETY: live memory of this set's.
+            unsafe { os::advise_huge(memory, bytes) };
         }
-        before - self.kept_bytes
+        Ok(Some(Large { memory, bytes }))
     }
 
-    fn map(&mut self, bytes: usize, align: usize, now: u64) -> Option<Large> {
-        let huge = bytes >= HUGE_FROM_BYTES;
-        let align = align.max(os::page_bytes()).max(if huge { os::HUGE_PAGE_BYTES } else { 1 });
+    /// Gives a live allocation what is kept behind it: enough, or all of it and more from the system.
+    fn lengthen(&mut self, memory: NonNull<u8>, old_bytes: usize, bytes: usize, may_move: bool) -> Option<NonNull<u8>> {
+        let end = memory.addr().get() + old_bytes;
+        if let Some(more) = self.kept.take_behind(end, bytes - old_bytes) {
+            if bytes >= HUGE_FROM_BYTES && !more.is_huge {
+                // SAFETY: part of the allocation from now on.
+                unsafe { os::advise_huge(pointer(more.start), more.bytes) };
+            }
+            return Some(own(memory));
+        }
+        let behind = Some(self.kept.bytes_behind(end)).filter(|&behind| behind > 0)?;
+        // SAFETY: L1: the allocation and what is kept behind it, which belongs to nobody. Where these are two mappings the system
+        // refuses.
+        let moved = unsafe { os::remap(own(memory), old_bytes + behind, bytes, may_move) }?;
+        self.kept.take_behind(end, behind);
+        Some(moved)
+    }
+
+    /// Counts an allocation of `old_bytes` as one of `bytes`, and holds L3.
+    fn count_bytes(&mut self, old_bytes: usize, bytes: usize) {
+        self.bytes = self.bytes - old_bytes + bytes;
+        self.peak_bytes = self.peak_bytes.max(self.bytes);
+        if os::TAKES_PARTS && !self.kept.guarded {
+            self.kept.release_beyond(self.peak_bytes - self.bytes + SPARE_BYTES);
+        }
+    }
+
+    /// Releases what has been kept for long, or all of it; returns the bytes. What the system refuses to take stays kept.
+    pub(crate) fn release_kept(&mut self, now: Option<u64>) -> usize {
+        let before = self.kept.bytes;
+        match now {
+            Some(now) => self.kept.release_aged(now),
+            None => self.kept.release_all(),
+        }
+        if self.kept.bytes == 0 {
+            self.peak_bytes = self.bytes;
+        }
+        before - self.kept.bytes
+    }
+
+    /// Memory from what is kept.
+    fn reuse(&mut self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
+        if self.kept.guarded {
+            return None;
+        }
+        let aligned = placement(bytes, align);
+        let may_move = align <= os::page_bytes();
+        let taken = self.kept.take(bytes, aligned, false).or_else(|| self.kept.extend(bytes, aligned, may_move))?;
+        let memory = pointer(taken.start);
+        if bytes >= HUGE_FROM_BYTES && !taken.is_huge {
+            // SAFETY: taken just now.
+            unsafe { os::advise_huge(memory, bytes) };
+        }
+        Some(memory)
+    }
+
+    fn map(&mut self, bytes: usize, align: usize, now: u64) -> Option<NonNull<u8>> {
+        let align = placement(bytes, align);
         let memory = self.map_with_margins(bytes, align).or_else(|| {
             // What is kept may be what is missing.
             self.release_kept(None);
             self.map_with_margins(bytes, align)
         })?;
         self.release_kept(Some(now));
-        if huge {
+        if bytes >= HUGE_FROM_BYTES {
             // SAFETY: mapped just now.
             unsafe { os::advise_huge(memory, bytes) };
         }
-        Some(Large { memory, bytes })
+        Some(memory)
     }
 
     fn map_with_margins(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
-        let margin = self.margin();
+        let margin = self.kept.margin();
         if margin == 0 {
             return os::map(bytes, align);
         }
@@ -206,56 +243,6 @@ impl LargeSet {
             // SAFETY: as above. Should that fail as well, the page is only a distance.
             unsafe { os::forbid(page, os::page_bytes()) };
         }
-    }
-
-    /// The least kept mapping that is long enough and wastes at most a quarter, cut to length.
-    fn take_kept(&mut self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
-        let fits = |kept: &Kept| {
-            kept.bytes >= bytes && kept.bytes - bytes <= kept.bytes / 4 && os::is_aligned(kept.memory, align)
-        };
-        let best = self
-            .kept
-            .iter_mut()
-            .filter(|place| place.as_ref().is_some_and(fits))
-            .min_by_key(|place| place.as_ref().map_or(usize::MAX, |kept| kept.bytes))?;
-        let kept = best.take_if(|kept| kept.bytes == bytes || cut(kept, bytes))?;
-        self.kept_bytes -= kept.bytes;
-        Some(kept.memory)
-    }
-
-    fn keep(&mut self, freed: Kept) {
-        self.release_kept(Some(freed.since));
-        let has_room = freed.bytes <= KEPT_BYTES && self.make_room_to_keep(freed.bytes);
-        // A guarded one waits, without memory and not to be touched, instead of being used again.
-        // SAFETY: it belongs to nobody any more.
-        let waits = has_room && (!self.guarded || unsafe { os::guard(freed.memory, freed.bytes) });
-        if !waits && discard(&freed, self.margin()) {
-            return;
-        }
-        self.put_by(freed);
-    }
-
-    /// Keeps a mapping, if there is a place. There is none only if the system refused to take another one and then this one:
-    /// the space is lost then, and no memory.
-    fn put_by(&mut self, kept: Kept) {
-        if let Some(place) = self.kept.iter_mut().find(|place| place.is_none()) {
-            self.kept_bytes += kept.bytes;
-            *place = Some(kept);
-        }
-    }
-
-    /// Releases the oldest kept mappings until another one may be kept; `false` if the system refuses to take one.
-    fn make_room_to_keep(&mut self, bytes: usize) -> bool {
-        let margin = self.margin();
-        while self.kept_bytes + bytes > KEPT_BYTES || self.kept.iter().all(Option::is_some) {
-            let since = |place: &&mut Option<Kept>| place.as_ref().map_or(u64::MAX, |kept| kept.since);
-            let oldest = self.kept.iter_mut().filter(|place| place.is_some()).min_by_key(since);
-            match oldest.and_then(|place| place.take_if(|kept| discard(kept, margin))) {
-                Some(oldest) => self.kept_bytes -= oldest.bytes,
-                None => return false,
-            }
-        }
-        true
     }
 
     /// Where a live allocation of this length stands in the table.
@@ -347,46 +334,36 @@ impl LargeSet {
         }
         let capacity = if self.capacity == 0 { os::page_bytes() / size_of::<Entry>() } else { self.capacity * 2 };
         let table = os::map(capacity * size_of::<Entry>(), os::page_bytes())?.cast::<Entry>();
-        let old = Self { table: self.table, capacity: self.capacity, ..Self::new() };
+        let old = Self { table: self.table, capacity: self.capacity, ..Self::new(false) };
         (self.table, self.capacity) = (Some(table), capacity);
         for entry in (0..old.capacity).map(|place| old.entry(place)).filter(|entry| entry.address != 0) {
             self.insert(entry);
         }
         if let Some(table) = old.table {
-            let old = Kept { memory: table.cast(), bytes: old.capacity * size_of::<Entry>(), since: 0 };
+            let address = table.as_ptr().expose_provenance();
+            let old = Piece { is_huge: false, ..Piece::freed(address, old.capacity * size_of::<Entry>(), 0) };
             // A table has no margins, and what is kept has: there, what the system refuses to take is lost, but no memory.
-            if !discard(&old, 0) && self.margin() == 0 {
-                self.put_by(old);
+            if !old.discard(0) && self.kept.margin() == 0 {
+                self.kept.put(old);
             }
         }
         Some(())
     }
 }
 
+/// What a mapping is aligned to: whole huge pages where they are used.
+fn placement(bytes: usize, align: usize) -> usize {
+    align.max(os::page_bytes()).max(if bytes >= HUGE_FROM_BYTES { os::HUGE_PAGE_BYTES } else { 1 })
+}
+
+/// The memory at an address that a mapping of the family's holds; its provenance was exposed when it was mapped.
+fn pointer(address: usize) -> NonNull<u8> {
+    NonNull::new(core::ptr::with_exposed_provenance_mut(address)).unwrap_or(NonNull::dangling())
+}
+
 /// The mapping that begins where a client's pointer points: the client's own may be good for its layout only.
 fn own(memory: NonNull<u8>) -> NonNull<u8> {
-    let pointer = core::ptr::with_exposed_provenance_mut(memory.as_ptr().expose_provenance());
-    NonNull::new(pointer).unwrap_or(memory)
-}
-
-/// Gives the end of a kept mapping back; `false`: it is as it was.
-fn cut(kept: &Kept, bytes: usize) -> bool {
-    // SAFETY: a whole mapping that belongs to nobody (L2), and it stays where it is.
-    unsafe { os::remap(kept.memory, kept.bytes, bytes, false) }.is_some()
-}
-
-/// Gives back a mapping that belongs to nobody (L2), with its margins; `false`: its space stays, but no memory if that can be
-/// helped.
-fn discard(kept: &Kept, margin: usize) -> bool {
-    // SAFETY: the mapping begins with its margin.
-    let start = unsafe { kept.memory.sub(margin) };
-    // SAFETY: a whole mapping that is not used any more.
-    if unsafe { os::release(start, kept.bytes + 2 * margin) } {
-        return true;
-    }
-    // SAFETY: as above.
-    unsafe { os::purge(kept.memory, kept.bytes) };
-    false
+    pointer(memory.as_ptr().expose_provenance())
 }
 
 #[cfg(test)]
@@ -395,7 +372,7 @@ mod tests {
 
     #[test]
     fn the_table_finds_all_of_many_and_none_that_is_gone() {
-        let mut set = LargeSet::new();
+        let mut set = LargeSet::new(false);
         let layout = Layout::from_size_align(5000, 1).unwrap();
         let mut live: Vec<Large> = (0..2000).map(|_| set.allocate(layout, false, 0).unwrap()).collect();
         assert_eq!((set.count, set.bytes), (2000, 2000 * 8192));
@@ -418,13 +395,14 @@ mod tests {
             unsafe { set.deallocate(large.memory, large.bytes, 0) }.unwrap();
         }
         assert_eq!((set.count, set.bytes), (0, 0));
-        assert_eq!(set.kept_bytes, 16 * 8192);
-        assert_eq!(set.release_kept(None), 16 * 8192);
+        let kept = set.kept_bytes();
+        assert!(kept >= 16 * 8192 && kept <= 2000 * 8192, "{kept} bytes are kept");
+        assert_eq!((set.release_kept(None), set.kept_bytes()), (kept, 0));
     }
 
     #[test]
     fn only_new_mappings_serve_who_wants_zero() {
-        let mut set = LargeSet::new();
+        let mut set = LargeSet::new(false);
         let layout = Layout::from_size_align(3 << 20, 1).unwrap();
         let first = set.allocate(layout, false, 0).unwrap();
         // SAFETY: three mapped MiB.
@@ -435,5 +413,86 @@ mod tests {
         assert!(zero.memory != first.memory);
         let again = set.allocate(layout, false, 0).unwrap();
         assert!(again.memory == first.memory);
+    }
+
+    fn large(set: &mut LargeSet, bytes: usize) -> Large {
+        set.allocate(Layout::from_size_align(bytes, 1).unwrap(), false, 0).unwrap()
+    }
+
+    fn free(set: &mut LargeSet, large: Large) {
+        // SAFETY: the tests free what is live and not used.
+        unsafe { set.deallocate(large.memory, large.bytes, 0) }.unwrap();
+    }
+
+    #[test]
+    #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend takes whole mappings only")]
+    fn parts_of_what_is_kept_serve_and_are_joined_again() {
+        const MIB: usize = 1 << 20;
+        let mut set = LargeSet::new(false);
+        let whole = large(&mut set, 16 * MIB);
+        free(&mut set, whole);
+        let parts = [4, 2, 6].map(|count| large(&mut set, count * MIB));
+        let offsets = parts.map(|part| part.memory.addr().get() - whole.memory.addr().get());
+        assert_eq!(offsets, [0, 4 * MIB, 6 * MIB]);
+        assert_eq!((set.bytes, set.kept_bytes()), (12 * MIB, 4 * MIB));
+        for index in [0, 2, 1] {
+            free(&mut set, parts[index]);
+        }
+        assert_eq!((set.bytes, set.kept_bytes()), (0, 16 * MIB));
+        let again = large(&mut set, 16 * MIB);
+        assert_eq!(again.memory, whole.memory, "three parts and the rest are one piece again");
+        free(&mut set, again);
+        assert_eq!(set.release_kept(None), 16 * MIB);
+    }
+
+    #[test]
+    #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend takes whole mappings only")]
+    fn growth_takes_what_is_kept_behind() {
+        const MIB: usize = 1 << 20;
+        let mut set = LargeSet::new(false);
+        let whole = large(&mut set, 16 * MIB);
+        free(&mut set, whole);
+        let head = large(&mut set, 2 * MIB);
+        let grow = |set: &mut LargeSet, old: Large, bytes: usize, want_zero: bool| {
+            let layout = Layout::from_size_align(bytes, 1).unwrap();
+            // SAFETY: live and not used at its old place.
+            unsafe { set.resize(old.memory, old.bytes, layout, want_zero) }.unwrap().unwrap()
+        };
+        let longer = grow(&mut set, head, 8 * MIB, false);
+        assert_eq!((longer.memory, set.kept_bytes()), (whole.memory, 8 * MIB), "no page was asked for");
+        // SAFETY: eight mapped MiB.
+        unsafe { longer.memory.write_bytes(1, longer.bytes) };
+        // What is kept is not zero: this has to come from the system.
+        let zeroed = grow(&mut set, longer, 12 * MIB, true);
+        // SAFETY: twelve mapped MiB that nobody else uses.
+        let contents = unsafe { core::slice::from_raw_parts(zeroed.memory.as_ptr(), zeroed.bytes) };
+        assert!(contents[..8 * MIB].iter().all(|&byte| byte == 1));
+        assert!(contents[8 * MIB..].iter().all(|&byte| byte == 0));
+        // More than is kept behind it, wherever that is now.
+        let longest = grow(&mut set, zeroed, 40 * MIB, false);
+        // SAFETY: the first eight MiB are what they were.
+        let contents = unsafe { core::slice::from_raw_parts(longest.memory.as_ptr(), 8 * MIB) };
+        assert!(contents.iter().all(|&byte| byte == 1));
+        assert_eq!((set.count, set.bytes), (1, 40 * MIB));
+        free(&mut set, longest);
+        set.release_kept(None);
+        assert_eq!((set.bytes, set.kept_bytes()), (0, 0));
+    }
+
+    #[test]
+    #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend takes whole mappings only")]
+    fn what_is_kept_is_never_more_than_was_live() {
+        const MIB: usize = 1 << 20;
+        let mut set = LargeSet::new(false);
+        // Zeroed memory is always new, and ever longer allocations fit into nothing that is kept.
+        for count in 1..60 {
+            let layout = Layout::from_size_align(count * MIB, 1).unwrap();
+            let zeroed = set.allocate(layout, true, 0).unwrap();
+            free(&mut set, zeroed);
+            let large = large(&mut set, count * MIB + 4096);
+            free(&mut set, large);
+            assert!(set.kept_bytes() <= count * MIB + 4096 + SPARE_BYTES, "{} bytes", set.kept_bytes());
+        }
+        set.release_kept(None);
     }
 }

@@ -118,7 +118,7 @@ impl FamilyCore {
             depots: AtomicPtr::new(core::ptr::null_mut()),
             bins: [const { Bin::new() }; CLASS_COUNT],
             pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states())),
-            large: Lock::new(LargeSet::new().with_guards(checks.is_hardened())),
+            large: Lock::new(LargeSet::new(checks.is_hardened())),
             caches: Lock::new(Caches { all: None, free: None, in_use: 0 }),
             live_seen: Gauge::new(),
             live_bytes_seen: Gauge::new(),
@@ -274,14 +274,21 @@ impl FamilyCore {
         }
     }
 
-    /// Changes the length of a large allocation without copying. `None`: not possible, nothing has changed.
+    /// Changes the length of a large allocation without copying; with `want_zero` what is new reads zero. `None`: not possible,
+    /// nothing has changed.
     ///
     /// # Safety
     /// As for [`deallocate_large`](Self::deallocate_large), if it returns another address.
-    pub(crate) unsafe fn resize_large(&'static self, memory: NonNull<u8>, old: Layout, new: Layout) -> Option<Large> {
+    pub(crate) unsafe fn resize_large(
+        &'static self,
+        memory: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+        want_zero: bool,
+    ) -> Option<Large> {
         let old_bytes = mapped_bytes(old).unwrap_or(usize::MAX);
         // SAFETY: the caller gives the old range up if it is moved.
-        let resized = unsafe { self.large.lock().resize(memory, old_bytes, new) };
+        let resized = unsafe { self.large.lock().resize(memory, old_bytes, new, want_zero) };
         match resized {
             Ok(resized) => {
                 let large = resized?;
@@ -409,7 +416,7 @@ impl FamilyCore {
         let large = self.large.lock();
         stats.large_allocations = large.count;
         stats.large_bytes = large.bytes;
-        stats.kept_bytes += large.kept_bytes;
+        stats.kept_bytes += large.kept_bytes();
         drop(large);
         stats.live_allocations += stats.large_allocations;
         stats.live_bytes += stats.large_bytes;

@@ -8,6 +8,7 @@ mod checked;
 mod exact;
 mod hardened;
 mod noted;
+mod resize;
 
 use core::alloc::Layout;
 use core::fmt::Debug;
@@ -15,15 +16,14 @@ use core::hash::Hash;
 use core::ptr::NonNull;
 
 pub use exact::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
+pub use resize::{grow, grow_zeroed, shrink};
 
 use noted::{allocate_noted, deallocate_noted};
 
 use crate::checks::Checks;
 use crate::family::FamilyCore;
-use crate::large::mapped_bytes;
 use crate::magazine::Cache;
 use crate::size_class::SizeClass;
-use crate::states::State;
 use crate::stats::Stats;
 use crate::thread::{CacheSlot, attach};
 
@@ -252,19 +252,6 @@ fn has_right_tag<F: Family>(cache: &Cache, class: SizeClass, address: usize) -> 
     tag == cache.magazine(class).tag()
 }
 
-/// Ends the process if the slab that holds an address is not of this family and class, before anything is done to the slot.
-#[inline(always)]
-fn verify<F: Family>(ptr: NonNull<u8>, class: SizeClass, layout: Layout) {
-    let address = ptr.addr().get();
-    if F::CHECKS.keeps_states() {
-        // A mark behind the old size is no longer one.
-        return F::__core().verify_live(address, layout).set(State::LIVE);
-    }
-    if F::CHECKS.compares_tags() && !has_right_tag::<F>(cache::<F>(), class, address) {
-        verify_slowly(F::__core(), class, address, layout);
-    }
-}
-
 /// The thread may have no cache to compare with.
 #[cold]
 #[inline(never)]
@@ -364,122 +351,4 @@ fn allocate_large_zeroed<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
 unsafe fn deallocate_large<F: Family>(ptr: NonNull<u8>, layout: Layout) {
     // SAFETY: the same contract.
     unsafe { F::__core().deallocate_large(ptr, layout) };
-}
-
-/// Makes an allocation fit a layout of at least its size; the contents up to the old size stay. `None`: out of memory, the old
-/// allocation is as it was.
-///
-/// # Safety
-/// `ptr` is live, of this family, `old` fits it, and `new.size() >= old.size()`.
-#[inline(always)]
-#[must_use]
-pub unsafe fn grow<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
-    debug_assert!(new.size() >= old.size(), "grow is given a layout of at least the old size");
-    // SAFETY: the same contract; `old.size()` is the lesser size.
-    unsafe { resize::<F>(ptr, old, new, old.size()) }
-}
-
-/// Like [`grow`], and everything from the old size to the end of the slot reads zero.
-///
-/// # Safety
-/// As for [`grow`].
-#[inline(always)]
-#[must_use]
-pub unsafe fn grow_zeroed<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
-    if old.size() == 0 {
-        return allocate_zeroed::<F>(new);
-    }
-    if slab_class::<F>(old).is_none() && slab_class::<F>(new).is_none() {
-        // SAFETY: the same contract, and neither is served from slabs.
-        return unsafe { grow_large_zeroed::<F>(ptr, old, new) };
-    }
-    // SAFETY: the same contract.
-    let memory = unsafe { grow::<F>(ptr, old, new) }?;
-    // SAFETY: all of it has just been allocated, the end of the old size included.
-    unsafe { clear(memory, old.size()..memory.len()) };
-    Some(memory)
-}
-
-/// # Safety
-/// As for [`grow`], both layouts above the largest slot.
-#[cold]
-#[inline(never)]
-unsafe fn grow_large_zeroed<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
-    let old_bytes = mapped_bytes(old)?;
-    // SAFETY: the same contract.
-    if let Some(resized) = unsafe { resize_large::<F>(ptr, old, new) } {
-        // What remapping added is new from the system. With a lower alignment the mapping may have become shorter.
-        let dirty_end = old_bytes.min(resized.len());
-        // SAFETY: the mapping holds at least `new.size()` bytes, and that is at least the old size.
-        unsafe { clear(resized, old.size()..dirty_end) };
-        return Some(resized);
-    }
-    let memory = allocate_large_zeroed::<F>(new)?;
-    // SAFETY: both are live and at least `old.size()` bytes long; a new allocation overlaps no live one.
-    unsafe { core::ptr::copy_nonoverlapping(ptr.as_ptr(), memory.cast::<u8>().as_ptr(), old.size()) };
-    // SAFETY: the contents have been copied, and the caller gives the old allocation up.
-    unsafe { deallocate::<F>(ptr, old) };
-    Some(memory)
-}
-
-/// # Safety
-/// The range lies in `memory`, which was just allocated.
-#[inline(always)]
-unsafe fn clear(memory: NonNull<[u8]>, range: core::ops::Range<usize>) {
-    // SAFETY: the range starts in the memory or at its end.
-    let start = unsafe { memory.cast::<u8>().add(range.start) };
-    // SAFETY: the range lies in the memory.
-    unsafe { start.write_bytes(0, range.len()) };
-}
-
-/// Makes an allocation fit a layout of at most its size; the contents up to the new size stay. `None`: out of memory, the old
-/// allocation is as it was.
-///
-/// # Safety
-/// `ptr` is live, of this family, `old` fits it, and `new.size() <= old.size()`.
-#[inline(always)]
-#[must_use]
-pub unsafe fn shrink<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
-    debug_assert!(new.size() <= old.size(), "shrink is given a layout of at most the old size");
-    // SAFETY: the same contract; `new.size()` is the lesser size.
-    unsafe { resize::<F>(ptr, old, new, new.size()) }
-}
-
-/// # Safety
-/// `ptr` is live, of this family, `old` fits it, and `kept` is at most the size of both layouts.
-#[inline(always)]
-unsafe fn resize<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, kept: usize) -> Option<NonNull<[u8]>> {
-    if old.size() != 0 && new.size() != 0 {
-        match (slab_class::<F>(old), slab_class::<F>(new)) {
-            (Some(old_class), Some(new_class)) if old_class == new_class => {
-                verify::<F>(ptr, old_class, old);
-                return Some(slice(ptr.as_ptr().expose_provenance(), new_class.slot_bytes()));
-            }
-            (None, None) => {
-                // Verifies the old allocation.
-                // SAFETY: the same contract.
-                if let Some(resized) = unsafe { resize_large::<F>(ptr, old, new) } {
-                    return Some(resized);
-                }
-            }
-            (Some(old_class), _) => verify::<F>(ptr, old_class, old),
-            (None, Some(_)) => F::__core().verify_large(ptr, old),
-        }
-    }
-    let memory = allocate::<F>(new)?;
-    // SAFETY: both are live and at least `kept` bytes long; a new allocation overlaps no live one.
-    unsafe { core::ptr::copy_nonoverlapping(ptr.as_ptr(), memory.cast::<u8>().as_ptr(), kept) };
-    // SAFETY: the contents have been copied, and the caller gives the old allocation up.
-    unsafe { deallocate::<F>(ptr, old) };
-    Some(memory)
-}
-
-/// # Safety
-/// As for [`resize`], both layouts above the largest slot.
-#[cold]
-#[inline(never)]
-unsafe fn resize_large<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
-    // SAFETY: the same contract.
-    let large = unsafe { F::__core().resize_large(ptr, old, new) }?;
-    Some(NonNull::slice_from_raw_parts(large.memory, large.bytes))
 }

@@ -8,9 +8,9 @@
 //! | [`commit`] | makes reserved space readable and writable, once; it then reads zero |
 //! | [`make_writable`] | makes readable space writable; what has been written there stays |
 //! | [`purge`] | gives the memory back and keeps the space; `true` only if it reads zero from now on |
-//! | [`release`] | gives space and memory of a whole reservation or mapping back; on `false` it is as it was |
+//! | [`release`] | gives space and memory of a whole reservation or mapping back, with [`TAKES_PARTS`] also of a part of one or of several; on `false` it is as it was |
 //! | [`map`] | committed zero memory of its own; given back with [`release`] |
-//! | [`remap`] | changes the length of a mapping, in place or by moving its pages; the new pages read zero |
+//! | [`remap`] | changes the length of a mapping or part of one, in place or by moving its pages; the new pages read zero; refused where there are several |
 //! | [`map_between`] | a mapping between two margins, given back with them |
 //! | [`guard`] | gives the memory back, and any access ends the process until [`unguard`], from when on it reads zero; `false`: not here |
 //! | [`forbid`] | any access ends the process, for good; costs a mapping |
@@ -40,7 +40,7 @@ mod imp;
 
 pub(crate) use clock::milliseconds;
 use faults::{Call, strikes};
-pub(crate) use imp::{COMMIT_IS_FREE, HAS_GUARDS, address_space_limit, page_bytes, random};
+pub(crate) use imp::{COMMIT_IS_FREE, HAS_GUARDS, TAKES_PARTS, address_space_limit, page_bytes, random};
 
 /// Reserves space at a multiple of `align`.
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
@@ -87,7 +87,8 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
 /// Gives space and memory back; `false` leaves it as it was.
 ///
 /// # Safety
-/// The range is the whole of what [`reserve`], [`reserve_readable`], [`map`] or [`remap`] returned, and nobody uses it any more.
+/// The range is the whole of what [`reserve`], [`reserve_readable`], [`map`] or [`remap`] returned, with [`TAKES_PARTS`] also parts
+/// of that, and nobody uses it any more.
 pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) -> bool {
     debug_assert!(are_pages(start.addr().get() | bytes));
     // SAFETY: the same contract.
@@ -100,10 +101,11 @@ pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     if strikes(Call::Map) { None } else { imp::map(bytes, align) }
 }
 
-/// Changes the length of a mapping. Where it may move, it may end anywhere that is page-aligned. `None` leaves it as it was.
+/// Changes the length of a mapping. Where it may move, it may end anywhere that is page-aligned, and is aligned to huge pages if it
+/// is as long as one and the system can. `None` leaves it as it was.
 ///
 /// # Safety
-/// The range is a whole mapping made by [`map`] or [`remap`]; if the call succeeds, the old range is not used any more.
+/// The range is a whole mapping made by [`map`] or [`remap`], with [`TAKES_PARTS`] also parts of such; if the call succeeds, the old range is not used any more.
 pub(crate) unsafe fn remap(
     start: NonNull<u8>,
     old_bytes: usize,

@@ -107,6 +107,9 @@ pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) -> bool {
     true
 }
 
+/// Only whole pieces go back.
+pub(crate) const TAKES_PARTS: bool = false;
+
 /// Nothing here is ever unreadable.
 pub(crate) const HAS_GUARDS: bool = false;
 

@@ -10,6 +10,9 @@ pub(crate) const COMMIT_IS_FREE: bool = true;
 /// How many aligned addresses are tried where over-reserving does not fit.
 const ALIGNED_TRIES: usize = 64;
 
+/// Parts of mappings can be given back, and several at once.
+pub(crate) const TAKES_PARTS: bool = true;
+
 /// Whether pages can be made so that any access ends the process.
 pub(crate) const HAS_GUARDS: bool = true;
 
@@ -224,6 +227,12 @@ pub(crate) unsafe fn remap(
 ) -> Option<NonNull<u8>> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
+        if may_move && new_bytes > old_bytes && new_bytes >= super::HUGE_PAGE_BYTES {
+            // SAFETY: the same contract.
+            if let Some(remapped) = unsafe { remap_aligned(start, old_bytes, new_bytes) } {
+                return Some(remapped);
+            }
+        }
         let flags = if may_move { libc::MREMAP_MAYMOVE } else { 0 };
         // SAFETY: the caller owns the whole old range and gives it up for the new one.
         let address = unsafe { libc::mremap(start.as_ptr().cast(), old_bytes, new_bytes, flags) };
@@ -241,4 +250,31 @@ pub(crate) unsafe fn remap(
         let released = old_bytes == new_bytes || unsafe { release(tail, old_bytes - new_bytes) };
         released.then_some(start)
     }
+}
+
+/// In place, or else to where huge pages can be moved as such and those to come can be huge.
+///
+/// # Safety
+/// As for [`remap`].
+#[cfg(any(target_os = "linux", target_os = "android"))]
+unsafe fn remap_aligned(start: NonNull<u8>, old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>> {
+    const HUGE: usize = super::HUGE_PAGE_BYTES;
+    if is_aligned(start, HUGE) {
+        // SAFETY: the same contract.
+        let address = unsafe { libc::mremap(start.as_ptr().cast(), old_bytes, new_bytes, 0) };
+        if address != libc::MAP_FAILED {
+            return NonNull::new(address.cast());
+        }
+    }
+    let space = reserve(new_bytes, HUGE)?;
+    let target = space.as_ptr().cast::<libc::c_void>();
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    // SAFETY: the caller gives the old range up, and what is replaced is the space that was reserved just now.
+    let address = unsafe { libc::mremap(start.as_ptr().cast(), old_bytes, new_bytes, flags, target) };
+    if address == libc::MAP_FAILED {
+        // SAFETY: reserved just now and not used.
+        unsafe { release(space, new_bytes) };
+        return None;
+    }
+    Some(space)
 }

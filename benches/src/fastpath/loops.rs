@@ -133,26 +133,26 @@ fn batch<S: Subject>(times: usize) {
 /// From 40 to 56 bytes and back, which stays in place wherever classes are powers of two.
 #[inline(never)]
 fn realloc_same_class<S: Subject>(times: usize) {
-    resize::<S>(times, 40, 56);
+    resize::<S, 40, 56>(times);
 }
 
 /// From 64 to 128 bytes and back.
 #[inline(never)]
 fn realloc_next_class<S: Subject>(times: usize) {
-    resize::<S>(times, 64, 128);
+    resize::<S, 64, 128>(times);
 }
 
 #[inline(always)]
-fn resize<S: Subject>(times: usize, small: usize, large: usize) {
+fn resize<S: Subject, const SMALL: usize, const LARGE: usize>(times: usize) {
     // SAFETY: the size is not 0.
-    let mut ptr = unsafe { S::alloc(words(small)) };
+    let mut ptr = unsafe { S::alloc(const { words(SMALL) }) };
     repeat(times, |value| {
         // SAFETY: `ptr` is live and of that size.
-        ptr = unsafe { S::realloc(ptr, words(small), large) };
+        ptr = unsafe { S::realloc(ptr, const { words(SMALL) }, LARGE) };
         write(ptr, value);
         // SAFETY: `ptr` is live and of that size.
-        ptr = unsafe { S::realloc(ptr, words(large), small) };
+        ptr = unsafe { S::realloc(ptr, const { words(LARGE) }, SMALL) };
     });
     // SAFETY: `ptr` is live and of that size.
-    unsafe { S::dealloc(ptr, words(small)) };
+    unsafe { S::dealloc(ptr, const { words(SMALL) }) };
 }
