@@ -136,7 +136,7 @@ const CASES: &[Case] = &[
         foreign(door, (&raw const local).expose_provenance());
     }),
     ("static", |door| foreign(door, (&raw const STATIC).expose_provenance())),
-    ("code", |door| foreign(door, foreign as fn(Door, usize) as *const () as usize)),
+    ("code", |door| foreign(door, (foreign as fn(Door, usize) as *const ()).addr())),
     ("heap of the system", |door| foreign(door, (&raw const *Box::leak(Box::new([0_u8; 64]))).expose_provenance())),
     ("the page of null", |door| foreign(door, 0x10)),
     ("wild", |door| foreign(door, 0x0123_4567_89c0)),
