@@ -92,6 +92,12 @@ impl Geometry<'_> {
         self.pool.lock().give(slab, os::milliseconds());
     }
 
+    /// Whether a slab is one of this bin's; a header's other fields belong to the lock of its own bin (S1).
+    pub(crate) fn owns(&self, slab: &SlabHeader) -> bool {
+        // Relaxed: where a slot is freed once, its slab is open, as whoever handed it on has seen.
+        slab.tag.load(Relaxed) == self.tag
+    }
+
     /// Slots that were never handed out since the unit was taken.
     pub(crate) fn fresh_room(&self, slab: &SlabHeader) -> usize {
         (self.unit_bytes() - slab.fresh.get() as usize) / self.class.slot_bytes()
