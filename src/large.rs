@@ -35,6 +35,8 @@ struct Kept {
     memory: NonNull<u8>,
     bytes: usize,
     since: u64,
+    /// Whether any of it may be present: a guarded one and one that the system has emptied but not taken are space only.
+    holds_memory: bool,
 }
 
 /// A large allocation on its way to the client.
@@ -63,7 +65,8 @@ pub(crate) struct LargeSet {
     pub(crate) count: usize,
     pub(crate) bytes: usize,
     kept: [Option<Kept>; KEPT_COUNT],
-    pub(crate) kept_bytes: usize,
+    /// Bytes of address space.
+    kept_bytes: usize,
 }
 
 // SAFETY: the table and the kept mappings belong to this set alone.
@@ -120,7 +123,7 @@ impl LargeSet {
         self.remove(place);
         self.count -= 1;
         self.bytes -= bytes;
-        self.keep(Kept { memory: own(memory), bytes, since: now });
+        self.keep(Kept { memory: own(memory), bytes, since: now, holds_memory: true });
         Ok(())
     }
 
@@ -153,10 +156,15 @@ impl LargeSet {
         Ok(Some(Large { memory: moved, bytes }))
     }
 
-    /// Releases the kept mappings that have waited for `PURGE_AFTER_MILLISECONDS`, or all of them; returns their bytes. What the
-    /// system refuses to take stays kept.
+    /// Bytes of the kept mappings that hold memory.
+    pub(crate) fn kept_memory_bytes(&self) -> usize {
+        self.kept.iter().flatten().filter(|kept| kept.holds_memory).map(|kept| kept.bytes).sum()
+    }
+
+    /// Releases the kept mappings that have waited for `PURGE_AFTER_MILLISECONDS`, or all of them; returns the bytes of those that
+    /// held memory. What the system refuses to take stays kept.
     pub(crate) fn release_kept(&mut self, now: Option<u64>) -> usize {
-        let (before, margin) = (self.kept_bytes, self.margin());
+        let (before, margin) = (self.kept_memory_bytes(), self.margin());
         for place in &mut self.kept {
             let aged =
                 |kept: &mut Kept| now.is_none_or(|now| now.saturating_sub(kept.since) >= PURGE_AFTER_MILLISECONDS);
@@ -164,7 +172,7 @@ impl LargeSet {
                 self.kept_bytes -= kept.bytes;
             }
         }
-        before - self.kept_bytes
+        before - self.kept_memory_bytes()
     }
 
     fn map(&mut self, bytes: usize, align: usize, now: u64) -> Option<Large> {
@@ -223,13 +231,15 @@ impl LargeSet {
         Some(kept.memory)
     }
 
-    fn keep(&mut self, freed: Kept) {
+    fn keep(&mut self, mut freed: Kept) {
         self.release_kept(Some(freed.since));
         let has_room = freed.bytes <= KEPT_BYTES && self.make_room_to_keep(freed.bytes);
         // A guarded one waits, without memory and not to be touched, instead of being used again.
         // SAFETY: it belongs to nobody any more.
-        let waits = has_room && (!self.guarded || unsafe { os::guard(freed.memory, freed.bytes) });
-        if !waits && discard(&freed, self.margin()) {
+        let guarded = self.guarded && has_room && unsafe { os::guard(freed.memory, freed.bytes) };
+        freed.holds_memory = !guarded;
+        let waits = has_room && guarded == self.guarded;
+        if !waits && discard(&mut freed, self.margin()) {
             return;
         }
         self.put_by(freed);
@@ -353,9 +363,10 @@ impl LargeSet {
             self.insert(entry);
         }
         if let Some(table) = old.table {
-            let old = Kept { memory: table.cast(), bytes: old.capacity * size_of::<Entry>(), since: 0 };
+            let bytes = old.capacity * size_of::<Entry>();
+            let mut old = Kept { memory: table.cast(), bytes, since: 0, holds_memory: true };
             // A table has no margins, and what is kept has: there, what the system refuses to take is lost, but no memory.
-            if !discard(&old, 0) && self.margin() == 0 {
+            if !discard(&mut old, 0) && self.margin() == 0 {
                 self.put_by(old);
             }
         }
@@ -377,7 +388,7 @@ fn cut(kept: &Kept, bytes: usize) -> bool {
 
 /// Gives back a mapping that belongs to nobody (L2), with its margins; `false`: its space stays, but no memory if that can be
 /// helped.
-fn discard(kept: &Kept, margin: usize) -> bool {
+fn discard(kept: &mut Kept, margin: usize) -> bool {
     // SAFETY: the mapping begins with its margin.
     let start = unsafe { kept.memory.sub(margin) };
     // SAFETY: a whole mapping that is not used any more.
@@ -385,7 +396,7 @@ fn discard(kept: &Kept, margin: usize) -> bool {
         return true;
     }
     // SAFETY: as above.
-    unsafe { os::purge(kept.memory, kept.bytes) };
+    kept.holds_memory &= !unsafe { os::purge(kept.memory, kept.bytes) };
     false
 }
 

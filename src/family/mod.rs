@@ -409,7 +409,7 @@ impl FamilyCore {
         let large = self.large.lock();
         stats.large_allocations = large.count;
         stats.large_bytes = large.bytes;
-        stats.kept_bytes += large.kept_bytes;
+        stats.kept_bytes += large.kept_memory_bytes();
         drop(large);
         stats.live_allocations += stats.large_allocations;
         stats.live_bytes += stats.large_bytes;

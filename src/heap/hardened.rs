@@ -3,7 +3,7 @@
 //! | defence | how |
 //! | --- | --- |
 //! | a free slot reads zero | cleared at the free, compared when it is handed out: what differs was written after the free |
-//! | slots of 64 KiB and more | guarded against any access while they are free, where the system can; else given back to it |
+//! | slots of 64 KiB and more | guarded against any access while they are free, where the system can; else given back to it, and compared |
 //! | order | [`magazine`](crate::magazine): exchanged with a random slot at the free, mixed at each refill |
 //! | slack | behind the `size` of a `GlobalAlloc` layout stand eight bytes that must be there at the end |
 
@@ -13,6 +13,7 @@ use core::ptr::NonNull;
 use super::checked::{freed_twice, is_other_region, place};
 use super::{CacheSlot, Family, cache, put_back, slab_class, slot};
 use crate::capacity::quarantine_slots;
+use crate::checks::Checks;
 use crate::family::FamilyCore;
 use crate::fault::{FaultKind, Truth};
 use crate::os;
@@ -21,8 +22,6 @@ use crate::states::{State, is_behind_states, region_of};
 use crate::sync::{AtomicUsize, Relaxed};
 use crate::thread::attach;
 
-/// Slots from here on are not cleared but guarded while they are free.
-const GUARDED_FROM_BYTES: usize = 64 << 10;
 /// Bytes of the mark behind an allocation, where there is so much slack.
 const CANARY_BYTES: usize = size_of::<usize>();
 
@@ -72,9 +71,8 @@ pub(super) unsafe fn deallocate<F: Family, const EXACT: bool>(address: usize, la
 
 #[inline(always)]
 fn verify_zero<F: Family>(address: usize, class: SizeClass) {
-    if class.slot_bytes() >= GUARDED_FROM_BYTES {
-        open(address, class.slot_bytes());
-    } else if !is_zero(words(address, class.slot_bytes())) {
+    let guarded = F::CHECKS.guards_slots_of(class.slot_bytes()) && open(address, class.slot_bytes());
+    if !guarded && !is_zero(words(address, class.slot_bytes())) {
         written_after_free(F::__core(), address, class);
     }
 }
@@ -103,7 +101,7 @@ fn is_zero(words: &[u64]) -> bool {
 /// Clears a slot that is free from now on.
 #[inline(always)]
 fn clear(address: usize, bytes: usize) {
-    if bytes >= GUARDED_FROM_BYTES {
+    if Checks::Hardened.guards_slots_of(bytes) {
         close(address, bytes);
     } else {
         let memory = core::ptr::with_exposed_provenance_mut::<u8>(address);
@@ -118,18 +116,21 @@ fn close(address: usize, bytes: usize) {
     let Some(memory) = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(address)) else { return };
     // SAFETY: whole pages of a slot that its client has given up, here and below.
     if !(unsafe { os::guard(memory, bytes) } || unsafe { os::purge(memory, bytes) }) {
+        // What was refused may have been done in part.
+        // SAFETY: as above.
+        unsafe { os::unguard(memory, bytes) };
         // SAFETY: as above.
         unsafe { memory.write_bytes(0, bytes) };
     }
 }
 
+/// Makes a slot accessible; `false`: it may have been all the time.
 #[cold]
 #[inline(never)]
-fn open(address: usize, bytes: usize) {
-    if let Some(memory) = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(address)) {
-        // SAFETY: whole pages of a slot that is about to be handed out.
-        unsafe { os::unguard(memory, bytes) };
-    }
+fn open(address: usize, bytes: usize) -> bool {
+    let memory = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(address));
+    // SAFETY: whole pages of a slot that is about to be handed out.
+    memory.is_some_and(|memory| unsafe { os::unguard(memory, bytes) })
 }
 
 #[cold]
