@@ -27,7 +27,16 @@ const HUGE_FROM_BYTES: usize = 2 << 20;
 #[derive(Clone, Copy)]
 struct Entry {
     address: usize,
-    bytes: usize,
+    /// Bytes, whole pages; [`MARKED`] is added where a mark stands behind what the client asked for.
+    length: usize,
+}
+
+const MARKED: usize = 1;
+
+impl Entry {
+    fn bytes(self) -> usize {
+        self.length & !MARKED
+    }
 }
 
 /// A freed mapping that waits for the next allocation of its length.
@@ -108,7 +117,7 @@ impl LargeSet {
             Some(memory) => Large { memory, bytes },
             None => self.map(bytes, layout.align(), now)?,
         };
-        self.insert(Entry { address: large.memory.as_ptr().expose_provenance(), bytes });
+        self.insert(Entry { address: large.memory.as_ptr().expose_provenance(), length: bytes });
         self.count += 1;
         self.bytes += bytes;
         Some(large)
@@ -141,6 +150,8 @@ impl LargeSet {
         let Some(bytes) = mapped_bytes(new_layout) else { return Ok(None) };
         let in_place = os::is_aligned(memory, new_layout.align());
         if bytes == old_bytes {
+            // A mark behind the old size is no longer one.
+            self.set(place, Entry { length: bytes, ..self.entry(place) });
             return Ok(in_place.then_some(Large { memory: own(memory), bytes }));
         }
         if self.guarded || (!in_place && new_layout.align() > os::page_bytes()) {
@@ -151,7 +162,7 @@ impl LargeSet {
         let Some(moved) = (unsafe { os::remap(own(memory), old_bytes, bytes, may_move) }) else { return Ok(None) };
         self.remove(place);
         // There is a free place: one was just made.
-        self.insert(Entry { address: moved.as_ptr().expose_provenance(), bytes });
+        self.insert(Entry { address: moved.as_ptr().expose_provenance(), length: bytes });
         self.bytes = self.bytes - old_bytes + bytes;
         Ok(Some(Large { memory: moved, bytes }))
     }
@@ -271,18 +282,31 @@ impl LargeSet {
     /// Where a live allocation of this length stands in the table.
     pub(crate) fn verify(&self, memory: NonNull<u8>, bytes: usize) -> Result<usize, Mismatch> {
         let place = self.find(memory.addr().get()).ok_or(Mismatch::Unknown)?;
-        match self.entry(place).bytes {
+        match self.entry(place).bytes() {
             live if live == bytes => Ok(place),
             live => Err(Mismatch::Length(live)),
         }
+    }
+
+    /// Notes that a mark stands behind what the client asked for in a live allocation.
+    pub(crate) fn mark(&mut self, memory: NonNull<u8>) {
+        if let Some(place) = self.find(memory.addr().get()) {
+            let entry = self.entry(place);
+            self.set(place, Entry { length: entry.length | MARKED, ..entry });
+        }
+    }
+
+    /// Whether a live allocation of this length has a mark.
+    pub(crate) fn is_marked(&self, memory: NonNull<u8>, bytes: usize) -> bool {
+        self.verify(memory, bytes).is_ok_and(|place| self.entry(place).length & MARKED != 0)
     }
 
     /// The length of the live allocation that contains an address, and where it begins; for reports.
     pub(crate) fn containing(&self, address: usize) -> Option<(usize, usize)> {
         (0..self.capacity)
             .map(|place| self.entry(place))
-            .find(|entry| entry.address != 0 && (entry.address..entry.address + entry.bytes).contains(&address))
-            .map(|entry| (entry.address, entry.bytes))
+            .find(|entry| entry.address != 0 && (entry.address..entry.address + entry.bytes()).contains(&address))
+            .map(|entry| (entry.address, entry.bytes()))
     }
 
     fn entry(&self, place: usize) -> Entry {
@@ -347,7 +371,7 @@ impl LargeSet {
                 hole = place;
             }
         }
-        self.set(hole, Entry { address: 0, bytes: 0 });
+        self.set(hole, Entry { address: 0, length: 0 });
     }
 
     /// Makes sure that one more entry fits.

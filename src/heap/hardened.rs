@@ -16,6 +16,7 @@ use crate::capacity::quarantine_slots;
 use crate::checks::Checks;
 use crate::family::FamilyCore;
 use crate::fault::{FaultKind, Truth};
+use crate::large::mapped_bytes;
 use crate::os;
 use crate::size_class::SizeClass;
 use crate::states::{State, is_behind_states, region_of};
@@ -58,7 +59,7 @@ pub(super) unsafe fn deallocate<F: Family, const EXACT: bool>(address: usize, la
             // At once, before anything that takes time: between the look and this another free would not be noticed.
             place.set(State::CACHED);
             if EXACT && state == State::MARKED {
-                verify_mark(F::__core(), address, layout, class);
+                verify_mark(F::__core(), address, layout, class.slot_bytes());
             }
             clear(address, class.slot_bytes());
             magazine.push_at_random(address, cache.random());
@@ -185,7 +186,7 @@ unsafe fn release(family: &'static FamilyCore, slot: &CacheSlot, address: usize,
     let state = place.get();
     place.set(State::CACHED);
     if exact && state == State::MARKED {
-        verify_mark(family, address, layout, class);
+        verify_mark(family, address, layout, class.slot_bytes());
     }
     clear(address, class.slot_bytes());
     // SAFETY: it was live, and the client gives it up.
@@ -214,51 +215,59 @@ fn canary(address: usize) -> [u8; CANARY_BYTES] {
     bytes
 }
 
-/// The bytes behind an allocation of `size` bytes that hold its mark.
-fn slack(address: usize, size: usize, class: SizeClass) -> (*mut u8, usize) {
-    let bytes = (class.slot_bytes() - size).min(CANARY_BYTES);
+/// The bytes behind an allocation of `size` bytes that hold its mark; it occupies `room` bytes.
+fn slack(address: usize, size: usize, room: usize) -> (*mut u8, usize) {
+    let bytes = (room - size).min(CANARY_BYTES);
     (core::ptr::with_exposed_provenance_mut::<u8>(address + size), bytes)
 }
 
 /// Marks the end of an allocation whose layout will be exactly this when it comes back.
 #[inline(always)]
 pub(super) fn mark<F: Family>(memory: NonNull<[u8]>, layout: Layout) {
-    if let Some(class) =
-        slab_class::<F>(layout).filter(|class| layout.size() != 0 && layout.size() < class.slot_bytes())
-    {
-        let address = memory.cast::<u8>().addr().get();
-        let (start, bytes) = slack(address, layout.size(), class);
-        // SAFETY: inside the slot, behind what the client asked for.
-        unsafe { start.copy_from_nonoverlapping(canary(address).as_ptr(), bytes) };
+    if layout.size() >= memory.len() {
+        return;
+    }
+    let address = memory.cast::<u8>().addr().get();
+    let (start, bytes) = slack(address, layout.size(), memory.len());
+    // SAFETY: inside the slot or mapping, behind what the client asked for.
+    unsafe { start.copy_from_nonoverlapping(canary(address).as_ptr(), bytes) };
+    match slab_class::<F>(layout) {
         // SAFETY: a live slot of this family and class.
-        unsafe { place::<F>(address, class) }.set(State::MARKED);
+        Some(class) => unsafe { place::<F>(address, class) }.set(State::MARKED),
+        None => F::__core().mark_large(memory.cast()),
     }
 }
 
-/// Ends the process if the mark behind an allocation is not as it was. The slot is live and marked.
-fn verify_mark(family: &FamilyCore, address: usize, layout: Layout, class: SizeClass) {
-    let (start, bytes) = slack(address, layout.size().min(class.slot_bytes()), class);
-    // SAFETY: inside the slot.
+/// Ends the process if the mark behind an allocation is not as it was. It is live and marked, and occupies `room` bytes.
+fn verify_mark(family: &FamilyCore, address: usize, layout: Layout, room: usize) {
+    let (start, bytes) = slack(address, layout.size().min(room), room);
+    // SAFETY: inside the slot or mapping.
     let found = unsafe { core::slice::from_raw_parts(start, bytes) };
     let expected = canary(address);
     if let Some(wrong) = found.iter().zip(&expected).position(|(found, expected)| found != expected) {
-        overflowed(family, address, layout, class, wrong);
+        family.report_overflow(address, layout, wrong);
     }
 }
 
+/// Ends the process if `ptr` is a large allocation whose mark is not as it was.
 #[cold]
 #[inline(never)]
-fn overflowed(family: &FamilyCore, address: usize, layout: Layout, class: SizeClass, wrong: usize) -> ! {
-    family.report_slot(FaultKind::Overflow, address, class, Truth::Behind(layout.size(), wrong))
+pub(super) fn verify_large<F: Family>(ptr: NonNull<u8>, layout: Layout) {
+    let family = F::__core();
+    if let Some(room) = mapped_bytes(layout).filter(|_| family.is_marked_large(ptr, layout)) {
+        verify_mark(family, ptr.as_ptr().expose_provenance(), layout, room);
+    }
 }
 
 /// Verifies that an allocation is live, as it was allocated, and not overflowed, before it is resized.
 #[inline(never)]
 pub(super) fn verify_exact<F: Family>(ptr: NonNull<u8>, layout: Layout) {
-    if let Some(class) = slab_class::<F>(layout).filter(|_| layout.size() != 0) {
-        let place = F::__core().verify_live(ptr.addr().get(), layout);
-        if place.get() == State::MARKED {
-            verify_mark(F::__core(), ptr.addr().get(), layout, class);
-        }
+    if layout.size() == 0 {
+        return;
+    }
+    let Some(class) = slab_class::<F>(layout) else { return verify_large::<F>(ptr, layout) };
+    let place = F::__core().verify_live(ptr.addr().get(), layout);
+    if place.get() == State::MARKED {
+        verify_mark(F::__core(), ptr.addr().get(), layout, class.slot_bytes());
     }
 }
