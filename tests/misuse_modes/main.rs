@@ -196,15 +196,17 @@ fn run_all(test: &str, guards: bool, wanted: impl Fn(&Run) -> bool + Sync) -> Ou
     let repeats = std::env::var("FAMILY_ALLOC_MISUSE_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(1);
     let (all, next) = (runs(), AtomicUsize::new(0));
     let (outcomes, failures) = (Mutex::new(Outcomes::new()), Mutex::new(Vec::new()));
-    let one = |index: usize, run: Run| match outcome(test, index, repeats, guards) {
-        Ok(found) => {
-            let mut outcomes = outcomes.lock().expect("no panic");
-            outcomes.entry((run.case, run.mode)).or_default().push((run.size, found));
+    let one = |index: usize, Run { case, mode, door, size }: Run| {
+        let found = outcome(test, index, repeats, guards);
+        let what = format!("{}, {}, {door:?}, size {size}: {found:?}", CASES[case].name, MODES[mode]);
+        if repeats > 1 {
+            println!("{what}");
         }
-        Err(wrong) => {
-            let Run { case, mode, door, size } = run;
-            let what = format!("{}, {}, {door:?}, size {size}: {wrong}", CASES[case].name, MODES[mode]);
-            failures.lock().expect("no panic").push(what);
+        match found {
+            Ok(found) => {
+                outcomes.lock().expect("no panic").entry((case, mode)).or_default().push((size, found));
+            }
+            Err(_) => failures.lock().expect("no panic").push(what),
         }
     };
     std::thread::scope(|scope| {
