@@ -17,7 +17,7 @@ macro_rules! case {
 mod cases;
 mod contents;
 mod handler;
-mod peer;
+mod peers;
 mod subject;
 mod table;
 mod zygote;
@@ -55,7 +55,7 @@ struct Case {
 }
 
 /// The sizes that a case makes sense for.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Sizes {
     All,
     /// Served from slabs.
@@ -66,8 +66,6 @@ enum Sizes {
     AboveAStep,
     /// With slack behind it.
     Slack,
-    /// All, in the modes that look at all bits of an address.
-    Checked,
 }
 
 const MIB: usize = 1 << 20;
@@ -75,7 +73,7 @@ const MIB: usize = 1 << 20;
 impl Sizes {
     fn list(self) -> &'static [usize] {
         match self {
-            Self::All | Self::Checked => &[8, 100, 4096, 65_536, MIB, 4 * MIB],
+            Self::All => &[8, 100, 4096, 65_536, MIB, 4 * MIB],
             Self::Slabs => &[8, 100, 4096, 65_536, MIB],
             Self::AboveAStep => &[100, 4096, 65_536, MIB, 4 * MIB],
             Self::Large => &[4 * MIB],
@@ -97,9 +95,6 @@ fn runs() -> Vec<Run> {
     let mut runs = Vec::new();
     for (case, known) in CASES.iter().enumerate() {
         for mode in 0..MODES.len() {
-            if known.sizes == Sizes::Checked && mode == 0 {
-                continue;
-            }
             for door in [Door::Allocator, Door::Global] {
                 if known.only.is_empty() || known.only.contains(&door) {
                     runs.extend(known.sizes.list().iter().map(|&size| Run { case, mode, door, size }));
@@ -197,25 +192,23 @@ fn run_all(test: &str, guards: bool, wanted: impl Fn(&Run) -> bool + Sync) -> Ou
     let (all, next) = (runs(), AtomicUsize::new(0));
     let (outcomes, failures) = (Mutex::new(Outcomes::new()), Mutex::new(Vec::new()));
     let one = |index: usize, Run { case, mode, door, size }: Run| {
-        let found = outcome(test, index, repeats, guards);
-        let what = format!("{}, {}, {door:?}, size {size}: {found:?}", CASES[case].name, MODES[mode]);
-        if repeats > 1 {
-            println!("{what}");
-        }
-        match found {
+        let what = format!("{}, {}, {door:?}, size {size}", CASES[case].name, MODES[mode]);
+        match outcome(test, index, repeats, guards) {
             Ok(found) => {
+                if repeats > 1 {
+                    println!("{what}: {found}");
+                }
                 outcomes.lock().expect("no panic").entry((case, mode)).or_default().push((size, found));
             }
-            Err(_) => failures.lock().expect("no panic").push(what),
+            Err(wrong) => failures.lock().expect("no panic").push(format!("{what}: {wrong}")),
         }
     };
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
-                while let Some((index, &run)) = {
+                loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    all.get(index).map(|run| (index, run))
-                } {
+                    let Some(&run) = all.get(index) else { break };
                     if wanted(&run) {
                         one(index, run);
                     }

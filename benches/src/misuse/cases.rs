@@ -211,6 +211,11 @@ cases! {
         heap.free_as(address, heap.size, heap.size.next_power_of_two() * 2);
         None
     }
+    overaligned_freed_as_default in SLABS |heap| {
+        let address = heap.allocate_of(heap.size, heap.size.next_power_of_two() * 2);
+        heap.free_as(address, heap.size, 1);
+        None
+    }
     global_vs_family_mixup in ALL |heap| {
         foreign(heap, (&raw const *Box::leak(vec![0_u64; heap.size / 8].into_boxed_slice())).expose_provenance())
     }
