@@ -278,6 +278,10 @@ impl State {
                 end += 1;
             }
             let slab = view.header(first, unit_shift);
+            if !geometry.owns(slab) {
+                // A racing free of the same slot has let the slab be closed: the header may be another bin's by now (S1).
+                return Err(Twice(first));
+            }
             if geometry.recycled(slab) == 0 {
                 self.link(slab);
             }
@@ -356,5 +360,49 @@ impl State {
         }
         slab.next.set(None);
         slab.previous.set(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::Checks;
+    use crate::region::UnitPool;
+    use crate::size_class::SizeClass;
+
+    const NO_DEPOT: DepotMemory = DepotMemory(core::ptr::null_mut());
+
+    fn fresh(bin: &Bin, geometry: &Geometry<'_>) -> usize {
+        let (address, _) = bin.take_one(geometry, NO_DEPOT).unwrap().unwrap();
+        // SAFETY: carved just now.
+        unsafe { geometry.note_fresh(address..address + 1) };
+        address
+    }
+
+    #[test]
+    fn a_slot_that_comes_back_after_its_slab_leaves_the_next_owner_alone() {
+        let pool = Lock::new(UnitPool::new(16).with_states(true));
+        let of = |class, tag| {
+            let class = SizeClass::from_index(class);
+            Geometry { class, unit_shift: 16, tag, checks: Checks::Checked, pool: &pool, family: "Late" }
+        };
+        let (small, large) = (of(6, 0x7001), of(8, 0x7002));
+        let (late_bin, next_bin) = (Bin::new(), Bin::new());
+        let late = fresh(&late_bin, &small);
+        // SAFETY: taken above, and not used.
+        unsafe { late_bin.give(&small, NO_DEPOT, &[late]) }.unwrap();
+        let next = fresh(&next_bin, &large);
+        assert_eq!(next >> 16, late >> 16, "the other bin has the slab now");
+        let kept = fresh(&late_bin, &small);
+        // SAFETY: not kept: the slot is the other bin's, and the call must see that.
+        let found = unsafe { late_bin.give(&small, NO_DEPOT, &[late]) };
+        assert_eq!(found.unwrap_err().0, late);
+        assert!(late_bin.0.lock().partial.is_none(), "the slab of another bin is not linked");
+        let header = Directory::of(16).header(next);
+        assert_eq!(header.used.get(), 1);
+        // SAFETY: taken above, and not used.
+        unsafe { next_bin.give(&large, NO_DEPOT, &[next]) }.unwrap();
+        assert_eq!(next_bin.counts(&large).slab_count, 0, "it closes its slab as if nothing had been");
+        assert_ne!(kept >> 16, next >> 16);
     }
 }

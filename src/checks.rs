@@ -2,6 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+/// Shorter slots are cleared faster than the system is called.
+const GUARDED_FROM_BYTES: usize = 64 << 10;
+
 /// What a family verifies, chosen in [`family!`](macro@crate::family) with `checks: …`. Each variant includes those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -41,6 +44,12 @@ impl Checks {
     #[inline(always)]
     pub(crate) const fn is_hardened(self) -> bool {
         matches!(self, Self::Hardened)
+    }
+
+    /// Whether slots of this length are guarded against any access while they are free, instead of being cleared.
+    #[inline(always)]
+    pub(crate) const fn guards_slots_of(self, slot_bytes: usize) -> bool {
+        self.is_hardened() && slot_bytes >= GUARDED_FROM_BYTES
     }
 
     /// The index of the smallest class: 16 bytes where slots have states, so that those take 1/16 of the memory at most.

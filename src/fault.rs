@@ -1,7 +1,8 @@
 //! What is known of a misuse, the line that says it, and the hook for test harnesses.
 //!
 //! A fault ends the process: its line goes to standard error, then the hook is called, then the process aborts. Nothing
-//! is allocated on the way, and no lock of this crate is held.
+//! is allocated on the way. No lock of this crate is held while the hook runs; so what a bin finds out under its lock
+//! ([`report_under_lock`]) ends the process without the hook.
 
 use core::cell::Cell;
 use core::fmt;

@@ -32,7 +32,16 @@ const HUGE_FROM_BYTES: usize = 2 << 20;
 #[derive(Clone, Copy)]
 struct Entry {
     address: usize,
-    bytes: usize,
+    /// Bytes, whole pages; [`MARKED`] is added where a mark stands behind what the client asked for.
+    length: usize,
+}
+
+const MARKED: usize = 1;
+
+impl Entry {
+    fn bytes(self) -> usize {
+        self.length & !MARKED
+    }
 }
 
 /// A large allocation on its way to the client.
@@ -77,9 +86,9 @@ impl LargeSet {
         Self { table: None, capacity: 0, count: 0, bytes: 0, peak_bytes: 0, kept: KeptSet::new(guarded) }
     }
 
-    /// Bytes that are free and not yet back with the system.
+    /// Bytes of what is kept and holds memory.
     pub(crate) fn kept_bytes(&self) -> usize {
-        self.kept.bytes
+        self.kept.memory_bytes()
     }
 
     /// Allocates; with `want_zero` only memory that reads zero is returned.
@@ -90,7 +99,7 @@ impl LargeSet {
             Some(memory) => memory,
             None => self.map(bytes, layout.align(), now)?,
         };
-        self.insert(Entry { address: memory.as_ptr().expose_provenance(), bytes });
+        self.insert(Entry { address: memory.as_ptr().expose_provenance(), length: bytes });
         self.count += 1;
         self.count_bytes(0, bytes);
         Some(Large { memory, bytes })
@@ -126,6 +135,8 @@ impl LargeSet {
         let in_place = os::is_aligned(memory, new_layout.align());
         let may_move = new_layout.align() <= os::page_bytes();
         if bytes == old_bytes {
+            // A mark behind the old size is no longer one.
+            self.set(place, Entry { length: bytes, ..self.entry(place) });
             return Ok(in_place.then_some(Large { memory: own(memory), bytes }));
         }
         if self.kept.guarded || !(in_place || may_move) {
@@ -140,7 +151,7 @@ impl LargeSet {
         let Some(memory) = resized else { return Ok(None) };
         self.remove(place);
         // There is a free place: one was just made.
-        self.insert(Entry { address: memory.as_ptr().expose_provenance(), bytes });
+        self.insert(Entry { address: memory.as_ptr().expose_provenance(), length: bytes });
         self.count_bytes(old_bytes, bytes);
         if bytes >= HUGE_FROM_BYTES && old_bytes < HUGE_FROM_BYTES {
             // SAFETY: live memory of this set's.
@@ -176,9 +187,9 @@ impl LargeSet {
         }
     }
 
-    /// Releases what has been kept for long, or all of it; returns the bytes. What the system refuses to take stays kept.
+    /// Releases what has been kept for long, or all of it; returns the bytes of what held memory. What the system refuses to take stays kept.
     pub(crate) fn release_kept(&mut self, now: Option<u64>) -> usize {
-        let before = self.kept.bytes;
+        let before = self.kept_bytes();
         match now {
             Some(now) => self.kept.release_aged(now),
             None => self.kept.release_all(),
@@ -186,7 +197,7 @@ impl LargeSet {
         if self.kept.bytes == 0 {
             self.peak_bytes = self.bytes;
         }
-        before - self.kept.bytes
+        before - self.kept_bytes()
     }
 
     /// Memory from what is kept.
@@ -248,18 +259,31 @@ impl LargeSet {
     /// Where a live allocation of this length stands in the table.
     pub(crate) fn verify(&self, memory: NonNull<u8>, bytes: usize) -> Result<usize, Mismatch> {
         let place = self.find(memory.addr().get()).ok_or(Mismatch::Unknown)?;
-        match self.entry(place).bytes {
+        match self.entry(place).bytes() {
             live if live == bytes => Ok(place),
             live => Err(Mismatch::Length(live)),
         }
+    }
+
+    /// Notes that a mark stands behind what the client asked for in a live allocation.
+    pub(crate) fn mark(&mut self, memory: NonNull<u8>) {
+        if let Some(place) = self.find(memory.addr().get()) {
+            let entry = self.entry(place);
+            self.set(place, Entry { length: entry.length | MARKED, ..entry });
+        }
+    }
+
+    /// Whether a live allocation of this length has a mark.
+    pub(crate) fn is_marked(&self, memory: NonNull<u8>, bytes: usize) -> bool {
+        self.verify(memory, bytes).is_ok_and(|place| self.entry(place).length & MARKED != 0)
     }
 
     /// The length of the live allocation that contains an address, and where it begins; for reports.
     pub(crate) fn containing(&self, address: usize) -> Option<(usize, usize)> {
         (0..self.capacity)
             .map(|place| self.entry(place))
-            .find(|entry| entry.address != 0 && (entry.address..entry.address + entry.bytes).contains(&address))
-            .map(|entry| (entry.address, entry.bytes))
+            .find(|entry| entry.address != 0 && (entry.address..entry.address + entry.bytes()).contains(&address))
+            .map(|entry| (entry.address, entry.bytes()))
     }
 
     fn entry(&self, place: usize) -> Entry {
@@ -324,7 +348,7 @@ impl LargeSet {
                 hole = place;
             }
         }
-        self.set(hole, Entry { address: 0, bytes: 0 });
+        self.set(hole, Entry { address: 0, length: 0 });
     }
 
     /// Makes sure that one more entry fits.
@@ -341,7 +365,7 @@ impl LargeSet {
         }
         if let Some(table) = old.table {
             let address = table.as_ptr().expose_provenance();
-            let old = Piece { is_huge: false, ..Piece::freed(address, old.capacity * size_of::<Entry>(), 0) };
+            let mut old = Piece { is_huge: false, ..Piece::freed(address, old.capacity * size_of::<Entry>(), 0) };
             // A table has no margins, and what is kept has: there, what the system refuses to take is lost, but no memory.
             if !old.discard(0) && self.kept.margin() == 0 {
                 self.kept.put(old);

@@ -91,17 +91,28 @@ impl UnitPool {
 
     /// Takes back the unit of an emptied slab.
     pub(crate) fn give(&mut self, header: &'static SlabHeader, now: u64) {
-        let address = header.memory.get().addr();
-        let region = self.directory().region(address);
-        let bit = 1 << ((address >> self.unit_shift) % UNIT_COUNT);
-        if region.clean.get() | region.dirty.get() == 0 {
-            region.next_with_room.set(self.with_room.replace(region));
-        }
+        let (region, bit) = self.make_room(header);
         if region.dirty.get() == 0 {
             region.dirty_since.set(now);
         }
         region.dirty.set(region.dirty.get() | bit);
         self.dirty_count += 1;
+    }
+
+    /// Takes back the unit of an emptied slab that holds no memory and reads zero.
+    pub(crate) fn give_emptied(&mut self, header: &'static SlabHeader) {
+        let (region, bit) = self.make_room(header);
+        region.clean.set(region.clean.get() | bit);
+    }
+
+    /// The region of a unit that comes back, as one that has room, and the unit's bit in it.
+    fn make_room(&mut self, header: &'static SlabHeader) -> (&'static RegionHeader, u64) {
+        let address = header.memory.get().addr();
+        let region = self.directory().region(address);
+        if region.clean.get() | region.dirty.get() == 0 {
+            region.next_with_room.set(self.with_room.replace(region));
+        }
+        (region, 1 << ((address >> self.unit_shift) % UNIT_COUNT))
     }
 
     /// The part of unit 0 that belongs to a slab's side table: `1/64` of a unit for each. `None` if there is no memory for it.

@@ -85,12 +85,25 @@ impl Geometry<'_> {
         if self.checks.keeps_states() {
             // SAFETY: an empty slab of this class, whose bin's lock is held (S1).
             unsafe { self.forget(slab) };
-            if self.checks.is_hardened() {
-                // SAFETY: an empty slab; large slots have guards while they are free.
-                unsafe { os::unguard(slab_memory(slab), self.unit_bytes()) };
-            }
         }
-        self.pool.lock().give(slab, os::milliseconds());
+        // Large slots have guards while they are free, and no memory.
+        let emptied = self.checks.guards_slots_of(self.class.slot_bytes()) && {
+            // SAFETY: an empty slab, here and below.
+            unsafe { os::unguard(slab_memory(slab), self.unit_bytes()) };
+            // SAFETY: as above. The system says whether it is so.
+            unsafe { os::purge(slab_memory(slab), self.unit_bytes()) }
+        };
+        if emptied {
+            self.pool.lock().give_emptied(slab);
+        } else {
+            self.pool.lock().give(slab, os::milliseconds());
+        }
+    }
+
+    /// Whether a slab is one of this bin's; a header's other fields belong to the lock of its own bin (S1).
+    pub(crate) fn owns(&self, slab: &SlabHeader) -> bool {
+        // Relaxed: where a slot is freed once, its slab is open, as whoever handed it on has seen.
+        slab.tag.load(Relaxed) == self.tag
     }
 
     /// Slots in the free list.

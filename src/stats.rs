@@ -19,7 +19,9 @@ pub struct Stats {
     pub live_allocations: usize,
     /// Bytes of the slots and mappings that clients hold now.
     pub live_bytes: usize,
-    /// The largest `live_allocations` seen: whenever a thread's cache and its bin exchanged slots, and whenever this was read.
+    /// The largest `live_allocations` seen: whenever a thread's cache and its bin exchanged slots, and whenever this was read. So it
+    /// is never below `live_allocations`, but what a thread allocates and frees between two exchanges (a few hundred small slots, a few
+    /// large ones) is not seen: it costs the calls nothing.
     pub peak_live_allocations: usize,
     /// The largest `live_bytes` seen, at the same moments.
     pub peak_live_bytes: usize,
@@ -27,11 +29,13 @@ pub struct Stats {
     pub reserved_bytes: usize,
     /// Bytes of the slabs that belong to a size class now.
     pub slab_bytes: usize,
-    /// Bytes of memory that is free and kept for reuse: emptied slabs and freed large mappings that have not been given back yet.
+    /// Bytes of memory that is free and kept for reuse: emptied slabs and freed large mappings that have not been given back yet. Of
+    /// these the pages that were touched are memory. What a hardened family keeps guarded holds none and is not counted.
     pub kept_bytes: usize,
     /// Free slots that thread caches hold.
     pub cached_slots: usize,
-    /// Bytes of the free slots that thread caches hold. Slots never used yet are among them; they occupy no memory.
+    /// Bytes of the free slots that thread caches hold. Slots never used yet are among them, and in hardened families guarded ones:
+    /// they occupy no memory.
     pub cached_bytes: usize,
     /// Threads that have a cache of this family now.
     pub thread_caches: usize,

@@ -14,7 +14,7 @@
 
 use core::cell::Cell;
 
-use crate::family::{FamilyCore, ThreadCache};
+use crate::family::{FamilyCore, FamilyRef, ThreadCache};
 use crate::magazine::{Cache, EMPTY};
 
 /// The thread-local of one family: the calling thread's cache of it, or the empty one.
@@ -108,7 +108,7 @@ pub(crate) fn attach(family: &'static FamilyCore, slot: &CacheSlot) -> Option<&'
 }
 
 /// Gives back what the calling thread's cache of a family holds; the cache stays.
-pub(crate) fn flush(family: &'static FamilyCore) {
+fn flush(family: &'static FamilyCore) {
     // A thread without caches has nothing to give, and one that is ending has given everything back.
     if PHASE.get() != Phase::Live {
         return;
@@ -119,6 +119,19 @@ pub(crate) fn flush(family: &'static FamilyCore) {
             family.flush_all(&cache.cache);
         }
     });
+}
+
+/// Gives back what the calling thread has cached of a family, and all that is free then; returns the bytes of the slabs and mappings.
+pub(crate) fn trim(family: &'static FamilyCore) -> usize {
+    flush(family);
+    family.trim()
+}
+
+impl FamilyRef {
+    /// Gives free memory back to the system at once; as [`Family::trim`](crate::Family::trim).
+    pub fn trim(self) -> usize {
+        trim(self.core())
+    }
 }
 
 /// The second way to see a thread end, for threads whose thread-locals have been destroyed already.

@@ -151,6 +151,8 @@ fn figures_may_be_read_while_others_allocate() {
             let stats = Busy::stats();
             // Recent values, not exact ones: but never more than the two threads can have, caches included.
             assert!(stats.live_allocations <= 10_000 && stats.live_bytes <= 64 * MIB, "{stats}");
+            assert!(stats.peak_live_allocations >= stats.live_allocations, "{stats}");
+            assert!(stats.peak_live_bytes >= stats.live_bytes, "{stats}");
             Busy::trim();
         }
         // Joined one by one: a scope may be left before the thread-locals of its threads are destroyed.
@@ -181,6 +183,35 @@ fn the_peak_is_the_most_that_was_seen() {
     // What was freed since the last exchange is not known to be free.
     assert!((5 * MIB..=5 * MIB + 128 * 64).contains(&stats.peak_live_bytes), "{stats}");
     assert_eq!(stats.live_allocations, 0, "{stats}");
+}
+
+#[test]
+fn the_peak_is_never_below_what_is_live() {
+    family! { struct Never; }
+    // Nothing is exchanged after the first of these.
+    let slots: Vec<_> = (0..10).map(|_| allocate(Doors::of::<Never>(), 64)).collect();
+    let stats = Never::stats();
+    assert_eq!((stats.live_allocations, stats.peak_live_allocations), (10, 10), "{stats}");
+    assert_eq!((stats.live_bytes, stats.peak_live_bytes), (640, 640), "{stats}");
+    slots.into_iter().for_each(|slot| free(Doors::of::<Never>(), slot));
+    let stats = Never::stats();
+    assert_eq!((stats.live_allocations, stats.peak_live_allocations, stats.peak_live_bytes), (0, 10, 640), "{stats}");
+}
+
+#[test]
+fn a_family_found_by_walking_is_trimmed_as_by_name() {
+    family! { struct Named; struct Walked; }
+    let trimmed = [Doors::of::<Named>(), Doors::of::<Walked>()].map(|doors| {
+        let slots: Vec<_> = (0..1000).map(|_| allocate(doors, 4096)).collect();
+        slots.into_iter().for_each(|slot| free(doors, slot));
+        assert!((doors.stats)().cached_slots > 0);
+        let found = families().find(|family| family.name() == doors.name).expect("it has been used");
+        let trimmed = if doors.name == "Named" { (doors.trim)() } else { found.trim() };
+        let stats = found.stats();
+        assert_eq!((stats.cached_slots, stats.slab_bytes), (0, 0), "{stats}");
+        trimmed
+    });
+    assert!(trimmed[0] == trimmed[1] && (trimmed[0] > 0) != cfg!(any(miri, feature = "portable")), "{trimmed:?}");
 }
 
 #[test]

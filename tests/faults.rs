@@ -22,9 +22,10 @@ family! {
     struct Plain;
     struct Small { slab_bytes: 64 * 1024 }
     struct Raw { checks: Unchecked, slab_bytes: 256 * 1024 }
+    struct Guarded { checks: Hardened, slab_bytes: 256 * 1024 }
 }
 
-const FAMILIES: [Doors; 3] = [Doors::of::<Plain>(), Doors::of::<Small>(), Doors::of::<Raw>()];
+const FAMILIES: [Doors; 4] = [Doors::of::<Plain>(), Doors::of::<Small>(), Doors::of::<Raw>(), Doors::of::<Guarded>()];
 const KIB: usize = 1 << 10;
 /// Whether what is given back is seen to leave the process.
 const HAS_PAGES: bool = cfg!(not(any(miri, feature = "portable")));

@@ -70,6 +70,40 @@ fn trim_gives_kept_large_allocations_back() {
     });
 }
 
+/// Where there are guards, what a hardened family keeps holds no memory; elsewhere it keeps nothing that is large.
+#[test]
+fn what_is_guarded_is_not_counted_as_kept() {
+    child::isolated("what_is_guarded_is_not_counted_as_kept", || {
+        family! { struct Fenced { checks: Hardened } }
+        let doors = Doors::of::<Fenced>();
+        for size in [5 * MIB, MIB, 256 << 10, 64 << 10] {
+            let empty = resident_bytes();
+            let slots = allocate_dirty(doors, size, 40 * MIB);
+            let full = resident_bytes();
+            assert!(full - empty >= 39 * MIB);
+            free_all(doors, slots);
+            let given_back = (doors.trim)();
+            if cfg!(any(miri, feature = "portable")) {
+                continue;
+            }
+            let held = resident_bytes().saturating_sub(empty);
+            assert!(held <= MIB, "{size}: {held} bytes of 40 MiB are still there");
+            let kept = (doors.stats)().kept_bytes;
+            assert_eq!((kept, given_back), (0, 0), "{size}: all had gone back when it was freed");
+        }
+        // Smaller slots are cleared, and their memory is kept.
+        let slots = allocate_dirty(doors, 4096, 40 * MIB);
+        free_all(doors, slots);
+        let full = resident_bytes();
+        let given_back = (doors.trim)();
+        let less = full.saturating_sub(resident_bytes());
+        assert!(
+            cfg!(any(miri, feature = "portable")) || (given_back >= 36 * MIB && less >= 36 * MIB),
+            "{given_back}, {less}"
+        );
+    });
+}
+
 #[test]
 fn what_is_kept_has_a_bound() {
     family! { struct Bounded; }

@@ -1,33 +1,14 @@
 //! Every call to the system fails once: a child process forbids itself one of them and goes on.
-//!
-//! The filter (seccomp) makes the call return `ENOMEM`, from then on and for this thread only; all the rest works as always.
 
 mod common;
 
 use common::child;
 use common::doors::{Doors, layout};
+use common::forbid;
 use common::pattern;
 use family_alloc::{Family, family};
 
 const MIB: usize = 1 << 20;
-
-/// Makes a system call fail from now on.
-fn forbid(call: libc::c_long) {
-    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    let mut filter = [
-        // The call's number is the first word of what the filter looks at.
-        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, u32::try_from(call).expect("a small number")),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOMEM as u32),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: no memory is involved.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
-    // SAFETY: a filter of the stated length, read during the call.
-    let installed = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
-    assert_eq!(installed, 0, "this system does not let a process filter its own calls");
-}
 
 /// Allocates until there is no more.
 fn fill(doors: Doors, size: usize) -> Vec<std::ptr::NonNull<[u8]>> {
@@ -51,7 +32,7 @@ fn without_mmap_there_is_what_there_was() {
         family! { struct Before; struct After; }
         let (before, after) = (Doors::of::<Before>(), Doors::of::<After>());
         let first = (before.allocate)(layout(4096, 1)).expect("memory");
-        forbid(libc::SYS_mmap);
+        forbid::call(libc::SYS_mmap);
         assert!((before.allocate)(layout(3 * MIB, 1)).is_none(), "large");
         assert!((after.allocate)(layout(64, 1)).is_none(), "a new family");
         assert!((after.allocate)(layout(3 * MIB, 1)).is_none(), "a new family, large");
@@ -73,7 +54,7 @@ fn without_mprotect_there_is_what_was_committed() {
         family! { struct Committed { slab_bytes: 64 * 1024 } }
         let doors = Doors::of::<Committed>();
         let first = (doors.allocate)(layout(64, 1)).expect("memory");
-        forbid(libc::SYS_mprotect);
+        forbid::call(libc::SYS_mprotect);
         for _ in 0..3 {
             assert!((doors.allocate)(layout(128, 1)).is_none(), "a second slab");
             let rest = fill(doors, 64);
@@ -90,7 +71,7 @@ fn without_mremap_large_allocations_are_copied() {
     child::isolated("without_mremap_large_allocations_are_copied", || {
         family! { struct Copied; }
         let doors = Doors::of::<Copied>();
-        forbid(libc::SYS_mremap);
+        forbid::call(libc::SYS_mremap);
         // Dirty memory to be reused, so that what a copy leaves uncleared would show.
         for megabytes in [4, 6, 8] {
             let dirty = (doors.allocate)(layout(megabytes * MIB, 1)).expect("memory");
@@ -123,7 +104,7 @@ fn without_munmap_memory_goes_back_all_the_same() {
         let doors = Doors::of::<Unmapped>();
         let all: Vec<_> = (0..20).map(|_| (doors.allocate)(layout(3 * MIB, 1)).expect("memory")).collect();
         all.iter().for_each(|&memory| pattern::fill(memory, 1));
-        forbid(libc::SYS_munmap);
+        forbid::call(libc::SYS_munmap);
         let before = common::memory::resident_bytes();
         all.into_iter().for_each(|memory| free(doors, memory));
         (doors.trim)();
@@ -142,7 +123,7 @@ fn without_madvise_nothing_is_taken_for_zero() {
     child::isolated("without_madvise_nothing_is_taken_for_zero", || {
         family! { struct Advised { slab_bytes: 64 * 1024 } }
         let doors = Doors::of::<Advised>();
-        forbid(libc::SYS_madvise);
+        forbid::call(libc::SYS_madvise);
         for size in [64, 4096, 32 << 10] {
             let dirty: Vec<_> = (0..64).map(|_| (doors.allocate)(layout(size, 1)).expect("memory")).collect();
             dirty.iter().for_each(|&memory| pattern::fill(memory, 1));

@@ -1,7 +1,11 @@
 //! How hardened families refill: fresh and recycled slots alike, mixed.
 
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
 use super::FamilyCore;
 use crate::capacity::batch_slots;
+use crate::large::mapped_bytes;
 use crate::magazine::Cache;
 use crate::os;
 use crate::size_class::SizeClass;
@@ -24,6 +28,16 @@ impl FamilyCore {
         }
         magazine.shuffle_from(first, || cache.random());
         magazine.note(class);
+    }
+
+    /// Notes that a mark stands behind what the client asked for in a live large allocation.
+    pub(crate) fn mark_large(&self, memory: NonNull<u8>) {
+        self.large.lock().mark(memory);
+    }
+
+    /// Whether `memory` is a live large allocation with a mark, which the layout fits.
+    pub(crate) fn is_marked_large(&self, memory: NonNull<u8>, layout: Layout) -> bool {
+        mapped_bytes(layout).is_some_and(|bytes| self.large.lock().is_marked(memory, bytes))
     }
 
     /// New random numbers for all thread caches, so that a child process does not do as its parent does.

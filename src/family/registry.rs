@@ -71,9 +71,9 @@ impl FamilyRef {
         self.0.stats()
     }
 
-    /// Gives free memory back to the system; as [`Family::trim`](crate::Family::trim), but what the calling thread has cached stays.
-    pub fn trim(self) -> usize {
-        self.0.trim()
+    /// What the family's own type stands for.
+    pub(crate) fn core(self) -> &'static FamilyCore {
+        self.0
     }
 }
 

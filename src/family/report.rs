@@ -38,10 +38,14 @@ impl FamilyCore {
     #[cold]
     #[inline(never)]
     fn report(&self, kind: FaultKind, address: usize, layout: Layout, truth: Truth) -> ! {
-        let class = self.class_of(layout);
-        let is_large = class.index() > Self::largest_class(1 << self.unit_shift);
-        let class_bytes = (!is_large).then(|| class.slot_bytes());
+        let class_bytes = self.class_bytes(layout);
         report(&Fault { kind, address, size: Some(layout.size()), class_bytes, family: self.name, truth })
+    }
+
+    /// Bytes of the slots that serve a layout; `None` if it is mapped singly.
+    fn class_bytes(&self, layout: Layout) -> Option<usize> {
+        let class = self.class_of(layout);
+        (class.index() <= Self::largest_class(1 << self.unit_shift)).then(|| class.slot_bytes())
     }
 
     /// Ends the process: `address` is no allocation of this family that the layout fits.
@@ -63,6 +67,14 @@ impl FamilyCore {
     pub(crate) fn report_slot(&self, kind: FaultKind, address: usize, class: SizeClass, truth: Truth) -> ! {
         let class_bytes = Some(class.slot_bytes());
         report(&Fault { kind, address, size: None, class_bytes, family: self.name, truth })
+    }
+
+    /// Ends the process: something was written behind an allocation with this layout, `intact` bytes from its end.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn report_overflow(&self, address: usize, layout: Layout, intact: usize) -> ! {
+        let (class_bytes, truth) = (self.class_bytes(layout), Truth::Behind(layout.size(), intact));
+        report(&Fault { kind: FaultKind::Overflow, address, size: None, class_bytes, family: self.name, truth })
     }
 
     /// Ends the process: a slot came from a magazine that somebody else has.

@@ -37,8 +37,13 @@ pub unsafe fn deallocate_exact<F: Family>(ptr: NonNull<u8>, layout: Layout) {
             // SAFETY: the same contract.
             unsafe { deallocate_noted::<F, true>(ptr.as_ptr().expose_provenance(), layout, class) };
         }
-        // SAFETY: the same contract.
-        _ => unsafe { deallocate::<F>(ptr, layout) },
+        class => {
+            if F::CHECKS.is_hardened() && class.is_none() {
+                hardened::verify_large::<F>(ptr, layout);
+            }
+            // SAFETY: the same contract.
+            unsafe { deallocate::<F>(ptr, layout) }
+        }
     }
 }
 

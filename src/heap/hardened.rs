@@ -3,7 +3,7 @@
 //! | defence | how |
 //! | --- | --- |
 //! | a free slot reads zero | cleared at the free, compared when it is handed out: what differs was written after the free |
-//! | slots of 64 KiB and more | guarded against any access while they are free, where the system can; else given back to it |
+//! | slots of 64 KiB and more | guarded against any access while they are free, where the system can; else given back to it, and compared |
 //! | order | [`magazine`](crate::magazine): exchanged with a random slot at the free, mixed at each refill |
 //! | slack | behind the `size` of a `GlobalAlloc` layout stand eight bytes that must be there at the end |
 
@@ -13,16 +13,16 @@ use core::ptr::NonNull;
 use super::checked::{freed_twice, is_other_region, place};
 use super::{CacheSlot, Family, cache, put_back, slab_class, slot};
 use crate::capacity::quarantine_slots;
+use crate::checks::Checks;
 use crate::family::FamilyCore;
 use crate::fault::{FaultKind, Truth};
+use crate::large::mapped_bytes;
 use crate::os;
 use crate::size_class::SizeClass;
 use crate::states::{State, is_behind_states, region_of};
 use crate::sync::{AtomicUsize, Relaxed};
 use crate::thread::attach;
 
-/// Slots from here on are not cleared but guarded while they are free.
-const GUARDED_FROM_BYTES: usize = 64 << 10;
 /// Bytes of the mark behind an allocation, where there is so much slack.
 const CANARY_BYTES: usize = size_of::<usize>();
 
@@ -59,7 +59,7 @@ pub(super) unsafe fn deallocate<F: Family, const EXACT: bool>(address: usize, la
             // At once, before anything that takes time: between the look and this another free would not be noticed.
             place.set(State::CACHED);
             if EXACT && state == State::MARKED {
-                verify_mark(F::__core(), address, layout, class);
+                verify_mark(F::__core(), address, layout, class.slot_bytes());
             }
             clear(address, class.slot_bytes());
             magazine.push_at_random(address, cache.random());
@@ -72,9 +72,8 @@ pub(super) unsafe fn deallocate<F: Family, const EXACT: bool>(address: usize, la
 
 #[inline(always)]
 fn verify_zero<F: Family>(address: usize, class: SizeClass) {
-    if class.slot_bytes() >= GUARDED_FROM_BYTES {
-        open(address, class.slot_bytes());
-    } else if !is_zero(words(address, class.slot_bytes())) {
+    let guarded = F::CHECKS.guards_slots_of(class.slot_bytes()) && open(address, class.slot_bytes());
+    if !guarded && !is_zero(words(address, class.slot_bytes())) {
         written_after_free(F::__core(), address, class);
     }
 }
@@ -103,7 +102,7 @@ fn is_zero(words: &[u64]) -> bool {
 /// Clears a slot that is free from now on.
 #[inline(always)]
 fn clear(address: usize, bytes: usize) {
-    if bytes >= GUARDED_FROM_BYTES {
+    if Checks::Hardened.guards_slots_of(bytes) {
         close(address, bytes);
     } else {
         let memory = core::ptr::with_exposed_provenance_mut::<u8>(address);
@@ -118,18 +117,21 @@ fn close(address: usize, bytes: usize) {
     let Some(memory) = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(address)) else { return };
     // SAFETY: whole pages of a slot that its client has given up, here and below.
     if !(unsafe { os::guard(memory, bytes) } || unsafe { os::purge(memory, bytes) }) {
+        // What was refused may have been done in part.
+        // SAFETY: as above.
+        unsafe { os::unguard(memory, bytes) };
         // SAFETY: as above.
         unsafe { memory.write_bytes(0, bytes) };
     }
 }
 
+/// Makes a slot accessible; `false`: it may have been all the time.
 #[cold]
 #[inline(never)]
-fn open(address: usize, bytes: usize) {
-    if let Some(memory) = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(address)) {
-        // SAFETY: whole pages of a slot that is about to be handed out.
-        unsafe { os::unguard(memory, bytes) };
-    }
+fn open(address: usize, bytes: usize) -> bool {
+    let memory = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(address));
+    // SAFETY: whole pages of a slot that is about to be handed out.
+    memory.is_some_and(|memory| unsafe { os::unguard(memory, bytes) })
 }
 
 #[cold]
@@ -184,7 +186,7 @@ unsafe fn release(family: &'static FamilyCore, slot: &CacheSlot, address: usize,
     let state = place.get();
     place.set(State::CACHED);
     if exact && state == State::MARKED {
-        verify_mark(family, address, layout, class);
+        verify_mark(family, address, layout, class.slot_bytes());
     }
     clear(address, class.slot_bytes());
     // SAFETY: it was live, and the client gives it up.
@@ -213,51 +215,59 @@ fn canary(address: usize) -> [u8; CANARY_BYTES] {
     bytes
 }
 
-/// The bytes behind an allocation of `size` bytes that hold its mark.
-fn slack(address: usize, size: usize, class: SizeClass) -> (*mut u8, usize) {
-    let bytes = (class.slot_bytes() - size).min(CANARY_BYTES);
+/// The bytes behind an allocation of `size` bytes that hold its mark; it occupies `room` bytes.
+fn slack(address: usize, size: usize, room: usize) -> (*mut u8, usize) {
+    let bytes = (room - size).min(CANARY_BYTES);
     (core::ptr::with_exposed_provenance_mut::<u8>(address + size), bytes)
 }
 
 /// Marks the end of an allocation whose layout will be exactly this when it comes back.
 #[inline(always)]
 pub(super) fn mark<F: Family>(memory: NonNull<[u8]>, layout: Layout) {
-    if let Some(class) =
-        slab_class::<F>(layout).filter(|class| layout.size() != 0 && layout.size() < class.slot_bytes())
-    {
-        let address = memory.cast::<u8>().addr().get();
-        let (start, bytes) = slack(address, layout.size(), class);
-        // SAFETY: inside the slot, behind what the client asked for.
-        unsafe { start.copy_from_nonoverlapping(canary(address).as_ptr(), bytes) };
+    if layout.size() >= memory.len() {
+        return;
+    }
+    let address = memory.cast::<u8>().addr().get();
+    let (start, bytes) = slack(address, layout.size(), memory.len());
+    // SAFETY: inside the slot or mapping, behind what the client asked for.
+    unsafe { start.copy_from_nonoverlapping(canary(address).as_ptr(), bytes) };
+    match slab_class::<F>(layout) {
         // SAFETY: a live slot of this family and class.
-        unsafe { place::<F>(address, class) }.set(State::MARKED);
+        Some(class) => unsafe { place::<F>(address, class) }.set(State::MARKED),
+        None => F::__core().mark_large(memory.cast()),
     }
 }
 
-/// Ends the process if the mark behind an allocation is not as it was. The slot is live and marked.
-fn verify_mark(family: &FamilyCore, address: usize, layout: Layout, class: SizeClass) {
-    let (start, bytes) = slack(address, layout.size().min(class.slot_bytes()), class);
-    // SAFETY: inside the slot.
+/// Ends the process if the mark behind an allocation is not as it was. It is live and marked, and occupies `room` bytes.
+fn verify_mark(family: &FamilyCore, address: usize, layout: Layout, room: usize) {
+    let (start, bytes) = slack(address, layout.size().min(room), room);
+    // SAFETY: inside the slot or mapping.
     let found = unsafe { core::slice::from_raw_parts(start, bytes) };
     let expected = canary(address);
     if let Some(wrong) = found.iter().zip(&expected).position(|(found, expected)| found != expected) {
-        overflowed(family, address, layout, class, wrong);
+        family.report_overflow(address, layout, wrong);
     }
 }
 
+/// Ends the process if `ptr` is a large allocation whose mark is not as it was.
 #[cold]
 #[inline(never)]
-fn overflowed(family: &FamilyCore, address: usize, layout: Layout, class: SizeClass, wrong: usize) -> ! {
-    family.report_slot(FaultKind::Overflow, address, class, Truth::Behind(layout.size(), wrong))
+pub(super) fn verify_large<F: Family>(ptr: NonNull<u8>, layout: Layout) {
+    let family = F::__core();
+    if let Some(room) = mapped_bytes(layout).filter(|_| family.is_marked_large(ptr, layout)) {
+        verify_mark(family, ptr.as_ptr().expose_provenance(), layout, room);
+    }
 }
 
 /// Verifies that an allocation is live, as it was allocated, and not overflowed, before it is resized.
 #[inline(never)]
 pub(super) fn verify_exact<F: Family>(ptr: NonNull<u8>, layout: Layout) {
-    if let Some(class) = slab_class::<F>(layout).filter(|_| layout.size() != 0) {
-        let place = F::__core().verify_live(ptr.addr().get(), layout);
-        if place.get() == State::MARKED {
-            verify_mark(F::__core(), ptr.addr().get(), layout, class);
-        }
+    if layout.size() == 0 {
+        return;
+    }
+    let Some(class) = slab_class::<F>(layout) else { return verify_large::<F>(ptr, layout) };
+    let place = F::__core().verify_live(ptr.addr().get(), layout);
+    if place.get() == State::MARKED {
+        verify_mark(F::__core(), ptr.addr().get(), layout, class.slot_bytes());
     }
 }

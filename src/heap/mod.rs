@@ -68,10 +68,10 @@ pub unsafe trait Family: Copy + Default + Debug + Eq + Hash + Send + Sync + 'sta
     }
 
     /// Gives free memory back to the system at once: what the calling thread has cached, empty slabs, and freed large mappings
-    /// that are kept for reuse. Returns the bytes of the slabs and mappings. What other threads have cached stays with them.
+    /// that are kept for reuse. Returns the bytes of the slabs and mappings that held memory. What other threads have cached stays with
+    /// them.
     fn trim() -> usize {
-        crate::thread::flush(Self::__core());
-        Self::__core().trim()
+        crate::thread::trim(Self::__core())
     }
 
     /// Allocates `size` bytes, aligned to at least `min(size.next_power_of_two(), 4096)`. Null if `size` is 0 or memory is short.

@@ -29,12 +29,14 @@ pub(super) struct Piece {
     pub(super) since: u64,
     /// Whether all of it is advised to use huge pages.
     pub(super) is_huge: bool,
+    /// Whether any of it may be present: a guarded one, and one that the system has emptied but not taken, are space only.
+    pub(super) holds_memory: bool,
 }
 
 impl Piece {
     /// What was a live allocation until now: from [`HUGE_FROM_BYTES`] on, all of it is advised.
     pub(super) fn freed(start: usize, bytes: usize, now: u64) -> Self {
-        Self { start, bytes, since: now, is_huge: bytes >= HUGE_FROM_BYTES }
+        Self { start, bytes, since: now, is_huge: bytes >= HUGE_FROM_BYTES, holds_memory: true }
     }
 
     fn end(&self) -> usize {
@@ -50,13 +52,13 @@ impl Piece {
     }
 
     /// Gives it back with its margins; `false`: its space stays, but no memory if that can be helped.
-    pub(super) fn discard(&self, margin: usize) -> bool {
+    pub(super) fn discard(&mut self, margin: usize) -> bool {
         // SAFETY: K1: mappings, or parts of some where parts may go, that nobody uses.
         if unsafe { os::release(pointer(self.start - margin), self.bytes + 2 * margin) } {
             return true;
         }
         // SAFETY: as above.
-        unsafe { os::purge(pointer(self.start), self.bytes) };
+        self.holds_memory &= !unsafe { os::purge(pointer(self.start), self.bytes) };
         false
     }
 }
@@ -72,6 +74,11 @@ pub(super) struct KeptSet {
 impl KeptSet {
     pub(super) const fn new(guarded: bool) -> Self {
         Self { pieces: [None; PIECE_COUNT], bytes: 0, guarded }
+    }
+
+    /// Bytes of the pieces that hold memory.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.pieces.iter().flatten().filter(|piece| piece.holds_memory).map(|piece| piece.bytes).sum()
     }
 
     /// Bytes before and behind each piece that belong to its mapping.
@@ -142,13 +149,16 @@ impl KeptSet {
                     bytes: freed.bytes + neighbour.bytes,
                     since: freed.since.min(neighbour.since),
                     is_huge: freed.is_huge && neighbour.is_huge,
+                    holds_memory: freed.holds_memory || neighbour.holds_memory,
                 };
             }
         }
         let has_room = has_room && (self.pieces.iter().any(Option::is_none) || self.release_oldest());
         // A guarded one waits, without memory and not to be touched, instead of being used again.
         // SAFETY: K1 holds for it from now on.
-        let waits = has_room && (!self.guarded || unsafe { os::guard(pointer(freed.start), freed.bytes) });
+        let guarded = has_room && self.guarded && unsafe { os::guard(pointer(freed.start), freed.bytes) };
+        freed.holds_memory &= !guarded;
+        let waits = has_room && guarded == self.guarded;
         if !waits && freed.discard(self.margin()) {
             return;
         }

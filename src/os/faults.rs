@@ -14,6 +14,7 @@ pub enum Call {
     Release,
     Map,
     Remap,
+    Guard,
 }
 
 #[cfg(not(feature = "faults"))]
@@ -46,7 +47,7 @@ mod injected {
 
     impl Call {
         /// All kinds, in the order of their numbers.
-        pub const ALL: [Self; 8] = [
+        pub const ALL: [Self; 9] = [
             Self::Reserve,
             Self::ReserveReadable,
             Self::Commit,
@@ -55,6 +56,7 @@ mod injected {
             Self::Release,
             Self::Map,
             Self::Remap,
+            Self::Guard,
         ];
     }
 

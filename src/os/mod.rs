@@ -12,7 +12,8 @@
 //! | [`map`] | committed zero memory of its own; given back with [`release`] |
 //! | [`remap`] | changes the length of a mapping or part of one, in place or by moving its pages; the new pages read zero; refused where there are several |
 //! | [`map_between`] | a mapping between two margins, given back with them |
-//! | [`guard`] | gives the memory back, and any access ends the process until [`unguard`], from when on it reads zero; `false`: not here |
+//! | [`guard`] | gives the memory back, and any access ends the process until [`unguard`]; `false`: not possible |
+//! | [`unguard`] | makes memory usable again; `true` only if it reads zero because nobody can have touched it |
 //! | [`forbid`] | any access ends the process, for good; costs a mapping |
 //! | [`advise_huge`], [`advise_small`] | ask for huge pages, or for none; hints |
 //! | [`random`] | 64 random bits |
@@ -38,6 +39,7 @@ mod imp;
 #[path = "unix.rs"]
 mod imp;
 
+use crate::sync::{AtomicU32, Relaxed};
 pub(crate) use clock::milliseconds;
 use faults::{Call, strikes};
 pub(crate) use imp::{COMMIT_IS_FREE, HAS_GUARDS, TAKES_PARTS, address_space_limit, page_bytes, random};
@@ -150,24 +152,34 @@ pub(crate) fn map_between(bytes: usize, align: usize, margin: usize) -> Option<N
     if strikes(Call::Map) { None } else { imp::map_between(bytes, align, margin) }
 }
 
-/// Gives memory back and makes any access end the process; `false`: not possible here.
+/// Whether a guard has been refused, by an older kernel or for want of memory: from then on nothing is taken for guarded.
+static REFUSED: AtomicU32 = AtomicU32::new(0);
+
+/// Gives memory back and makes any access end the process; `false`: not possible, and a part may be guarded all the same.
 ///
 /// # Safety
 /// The range is committed, and nobody uses its contents any more.
 pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
     debug_assert!(are_pages(start.addr().get() | bytes));
     // SAFETY: the same contract.
-    unsafe { imp::guard(start, bytes) }
+    let guarded = !strikes(Call::Guard) && unsafe { imp::guard(start, bytes) };
+    if !guarded {
+        // Relaxed: what is handed from thread to thread is handed on by something that synchronises, and this comes with it.
+        REFUSED.store(1, Relaxed);
+    }
+    guarded
 }
 
-/// Makes guarded memory usable again; it reads zero.
+/// Makes guarded memory usable again; `true` if it surely was guarded, and so reads zero. Where not, whoever freed it may have
+/// written to it since.
 ///
 /// # Safety
 /// The range is committed, and nobody uses its contents.
-pub(crate) unsafe fn unguard(start: NonNull<u8>, bytes: usize) {
+pub(crate) unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
     debug_assert!(are_pages(start.addr().get() | bytes));
     // SAFETY: the same contract.
-    unsafe { imp::unguard(start, bytes) };
+    let opened = unsafe { imp::unguard(start, bytes) };
+    opened && REFUSED.load(Relaxed) == 0
 }
 
 /// Makes any access end the process, for good; `false`: not possible.

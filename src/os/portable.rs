@@ -125,7 +125,9 @@ pub(crate) unsafe fn guard(_: NonNull<u8>, _: usize) -> bool {
 
 /// # Safety
 /// As for [`unguard`](super::unguard).
-pub(crate) unsafe fn unguard(_: NonNull<u8>, _: usize) {}
+pub(crate) unsafe fn unguard(_: NonNull<u8>, _: usize) -> bool {
+    false
+}
 
 /// # Safety
 /// As for [`forbid`](super::forbid).

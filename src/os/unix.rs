@@ -154,13 +154,12 @@ pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
 
 /// # Safety
 /// As for [`unguard`](super::unguard).
-pub(crate) unsafe fn unguard(start: NonNull<u8>, bytes: usize) {
+pub(crate) unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
     // `MADV_GUARD_REMOVE`
     const REMOVE: libc::c_int = 103;
-    if cfg!(any(target_os = "linux", target_os = "android")) {
-        // SAFETY: only guards go, and no memory.
-        unsafe { libc::madvise(start.as_ptr().cast(), bytes, REMOVE) };
-    }
+    // SAFETY: only guards go, and no memory.
+    cfg!(any(target_os = "linux", target_os = "android"))
+        && unsafe { libc::madvise(start.as_ptr().cast(), bytes, REMOVE) } == 0
 }
 
 /// # Safety

@@ -5,7 +5,7 @@ use std::thread;
 
 use crate::common::doors::layout;
 use crate::contents::*;
-use crate::subject::{Door, NOTHING, Subject, Try, bytes, expect};
+use crate::subject::{Door, NOT_FOUND, NOTHING, Subject, Try, bytes, expect};
 use crate::{Case, Guarded, GuardedOther, Plain, PlainOther, Sizes, Watched, WatchedOther};
 
 macro_rules! cases {
@@ -41,6 +41,8 @@ pub(crate) const CASES: &[Case] = cases! {
     size_off_by_one_at_class_edge in Slabs;
     size_small_as_large in Slabs;
     align_wrong_on_dealloc in Slabs;
+    align_wrong_same_class_ok in Slabs by Allocator;
+    overaligned_freed_as_default in Slabs;
     zero_size_dealloc_dangling in Slabs;
     family_wrong_same_class in All;
     family_wrong_from_remote_thread in All;
@@ -50,7 +52,7 @@ pub(crate) const CASES: &[Case] = cases! {
     foreign_static in All;
     foreign_wild in All;
     foreign_null_page in All;
-    foreign_high_bits in Checked;
+    foreign_high_bits in All;
     free_into_metadata in Slabs;
     free_unused_slot_of_live_slab in Slabs;
     free_in_released_slab in Slabs;
@@ -270,6 +272,24 @@ case!(align_wrong_on_dealloc, |t| {
     t.free_in::<F>(address, wrong);
 });
 
+case!(align_wrong_same_class_ok, |t| {
+    let address = t.allocate();
+    expect(NOTHING);
+    t.free_in::<F>(address, layout(t.size, t.slot_bytes(t.size)));
+});
+
+case!(overaligned_freed_as_default, |t| {
+    let align = t.slot_bytes(t.size) * 2;
+    let address = t.allocate_in::<F>(layout(t.size, align));
+    let truth = if align > F::SLAB_BYTES / 2 {
+        format!("it lies in the large allocation of {align} bytes at {address:#x} of family {}", F::NAME)
+    } else {
+        t.slot_of(align, F::NAME)
+    };
+    t.expect_invalid(address, bytes(t.size), &truth);
+    t.free(address);
+});
+
 case!(zero_size_dealloc_dangling, |t| {
     expect(NOTHING);
     t.free_in::<F>(t.size.next_power_of_two(), layout(0, t.size.next_power_of_two()));
@@ -319,11 +339,11 @@ case!(foreign_null_page, |t| { foreign(t, 0x10) });
 
 case!(foreign_high_bits, |t| {
     let address = t.allocate() | 1 << 60;
-    if t.is_large() {
+    if t.keeps_states() || t.is_large() {
         t.expect_invalid(address, bytes(t.size), "no family has allocated it");
-        return t.free(address);
+    } else {
+        expect(NOT_FOUND);
     }
-    t.expect_invalid(address, bytes(t.size), "no family has allocated it");
     t.free(address);
 });
 

@@ -1,7 +1,8 @@
 //! Every misuse × mode × door × size, each in a process of its own that must end with exactly one line and `SIGABRT`.
 //!
 //! The outcomes are the table in `docs/misuse.md`; `FAMILY_ALLOC_WRITE_DOCS=1` writes it anew. `FAMILY_ALLOC_MISUSE_RUNS=1000`
-//! repeats each so often, and `FAMILY_ALLOC_MISUSE_CASE=name` runs only that one. A case runs in a child, which prints what it expects before it does it.
+//! repeats each so often in forks of one child, and `FAMILY_ALLOC_MISUSE_CASE=name` runs only that one. A case runs in a child,
+//! which prints what it expects before it does it.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -16,19 +17,22 @@ macro_rules! case {
 mod cases;
 mod contents;
 mod handler;
-mod peer;
+mod peers;
 mod subject;
 mod table;
+mod zygote;
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cases::CASES;
 use common::child;
+use common::memory::page_bytes;
 use family_alloc::family;
-use subject::{Door, NOT_FOUND, NOTHING, SIGSEGV};
+use subject::{Door, HAS_GUARDS, NOT_FOUND, NOTHING, SIGSEGV};
 
 family! {
     struct Plain;
@@ -51,7 +55,7 @@ struct Case {
 }
 
 /// The sizes that a case makes sense for.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Sizes {
     All,
     /// Served from slabs.
@@ -62,8 +66,6 @@ enum Sizes {
     AboveAStep,
     /// With slack behind it.
     Slack,
-    /// All, in the modes that look at all bits of an address.
-    Checked,
 }
 
 const MIB: usize = 1 << 20;
@@ -71,16 +73,16 @@ const MIB: usize = 1 << 20;
 impl Sizes {
     fn list(self) -> &'static [usize] {
         match self {
-            Self::All | Self::Checked => &[8, 100, 4096, 65_536, MIB, 4 * MIB],
+            Self::All => &[8, 100, 4096, 65_536, MIB, 4 * MIB],
             Self::Slabs => &[8, 100, 4096, 65_536, MIB],
             Self::AboveAStep => &[100, 4096, 65_536, MIB, 4 * MIB],
             Self::Large => &[4 * MIB],
-            Self::Slack => &[24, 100, 5000, 700_000],
+            Self::Slack => &[24, 100, 5000, 700_000, 5_000_000],
         }
     }
 }
 
-/// One child process: which case, mode, door and size.
+/// Which case, mode, door and size.
 #[derive(Clone, Copy)]
 struct Run {
     case: usize,
@@ -93,9 +95,6 @@ fn runs() -> Vec<Run> {
     let mut runs = Vec::new();
     for (case, known) in CASES.iter().enumerate() {
         for mode in 0..MODES.len() {
-            if known.sizes == Sizes::Checked && mode == 0 {
-                continue;
-            }
             for door in [Door::Allocator, Door::Global] {
                 if known.only.is_empty() || known.only.contains(&door) {
                     runs.extend(known.sizes.list().iter().map(|&size| Run { case, mode, door, size }));
@@ -106,78 +105,144 @@ fn runs() -> Vec<Run> {
     runs
 }
 
-fn in_child(name: &str) {
+/// Whether the system has guards: pages that may not be touched and cost no mapping.
+fn has_guards() -> bool {
+    const INSTALL: libc::c_int = 102;
+    if cfg!(any(not(target_os = "linux"), feature = "portable")) {
+        return false;
+    }
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping.
+    let page = unsafe { libc::mmap(std::ptr::null_mut(), page_bytes(), access, kind, -1, 0) };
+    // SAFETY: a mapping of that length, if there is one, which nobody uses.
+    let guarded = unsafe { libc::madvise(page, page_bytes(), INSTALL) } == 0;
+    // SAFETY: as above.
+    unsafe { libc::munmap(page, page_bytes()) };
+    guarded
+}
+
+/// What a child is told: the run's number, how often to repeat it in forks (0: do it), and whether to do without guards.
+fn case_of(index: usize, repeats: usize, guards: bool) -> String {
+    format!("{index} {repeats} {}", usize::from(guards))
+}
+
+fn in_child(case: &str) {
     child::leave_no_core();
-    let run = runs()[name.parse::<usize>().expect("a number")];
-    (CASES[run.case].bodies[run.mode])(run.door, run.size);
+    let told: Vec<usize> = case.split(' ').map(|figure| figure.parse().expect("a number")).collect();
+    #[cfg(target_os = "linux")]
+    if told[2] == 0 {
+        common::forbid::guards();
+    }
+    HAS_GUARDS.store(has_guards(), Ordering::Relaxed);
+    let run = runs()[told[0]];
+    let body = || (CASES[run.case].bodies[run.mode])(run.door, run.size);
+    if told[1] == 0 {
+        end_of(body);
+    }
+    zygote::repeat(told[1], body);
+}
+
+/// Does it, and ends the process.
+fn end_of(body: impl Fn()) -> ! {
+    // One that hangs has failed: `SIGALRM` ends it.
+    // SAFETY: no handler is set.
+    unsafe { libc::alarm(120) };
+    body();
     println!("\nthe end");
     // Nothing that a case has damaged is looked at again.
     // SAFETY: `_exit` has no preconditions.
-    unsafe { libc::_exit(0) };
+    unsafe { libc::_exit(0) }
 }
 
-/// Runs one and says how it ended; `Err` tells what is wrong with that.
-fn outcome(test: &str, index: usize, run: Run) -> Result<&'static str, String> {
-    let output = child::run(test, &index.to_string());
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
+/// What the end of a run says; `Err` tells what is wrong with it.
+fn judge(status: ExitStatus, out: &str, err: &str) -> Result<&'static str, String> {
     let expected = out.lines().find_map(|line| line.strip_prefix("expected: ")).unwrap_or("(it did not get so far)");
-    let (signal, ended) = (output.status.signal(), out.contains("\nthe end\n"));
-    let found = match expected {
-        NOTHING if output.status.success() && ended && err.is_empty() => Some("passes"),
+    let (signal, ended) = (status.signal(), out.contains("\nthe end\n"));
+    match expected {
+        NOTHING if status.success() && ended && err.is_empty() => Ok("passes"),
         // What follows is undefined.
-        NOT_FOUND => Some("not found"),
+        NOT_FOUND => Ok("not found"),
         // Where the system has no guards, what follows is undefined.
-        SIGSEGV if signal == Some(libc::SIGSEGV) || cfg!(feature = "portable") => Some("SIGSEGV"),
-        line if signal == Some(libc::SIGABRT) && err == format!("{line}\n") => Some("reported"),
-        _ => None,
-    };
-    let Run { case, mode, door, size } = run;
-    found.ok_or_else(|| {
-        let (name, mode, status) = (CASES[case].name, MODES[mode], output.status);
-        format!("{name}, {mode}, {door:?}, size {size}: {status}\n  expected: {expected}\n  standard error: {err}")
-    })
+        SIGSEGV if signal == Some(libc::SIGSEGV) || cfg!(feature = "portable") => Ok("SIGSEGV"),
+        line if signal == Some(libc::SIGABRT) && err == format!("{line}\n") => Ok("reported"),
+        _ => Err(format!("{status}\n  expected: {expected}\n  standard error: {err}")),
+    }
 }
 
-#[test]
-fn every_misuse_ends_as_the_table_says() {
-    const TEST: &str = "every_misuse_ends_as_the_table_says";
-    if let Some(name) = child::case() {
-        return in_child(&name);
+/// Runs one in a child and says how it ended, then so often in forks of another, which must all end in the same way.
+fn outcome(test: &str, index: usize, repeats: usize, guards: bool) -> Result<&'static str, String> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let output = child::run(test, &case_of(index, 0, guards));
+    let found = judge(output.status, &text(&output.stdout), &text(&output.stderr))?;
+    if repeats > 1 {
+        let counts = zygote::counts(&child::assert_passed(test, &case_of(index, repeats, guards)));
+        if counts != BTreeMap::from([(found.to_owned(), repeats)]) {
+            return Err(format!("{found} at first, but of {repeats} forks: {counts:#?}"));
+        }
     }
+    Ok(found)
+}
+
+/// The outcomes of a case in a mode, by size.
+type Outcomes = BTreeMap<(usize, usize), Vec<(usize, &'static str)>>;
+
+/// Runs all that are wanted, two at once; fails if one does not end as it should.
+fn run_all(test: &str, guards: bool, wanted: impl Fn(&Run) -> bool + Sync) -> Outcomes {
     let repeats = std::env::var("FAMILY_ALLOC_MISUSE_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(1);
-    let only = std::env::var("FAMILY_ALLOC_MISUSE_CASE").ok();
-    let wanted = |run: &Run| only.as_ref().is_none_or(|only| CASES[run.case].name == only);
     let (all, next) = (runs(), AtomicUsize::new(0));
-    let outcomes = Mutex::new(BTreeMap::<(usize, usize), Vec<(usize, &'static str)>>::new());
-    let failures = Mutex::new(Vec::new());
+    let (outcomes, failures) = (Mutex::new(Outcomes::new()), Mutex::new(Vec::new()));
+    let one = |index: usize, Run { case, mode, door, size }: Run| {
+        let what = format!("{}, {}, {door:?}, size {size}", CASES[case].name, MODES[mode]);
+        match outcome(test, index, repeats, guards) {
+            Ok(found) => {
+                if repeats > 1 {
+                    println!("{what}: {found}");
+                }
+                outcomes.lock().expect("no panic").entry((case, mode)).or_default().push((size, found));
+            }
+            Err(wrong) => failures.lock().expect("no panic").push(format!("{what}: {wrong}")),
+        }
+    };
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(&run) = all.get(index) else { break };
-                    if !wanted(&run) {
-                        continue;
-                    }
-                    for _ in 0..repeats {
-                        match outcome(TEST, index, run) {
-                            Ok(found) => outcomes
-                                .lock()
-                                .expect("no panic")
-                                .entry((run.case, run.mode))
-                                .or_default()
-                                .push((run.size, found)),
-                            Err(wrong) => failures.lock().expect("no panic").push(wrong),
-                        }
+                    if wanted(&run) {
+                        one(index, run);
                     }
                 }
             });
         }
     });
-    let failures = failures.into_inner().expect("no panic");
-    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), all.len() * repeats, failures.join("\n"));
-    if only.is_none() {
-        table::compare_or_write(&outcomes.into_inner().expect("no panic"));
+    let (outcomes, failures) = (outcomes.into_inner().expect("no panic"), failures.into_inner().expect("no panic"));
+    let count: usize = outcomes.values().map(Vec::len).sum();
+    println!("{count} runs, each {repeats} times, as they should be; {} not", failures.len());
+    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), count + failures.len(), failures.join("\n"));
+    outcomes
+}
+
+#[test]
+fn every_misuse_ends_as_the_table_says() {
+    const TEST: &str = "every_misuse_ends_as_the_table_says";
+    if let Some(case) = child::case() {
+        return in_child(&case);
     }
+    let only = std::env::var("FAMILY_ALLOC_MISUSE_CASE").ok();
+    let outcomes = run_all(TEST, true, |run| only.as_ref().is_none_or(|only| CASES[run.case].name == only));
+    if only.is_none() {
+        table::compare_or_write(&outcomes, has_guards());
+    }
+}
+
+/// Linux before 6.13: freed slots are not guarded, so what was written to them is found when they are handed out again.
+#[test]
+#[cfg(target_os = "linux")]
+fn hardened_families_do_without_guards() {
+    const TEST: &str = "hardened_families_do_without_guards";
+    if let Some(case) = child::case() {
+        return in_child(&case);
+    }
+    run_all(TEST, false, |run| MODES[run.mode] == "hardened" && run.size >= 64 << 10);
 }

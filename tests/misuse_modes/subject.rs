@@ -3,6 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use allocator_api2::alloc::Allocator;
 use family_alloc::{Checks, Family};
@@ -59,6 +60,9 @@ pub(crate) fn read(address: usize) -> u8 {
 pub(crate) fn expect(what: &str) {
     println!("\nexpected: {what}");
 }
+
+/// Whether the system can make pages that may not be touched and that come back empty.
+pub(crate) static HAS_GUARDS: AtomicBool = AtomicBool::new(false);
 
 /// It must be as if nothing were wrong.
 pub(crate) const NOTHING: &str = "nothing";
@@ -126,6 +130,11 @@ impl<F: Subject, Other: Subject> Try<F, Other> {
 
     pub(crate) fn is_hardened(self) -> bool {
         F::CHECKS == Checks::Hardened
+    }
+
+    /// Whether a free slot of this size may not be touched.
+    pub(crate) fn is_guarded(self) -> bool {
+        self.is_hardened() && self.size >= 64 << 10 && HAS_GUARDS.load(Ordering::Relaxed)
     }
 
     /// Bytes of the slot of a size.
