@@ -28,7 +28,8 @@ Cases that are tested elsewhere, or not yet:
 | size_large_as_small, size_large_as_other_large, foreign_mmap, on threads without a cache | `tests/misuse.rs` |
 | interior pointers and upper bits of an address in the default mode, found when the slot goes back to its slab | `tests/misuse.rs` |
 | random calls in every mode, also `grow_zeroed_tail_dirty_reuse`, `family_no_address_reuse_across_families` | `tests/model.rs` |
-| thread_exit_live_cache, free_after_thread_exit, alloc_in_tls_dtor, fork | `tests/threads.rs` |
+| thread_exit_live_cache, free_after_thread_exit, alloc_in_tls_dtor | `tests/threads.rs` |
+| fork, foreign_other_instance_ptr, a library loaded and unloaded | `tests/process/main.rs` |
 | impossibly_large_layout, system calls that fail | `tests/out_of_memory.rs`, `tests/system_failures.rs` |
 | df_batch_with_duplicate | there is no call that takes a batch from a client |
 | family_id_reused_slot_stale_handle, family_dead_handle_alloc, family_dead_handle_free, df_after_family_bulk_release, bulk_release_racing_remote_free, family_limit_exceeded_returns_err | come with heaps made at run time |
