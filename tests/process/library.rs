@@ -65,6 +65,7 @@ fn build() {
 
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(&place).args(["build", "--offline", "--quiet", "--target-dir", "target"]);
+    cargo.env_remove("CARGO_BUILD_TARGET");
     if cfg!(feature = "portable") {
         cargo.args(["--features", "portable"]);
     }
