@@ -116,13 +116,18 @@ fn threads_have_their_caches_only_as_long_as_they_live() {
     assert_nothing_held(doors, 0);
 }
 
+/// 10,000 threads, or a million with `FAMILY_ALLOC_TEST_LONG`, which takes minutes.
 #[test]
-fn ten_thousand_threads_in_turn_use_the_same_memory() {
-    child::isolated("ten_thousand_threads_in_turn_use_the_same_memory", || {
-        family! { struct InTurn; }
-        let doors = Doors::of::<InTurn>();
+fn threads_without_number_in_turn_use_the_same_memory() {
+    child::isolated("threads_without_number_in_turn_use_the_same_memory", || {
+        family! { struct InTurn; struct InTurnSmall { slab_bytes: 64 * 1024 } struct InTurnChecked { checks: Checked } }
+        let families = [Doors::of::<InTurn>(), Doors::of::<InTurnSmall>(), Doors::of::<InTurnChecked>()];
+        const WARM_UP: usize = 1500;
+        let is_long = std::env::var_os("FAMILY_ALLOC_TEST_LONG").is_some();
+        let count = if is_long { 1_000_000 } else { 10_000 };
         let run = |count: usize| {
-            for _ in 0..count {
+            for number in 0..count {
+                let doors = families[number % families.len()];
                 let kept = join(std::thread::spawn(move || {
                     let slots = [1, 24, 64, 1000, 8192].map(|size| [allocate(doors, size), allocate(doors, size)]);
                     slots.map(|[first, second]| {
@@ -132,14 +137,79 @@ fn ten_thousand_threads_in_turn_use_the_same_memory() {
                 }));
                 kept.into_iter().for_each(|slot| free(doors, slot));
             }
-            ((doors.stats)(), resident_bytes())
+            resident_bytes()
         };
-        let (before, resident_before) = run(200);
-        let (after, resident_after) = run(10_000);
-        assert_eq!((after.thread_caches, after.live_allocations), (1, 0), "only this thread is left: {after}");
-        assert_eq!((after.slab_bytes, after.reserved_bytes), (before.slab_bytes, before.reserved_bytes), "{after}");
-        let growth = resident_after.saturating_sub(resident_before);
-        assert!(growth < MIB / 4, "{growth} bytes more are resident after 10,000 threads");
+        let held = || families.map(|doors| (doors.stats)());
+        let resident_before = run(WARM_UP);
+        let before = held();
+        for part in 1..=10 {
+            let resident = run(count / 10);
+            println!("{} threads in turn: {} KiB resident", WARM_UP + part * (count / 10), resident >> 10);
+            let growth = resident.saturating_sub(resident_before);
+            assert!(growth < MIB / 4, "{growth} bytes more are resident after {part} tenths of {count} threads");
+        }
+        for ((after, before), doors) in held().into_iter().zip(before).zip(families) {
+            assert_eq!((after.thread_caches, after.live_allocations), (1, 0), "only this thread is left: {after}");
+            assert_eq!(after.reserved_bytes, before.reserved_bytes, "{after}");
+            // A slab may be empty or not at the moment of a look.
+            let [bytes, bytes_before] = [&after, &before].map(|stats| stats.slab_bytes + stats.kept_bytes);
+            assert!(bytes <= bytes_before + doors.slab_bytes, "{bytes_before} bytes before, now {after}");
+        }
+    });
+}
+
+/// Little enough that thousands fit; more than the harness's own frames need.
+const SMALL_STACK_BYTES: usize = 64 << 10;
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri takes minutes for so many")]
+fn four_thousand_threads_at_a_time_have_caches_of_several_families() {
+    const THREADS: usize = 4096;
+    child::isolated("four_thousand_threads_at_a_time_have_caches_of_several_families", || {
+        family! { struct Many; struct ManySmall { slab_bytes: 64 * 1024 } struct ManyChecked { checks: Checked } }
+        fn families() -> [Doors; 3] {
+            [Doors::of::<Many>(), Doors::of::<ManySmall>(), Doors::of::<ManyChecked>()]
+        }
+        fn allocate_some() -> Vec<(Doors, Slot)> {
+            let slots = families().map(|doors| [16, 64, 1000].map(|size| (doors, allocate(doors, size))));
+            slots.into_iter().flatten().collect()
+        }
+        let (ready, is_ready) = mpsc::channel();
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let (end, wait) = mpsc::channel::<Vec<(Doors, Slot)>>();
+                let ready = ready.clone();
+                let run = move || {
+                    ready.send(allocate_some()).expect("somebody waits");
+                    let of_another = wait.recv().expect("something is sent");
+                    let own = allocate_some();
+                    of_another.into_iter().chain(own).for_each(|(doors, slot)| free(doors, slot));
+                };
+                let thread = std::thread::Builder::new().stack_size(SMALL_STACK_BYTES).spawn(run).expect("a thread");
+                (end, thread)
+            })
+            .collect();
+        let slots: Vec<_> = (0..THREADS).map(|_| is_ready.recv().expect("each thread gets so far")).collect();
+        for doors in families() {
+            let stats = (doors.stats)();
+            assert_eq!((stats.thread_caches, stats.live_allocations), (THREADS, 3 * THREADS), "{stats}");
+        }
+        println!("{THREADS} threads: {} KiB resident", resident_bytes() >> 10);
+        let starts = slots.iter().flatten().map(|(_, slot)| slot.memory.cast::<u8>().addr());
+        assert_eq!(starts.collect::<std::collections::HashSet<_>>().len(), 9 * THREADS, "each slot is handed out once");
+        // Each frees what another allocated, in another order than they began.
+        let ends: Vec<_> = threads
+            .into_iter()
+            .rev()
+            .zip(slots)
+            .map(|((end, thread), slots)| {
+                end.send(slots).expect("the thread waits");
+                thread
+            })
+            .collect();
+        ends.into_iter().for_each(join);
+        families().into_iter().for_each(|doors| assert_nothing_held(doors, 0));
+        families().into_iter().for_each(doors_trim_to_nothing);
     });
 }
 

@@ -23,6 +23,7 @@ impl FamilyCore {
         if self.number.load(Acquire) != 0 {
             return Some(());
         }
+        os::stay_loaded();
         #[cfg(all(unix, not(miri)))]
         super::fork::install();
         let mut numbers = NUMBERS.lock();

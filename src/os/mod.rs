@@ -18,9 +18,10 @@
 //! | [`advise_huge`], [`advise_small`] | ask for huge pages, or for none; hints |
 //! | [`random`] | 64 random bits |
 //! | [`milliseconds`] | a clock that never goes back |
+//! | [`stay_loaded`] | keeps the library that this code is part of in memory, as far as the system has to be asked for that |
 //!
 //! All lengths are multiples of the page size and all addresses page-aligned; nothing here is retried or remembered. Any call
-//! but the first and the last three may fail, and each is made to by tests ([`faults`]).
+//! but the first and the last four may fail, and each is made to by tests ([`faults`]).
 //!
 //! | backend | used |
 //! | --- | --- |
@@ -38,11 +39,13 @@ mod imp;
 #[cfg(not(any(not(unix), miri, feature = "portable")))]
 #[path = "unix.rs"]
 mod imp;
+mod loaded;
 
 use crate::sync::{AtomicU32, Relaxed};
 pub(crate) use clock::milliseconds;
 use faults::{Call, strikes};
 pub(crate) use imp::{COMMIT_IS_FREE, HAS_GUARDS, TAKES_PARTS, address_space_limit, page_bytes, random};
+pub(crate) use loaded::stay_loaded;
 
 /// Reserves space at a multiple of `align`.
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {

@@ -40,6 +40,7 @@ Cases that are tested elsewhere, that cannot occur, or that come later:
 | random calls in every mode, also `grow_zeroed_tail_dirty_reuse`, `family_no_address_reuse_across_families`, families that resize in place or move | `tests/model.rs` |
 | alloc_zeroed_after_purge_fail, without `madvise`, `mmap`, `mprotect`, `mremap`, `munmap` | `tests/system_failures.rs`, `tests/faults.rs` |
 | thread_exit_live_cache, free_after_thread_exit, alloc_in_tls_dtor, free_in_pthread_key_dtor | `tests/threads.rs` |
+| fork, foreign_other_instance_ptr, a library loaded and unloaded | `tests/process/main.rs` |
 | fork_rng_differs | `tests/modes.rs` |
 | impossibly_large_layout, size_isize_max, alignments up to 2^62 | `tests/out_of_memory.rs`, `tests/layouts.rs` |
 | alloc_after_dealloc_panic_unwind | `tests/global.rs` |
