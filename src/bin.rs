@@ -14,14 +14,11 @@
 
 use core::ops::Range;
 
-use crate::capacity::{batch_slots, depot_batches, fresh_slots};
+use crate::capacity::{SURPLUS_BATCHES, batch_slots, depot_batches, fresh_slots};
 use crate::header::{Directory, SlabHeader};
 use crate::slab::Geometry;
 use crate::sync::Lock;
 use crate::trunk::run_length;
-
-/// Batches that come back one after another, without one taken, before the depot is emptied into its slabs.
-const SURPLUS_BATCHES: u32 = 64;
 
 /// Slabs of a class from which on new ones use huge pages: the last slab wastes little then, and small families stay small.
 const HUGE_FROM_SLABS: usize = 4;

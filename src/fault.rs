@@ -3,11 +3,10 @@
 //! A fault ends the process: its line goes to standard error, then the hook is called, then the process aborts. Nothing
 //! is allocated on the way, and no lock of this crate is held.
 
-use core::cell::Cell;
 use core::fmt;
 
 use crate::fatal;
-use crate::sync::{Acquire, AtomicPtr, Release};
+use crate::sync::{Acquire, AtomicPtr, Cell, Release, thread_local};
 
 /// What was done wrongly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

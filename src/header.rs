@@ -13,11 +13,10 @@
 //! the unit is a slab of a class. A slab's other fields belong to the lock of its bin, a region's to its family's pool lock.
 //! **H3** No two live regions share a header page, also where a short address space made the table small.
 
-use core::cell::Cell;
 use core::ptr::NonNull;
 
 use crate::os;
-use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed, Release};
+use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Cell, Lock, Relaxed, Release};
 
 /// Units of a region; unit 0 (with states, the first eight) holds side tables, the others are slabs.
 pub(crate) const UNIT_COUNT: usize = 64;

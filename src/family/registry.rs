@@ -23,7 +23,7 @@ impl FamilyCore {
         if self.number.load(Acquire) != 0 {
             return Some(());
         }
-        #[cfg(all(unix, not(miri)))]
+        #[cfg(all(unix, not(any(miri, loom))))]
         super::fork::install();
         let mut numbers = NUMBERS.lock();
         if self.number.load(Relaxed) != 0 {
