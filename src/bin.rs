@@ -9,7 +9,8 @@
 //! another touch no slab. It keeps slabs from becoming empty, so a bin that only ever gets slots back empties it.
 //!
 //! **B1** A slab is in `partial` exactly while `recycled > 0`. **B2** `used_slots` is the sum of `used` over the bin's slabs;
-//! what is outside of the bin, in caches and with clients, is `used_slots − depot_slots`. **B3** A slab with fresh slots is
+//! what is outside of the bin, in caches and with clients, is `used_slots − depot_slots`. (A slot that was freed twice at once
+//! may be in the depot and in its slab, until whoever gets it second is told.) **B3** A slab with fresh slots is
 //! `current`: no other could ever be carved again.
 
 use core::ops::Range;
@@ -172,7 +173,7 @@ impl Bin {
         let slab_slots = (1 << geometry.unit_shift) / geometry.class.slot_bytes();
         BinCounts {
             slab_count: state.slab_count,
-            out_slots: state.used_slots - depot_slots,
+            out_slots: state.used_slots.saturating_sub(depot_slots),
             depot_slots,
             free_slots: state.slab_count * slab_slots - state.used_slots,
         }
@@ -213,7 +214,7 @@ impl State {
     fn empty_depot(&mut self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<(), Twice> {
         let slots = self.depot_len * batch_slots(geometry.class);
         debug_assert!(slots == 0 || !depot.0.is_null(), "what is in the depot is somewhere");
-        debug_assert!(slots <= self.used_slots, "slots in the depot are used (B2)");
+        debug_assert!(slots <= self.used_slots || geometry.checks.keeps_states(), "slots in the depot are used (B2)");
         self.depot_len = 0;
         if slots > 0 {
             // SAFETY: the first `depot_len` batches were written and lie inside the depot's memory, which only this lock reaches.
@@ -259,8 +260,8 @@ impl State {
     /// # Safety
     /// As for [`Bin::give`].
     unsafe fn give_to_slabs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) -> Result<(), Twice> {
-        self.used_slots -= slots.len();
         if geometry.has_trunks() {
+            self.used_slots -= slots.len();
             // SAFETY: the same contract.
             unsafe { self.give_runs(geometry, slots) };
             return Ok(());
@@ -275,11 +276,16 @@ impl State {
                 end += 1;
             }
             let slab = view.header(first, unit_shift);
+            if geometry.is_lost(slab) {
+                // The other free has let the slab be closed: its header belongs to the pool, or to another bin.
+                return Err(Twice(first));
+            }
             if slab.recycled.get() == 0 {
                 self.link(slab);
             }
             // SAFETY: used slots of a slab of this bin, whose lock is held.
             unsafe { geometry.give(slab, &slots[start..end]) }.map_err(Twice)?;
+            self.used_slots -= end - start;
             if slab.used.get() == 0 {
                 self.retire(geometry, slab);
             }
@@ -349,5 +355,44 @@ impl State {
         }
         slab.next.set(None);
         slab.previous.set(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::Checks;
+    use crate::region::UnitPool;
+    use crate::size_class::SizeClass;
+    use crate::states::{State, States};
+
+    const UNIT_SHIFT: u32 = 16;
+    const NO_DEPOT: DepotMemory = DepotMemory(core::ptr::null_mut());
+
+    /// The state that two frees at once may leave: the second stores what the first has moved on from.
+    fn freed_again(slot: usize, class: SizeClass) {
+        // SAFETY: a region that has a slab of a family with states.
+        unsafe { States::new(UNIT_SHIFT, class).place(slot) }.set(State::CACHED);
+    }
+
+    #[test]
+    fn a_slot_that_comes_back_twice_is_told_also_where_its_slab_is_gone() {
+        let class = SizeClass::from_index(15);
+        let pool = Lock::new(UnitPool::new(UNIT_SHIFT).with_states(true));
+        let geometry =
+            Geometry { class, unit_shift: UNIT_SHIFT, tag: 77, checks: Checks::Checked, pool: &pool, family: "Test" };
+        for others in [0, 1] {
+            let bin = Bin::new();
+            let take = || bin.take_one(&geometry, NO_DEPOT).unwrap().unwrap().0;
+            let (slot, others) = (take(), (0..others).map(|_| take()).collect::<Vec<_>>());
+            freed_again(slot, class);
+            // SAFETY: taken above, and given up.
+            unsafe { bin.give(&geometry, NO_DEPOT, &[slot]) }.unwrap();
+            freed_again(slot, class);
+            // SAFETY: a misuse, which the bin finds before it does anything.
+            let again = unsafe { bin.give(&geometry, NO_DEPOT, &[slot]) };
+            assert!(matches!(again, Err(Twice(found)) if found == slot));
+            assert_eq!(bin.counts(&geometry).out_slots, others.len());
+        }
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! Equation: `used + recycled + (unit − fresh) / slot = unit / slot`. A slab in which `used = 0` is empty and leaves its bin.
 //!
-//! **S1** All fields of a header but its tag are only touched under the lock of the slab's bin.
+//! **S1** All fields of a header but its tag and its memory are only touched under the lock of the slab's bin.
 
 mod noted;
 
@@ -208,6 +208,11 @@ impl Geometry<'_> {
         }
         self.count_given(slab, addresses.len());
         Ok(())
+    }
+
+    /// Whether slots that come back may be of a slab that is no longer this bin's, because they were freed twice, and are.
+    pub(crate) fn is_lost(&self, slab: &SlabHeader) -> bool {
+        self.checks.keeps_states() && slab.tag.load(Relaxed) != self.tag
     }
 
     /// Whether the free lists are trunks, so that slots come back by [`give_run`](Self::give_run).

@@ -16,7 +16,6 @@ use super::Geometry;
 use crate::header::{STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT};
 use crate::os;
 use crate::states::{State, States, region_of};
-use crate::sync::Relaxed;
 
 /// A unit's bits take one byte for 128 bytes of slots, as many as the smallest class has.
 const BITS_SHIFT: u32 = 7;
@@ -61,10 +60,6 @@ impl Geometry<'_> {
         let (bits, base) = (self.bits(slab), slab.memory().addr());
         // SAFETY: the first slot of an open slab of this class.
         let first = unsafe { self.states().place(base) };
-        if slab.tag.load(Relaxed) != self.tag {
-            // The other free has let the slab be closed, and another class has it now.
-            return Err(addresses.first().copied().unwrap_or(base));
-        }
         for &address in addresses {
             let slot = (address - base) >> self.class.index();
             // SAFETY: a slot of the slab.
