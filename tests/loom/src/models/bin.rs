@@ -101,7 +101,7 @@ pub fn slots_pass_through_the_depot() {
 
 /// A thread without a cache and a trim empty the depot while a batch comes and goes.
 pub fn the_depot_is_emptied_meanwhile() {
-    explore(Sleep::Lightly, || {
+    explore(Sleep::UntilWoken, || {
         let shared = Shared::new(QUARTER);
         let (first, second) = (shared.take(), shared.take());
         shared.give(first);
