@@ -9,19 +9,17 @@
 //! another touch no slab. It keeps slabs from becoming empty, so a bin that only ever gets slots back empties it.
 //!
 //! **B1** A slab is in `partial` exactly while `recycled > 0`. **B2** `used_slots` is the sum of `used` over the bin's slabs;
-//! what is outside of the bin, in caches and with clients, is `used_slots − depot_slots`. **B3** A slab with fresh slots is
+//! what is outside of the bin, in caches and with clients, is `used_slots − depot_slots`. (A slot that was freed twice at once
+//! may be in the depot and in its slab, until whoever gets it second is told.) **B3** A slab with fresh slots is
 //! `current`: no other could ever be carved again.
 
 use core::ops::Range;
 
-use crate::capacity::{batch_slots, depot_batches, fresh_slots};
+use crate::capacity::{SURPLUS_BATCHES, batch_slots, depot_batches, fresh_slots};
 use crate::header::{Directory, SlabHeader};
 use crate::slab::Geometry;
 use crate::sync::Lock;
 use crate::trunk::run_length;
-
-/// Batches that come back one after another, without one taken, before the depot is emptied into its slabs.
-const SURPLUS_BATCHES: u32 = 64;
 
 /// Slabs of a class from which on new ones use huge pages: the last slab wastes little then, and small families stay small.
 const HUGE_FROM_SLABS: usize = 4;
@@ -175,7 +173,7 @@ impl Bin {
         let slab_slots = (1 << geometry.unit_shift) / geometry.class.slot_bytes();
         BinCounts {
             slab_count: state.slab_count,
-            out_slots: state.used_slots - depot_slots,
+            out_slots: state.used_slots.saturating_sub(depot_slots),
             depot_slots,
             free_slots: state.slab_count * slab_slots - state.used_slots,
         }
@@ -216,7 +214,7 @@ impl State {
     fn empty_depot(&mut self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<(), Twice> {
         let slots = self.depot_len * batch_slots(geometry.class);
         debug_assert!(slots == 0 || !depot.0.is_null(), "what is in the depot is somewhere");
-        debug_assert!(slots <= self.used_slots, "slots in the depot are used (B2)");
+        debug_assert!(slots <= self.used_slots || geometry.checks.keeps_states(), "slots in the depot are used (B2)");
         self.depot_len = 0;
         if slots > 0 {
             // SAFETY: the first `depot_len` batches were written and lie inside the depot's memory, which only this lock reaches.
@@ -262,8 +260,8 @@ impl State {
     /// # Safety
     /// As for [`Bin::give`].
     unsafe fn give_to_slabs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) -> Result<(), Twice> {
-        self.used_slots -= slots.len();
         if geometry.has_trunks() {
+            self.used_slots -= slots.len();
             // SAFETY: the same contract.
             unsafe { self.give_runs(geometry, slots) };
             return Ok(());
@@ -287,6 +285,7 @@ impl State {
             }
             // SAFETY: used slots of a slab of this bin, whose lock is held.
             unsafe { geometry.give(slab, &slots[start..end]) }.map_err(Twice)?;
+            self.used_slots -= end - start;
             if slab.used.get() == 0 {
                 self.retire(geometry, slab);
             }
@@ -369,7 +368,9 @@ mod tests {
     use crate::checks::Checks;
     use crate::region::UnitPool;
     use crate::size_class::SizeClass;
+    use crate::states::{State, States};
 
+    const UNIT_SHIFT: u32 = 16;
     const NO_DEPOT: DepotMemory = DepotMemory(core::ptr::null_mut());
 
     fn fresh(bin: &Bin, geometry: &Geometry<'_>) -> usize {
@@ -404,5 +405,32 @@ mod tests {
         unsafe { next_bin.give(&large, NO_DEPOT, &[next]) }.unwrap();
         assert_eq!(next_bin.counts(&large).slab_count, 0, "it closes its slab as if nothing had been");
         assert_ne!(kept >> 16, next >> 16);
+    }
+
+    /// The state that two frees at once may leave: the second stores what the first has moved on from.
+    fn freed_again(slot: usize, class: SizeClass) {
+        // SAFETY: a region that has a slab of a family with states.
+        unsafe { States::new(UNIT_SHIFT, class).place(slot) }.set(State::CACHED);
+    }
+
+    #[test]
+    fn a_slot_that_comes_back_twice_is_told_also_where_its_slab_is_gone() {
+        let class = SizeClass::from_index(15);
+        let pool = Lock::new(UnitPool::new(UNIT_SHIFT).with_states(true));
+        let geometry =
+            Geometry { class, unit_shift: UNIT_SHIFT, tag: 77, checks: Checks::Checked, pool: &pool, family: "Test" };
+        for others in [0, 1] {
+            let bin = Bin::new();
+            let take = || bin.take_one(&geometry, NO_DEPOT).unwrap().unwrap().0;
+            let (slot, others) = (take(), (0..others).map(|_| take()).collect::<Vec<_>>());
+            freed_again(slot, class);
+            // SAFETY: taken above, and given up.
+            unsafe { bin.give(&geometry, NO_DEPOT, &[slot]) }.unwrap();
+            freed_again(slot, class);
+            // SAFETY: a misuse, which the bin finds before it does anything.
+            let again = unsafe { bin.give(&geometry, NO_DEPOT, &[slot]) };
+            assert!(matches!(again, Err(Twice(found)) if found == slot));
+            assert_eq!(bin.counts(&geometry).out_slots, others.len());
+        }
     }
 }

@@ -15,6 +15,8 @@ const MAGAZINE_BYTES: usize = 256 << 10;
 const DEPOT_BATCHES: usize = 32;
 /// Bytes of slots in a depot, at most, where that leaves at least one batch.
 const DEPOT_BYTES: usize = 1 << 20;
+/// Batches that come back one after another, without one taken, before the depot is emptied into its slabs.
+pub(crate) const SURPLUS_BATCHES: u32 = 64;
 /// Bytes of a fresh range: at least, where a batch is smaller; at most, where a slot is not larger.
 const FRESH_BYTES: core::ops::RangeInclusive<usize> = 4 << 10..=64 << 10;
 

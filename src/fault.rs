@@ -4,11 +4,10 @@
 //! is allocated on the way. No lock of this crate is held while the hook runs; so what a bin finds out under its lock
 //! ([`report_under_lock`]) ends the process without the hook.
 
-use core::cell::Cell;
 use core::fmt;
 
 use crate::fatal;
-use crate::sync::{Acquire, AtomicPtr, Release};
+use crate::sync::{Acquire, AtomicPtr, Cell, Release, thread_local};
 
 /// What was done wrongly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -9,15 +9,15 @@
 //!                     └──────── shifted down, masked: × 64 bytes ────────┘──► header (reads zero where there is none)
 //! ```
 //!
-//! **H1** Header pages are never unmapped, so a header is `'static`. **H2** Only `tag` is shared without a lock: it is 0 unless
-//! the unit is a slab of a class. A slab's other fields belong to the lock of its bin, a region's to its family's pool lock.
+//! **H1** Header pages are never unmapped, so a header is `'static`. **H2** Only `tag` and `memory` are shared without a lock; the
+//! tag is 0 unless the unit is a slab of a class. A slab's other fields belong to the lock of its bin, a region's to its
+//! family's pool lock.
 //! **H3** No two live regions share a header page, also where a short address space made the table small.
 
-use core::cell::Cell;
 use core::ptr::NonNull;
 
 use crate::os;
-use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed, Release};
+use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Cell, Lock, Relaxed, Release};
 use crate::trunk::{SLOTS_MAX, Trunks};
 
 /// Units of a region; unit 0 (with states, the first eight) holds side tables, the others are slabs.
@@ -56,8 +56,8 @@ pub(crate) struct SlabHeader {
     pub(crate) zeroed: Cell<bool>,
     /// Whether the tiny classes' side table is initialised.
     pub(crate) side_ready: Cell<bool>,
-    /// The unit's memory, with the region's provenance.
-    pub(crate) memory: Cell<*mut u8>,
+    /// The unit's memory, with the region's provenance; the same whenever the unit is a slab.
+    pub(crate) memory: AtomicPtr<u8>,
     /// Neighbours in the bin's list of slabs with recycled slots.
     pub(crate) previous: Cell<Option<&'static SlabHeader>>,
     pub(crate) next: Cell<Option<&'static SlabHeader>>,
@@ -86,12 +86,22 @@ pub(crate) struct RegionHeader {
     pub(crate) next_with_room: Cell<Option<&'static RegionHeader>>,
 }
 
+impl SlabHeader {
+    /// The unit's memory, with the region's provenance.
+    #[inline(always)]
+    pub(crate) fn memory(&self) -> *mut u8 {
+        // Relaxed: whoever has a slot of the slab, or its bin's lock, got it after the unit was taken; a look without either
+        // comes after the tag's Acquire, in `Directory::slab`.
+        self.memory.load(Relaxed)
+    }
+}
+
 const _: () = assert!(size_of::<SlabHeader>() == HEADER_BYTES, "a header is 64 bytes");
 const _: () = assert!(size_of::<RegionHeader>() == HEADER_BYTES, "a header is 64 bytes");
 const _: () = assert!(SLOTS_MAX == (1 << *UNIT_SHIFTS.end()) / 4, "a trunk's entry can name every slot");
 const _: () = assert!(core::mem::offset_of!(SlabHeader, tag) == 0, "the tag is what a lookup reads");
 
-// SAFETY: H2: the tag is atomic, every other field is only touched under one lock.
+// SAFETY: H2: tag and memory are atomic, every other field is only touched under one lock.
 unsafe impl Sync for SlabHeader {}
 // SAFETY: H2, as above: all of it belongs to the pool lock of one family.
 unsafe impl Sync for RegionHeader {}
@@ -190,9 +200,10 @@ impl Directory {
 
     /// The header that belongs to an address, if a slab of a class is there now.
     pub(crate) fn slab(&self, address: usize) -> Option<&'static SlabHeader> {
-        let view = self.view();
-        // The page of an address without a slab may be read-only: only a header with a tag is given out.
-        (view.tag(address, self.unit_shift) != 0).then(|| self.header(address))
+        let header = self.header(address);
+        // Acquire: pairs with the Release in `Geometry::open`, so that the slab's memory is known. The page of an address without a
+        // slab may be read-only: only a header with a tag is given out.
+        (header.tag.load(Acquire) != 0).then_some(header)
     }
 
     /// The header of a unit in a claimed region.

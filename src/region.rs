@@ -14,6 +14,7 @@ use core::ptr::NonNull;
 
 use crate::header::{Directory, RegionHeader, STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT};
 use crate::os;
+use crate::sync::Relaxed;
 
 /// How long an empty slab keeps its pages: a program that empties and fills again within that time does not pay for them twice.
 pub(crate) const PURGE_AFTER_MILLISECONDS: u64 = 1000;
@@ -85,7 +86,8 @@ impl UnitPool {
             self.bridge(region, huge);
         }
         let header = self.directory().header(memory.addr().get());
-        header.memory.set(memory.as_ptr());
+        // Relaxed: published by the tag, which the slab is not found without.
+        header.memory.store(memory.as_ptr(), Relaxed);
         Some(Unit { header, zeroed })
     }
 
@@ -107,7 +109,7 @@ impl UnitPool {
 
     /// The region of a unit that comes back, as one that has room, and the unit's bit in it.
     fn make_room(&mut self, header: &'static SlabHeader) -> (&'static RegionHeader, u64) {
-        let address = header.memory.get().addr();
+        let address = header.memory().addr();
         let region = self.directory().region(address);
         if region.clean.get() | region.dirty.get() == 0 {
             region.next_with_room.set(self.with_room.replace(region));
@@ -117,7 +119,7 @@ impl UnitPool {
 
     /// The part of unit 0 that belongs to a slab's side table: `1/64` of a unit for each. `None` if there is no memory for it.
     pub(crate) fn side_table(&mut self, header: &'static SlabHeader) -> Option<NonNull<u8>> {
-        let region = self.directory().region(header.memory.get().addr());
+        let region = self.directory().region(header.memory().addr());
         let memory = self.commit(region, 1)?;
         if region.bridged.take() && self.unit_bytes() == os::HUGE_PAGE_BYTES {
             // SAFETY: unit 0 is committed.
@@ -265,7 +267,7 @@ mod tests {
     use super::*;
 
     fn address(unit: &Unit) -> usize {
-        unit.header.memory.get().addr()
+        unit.header.memory().addr()
     }
 
     #[test]
@@ -309,7 +311,7 @@ mod tests {
         let units: Vec<Unit> = (0..57).map(|_| pool.take(false).unwrap()).collect();
         assert_eq!(pool.reserved_bytes, 2 * (UNIT_COUNT << 16));
         assert_eq!((address(&units[0]) >> 16) % UNIT_COUNT, STATE_UNIT_COUNT);
-        let last = units[0].header.memory.get().wrapping_sub(1);
+        let last = units[0].header.memory().wrapping_sub(1);
         // SAFETY: the last byte of the last side unit, committed with the first slab.
         unsafe { last.write(1) };
     }
@@ -320,7 +322,7 @@ mod tests {
         let mut pool = UnitPool::new(16);
         let unit = pool.take(false).unwrap();
         // SAFETY: the unit is committed and 64 KiB long.
-        unsafe { unit.header.memory.get().write_bytes(0xAB, 1 << 16) };
+        unsafe { unit.header.memory().write_bytes(0xAB, 1 << 16) };
         pool.give(unit.header, 10);
         pool.purge_aged(10 + PURGE_AFTER_MILLISECONDS - 1);
         assert_eq!(pool.dirty_count, 1, "too young");
@@ -330,7 +332,7 @@ mod tests {
         assert_eq!(address(&again), address(&unit));
         assert!(again.zeroed);
         // SAFETY: committed memory of 64 KiB.
-        let bytes = unsafe { core::slice::from_raw_parts(again.header.memory.get(), 1 << 16) };
+        let bytes = unsafe { core::slice::from_raw_parts(again.header.memory(), 1 << 16) };
         assert!(bytes.iter().all(|&byte| byte == 0));
     }
 }

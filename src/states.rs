@@ -29,7 +29,7 @@ use core::fmt;
 
 use crate::header::{STATE_UNIT_COUNT, UNIT_COUNT};
 use crate::size_class::SizeClass;
-use crate::sync::{AtomicU8, Relaxed};
+use crate::sync::{AtomicU8, Relaxed, clear};
 
 /// The smallest slot that has a state is of 16 bytes.
 const LEAST_SHIFT: u32 = 4;
@@ -162,10 +162,10 @@ impl States {
     /// As for [`place`](Self::place), `first` being the slab's first byte; all its slots are in its list or at or above
     /// offset `fresh`, and the bin's lock is held.
     pub(crate) unsafe fn forget(self, first: usize, fresh: usize) {
-        let region = core::ptr::with_exposed_provenance_mut::<u8>(region_of(first, self.unit_shift));
+        let region = core::ptr::with_exposed_provenance_mut::<AtomicU8>(region_of(first, self.unit_shift));
         let bytes = region.wrapping_add(self.offset(first));
         // SAFETY: the slab's own bytes. Nobody legitimately has one of its slots.
-        unsafe { bytes.write_bytes(State::NEVER.0, fresh >> self.slot_shift) };
+        unsafe { clear(bytes, fresh >> self.slot_shift) };
     }
 }
 

@@ -12,10 +12,9 @@
 //! Thread-locals are destroyed before the values of `pthread` keys. A thread that first uses a family in the destructor of such a value
 //! would never see its guard destroyed, so the guard has a key as well ([`late`]), whose own destructor then runs.
 
-use core::cell::Cell;
-
 use crate::family::{FamilyCore, FamilyRef, ThreadCache};
 use crate::magazine::{Cache, EMPTY};
+use crate::sync::{Cell, thread_local};
 
 /// The thread-local of one family: the calling thread's cache of it, or the empty one.
 pub struct CacheSlot(Cell<*const Cache>);
@@ -135,7 +134,7 @@ impl FamilyRef {
 }
 
 /// The second way to see a thread end, for threads whose thread-locals have been destroyed already.
-#[cfg(unix)]
+#[cfg(all(unix, not(loom)))]
 mod late {
     use super::GUARD;
     use crate::sync::{AtomicUsize, Relaxed};
@@ -189,7 +188,7 @@ mod late {
 }
 
 /// Other systems destroy thread-locals last.
-#[cfg(not(unix))]
+#[cfg(not(all(unix, not(loom))))]
 mod late {
     pub(super) fn arm() {}
 

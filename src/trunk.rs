@@ -14,8 +14,9 @@
 //!   run       length − 1, 13 bits │ index of the first slot, 19 bits
 //! ```
 
-use core::cell::Cell;
 use core::ptr::NonNull;
+
+use crate::sync::Cell;
 
 /// As an offset, no trunk; as `top`, a full trunk without memory: a new one is begun.
 const NONE: u32 = !3;

@@ -22,7 +22,7 @@ impl FamilyCore {
     /// address, and a short table serves several addresses with one header.
     pub(crate) fn holds(&self, address: usize) -> bool {
         let slab = Directory::of(self.unit_shift).slab(address);
-        slab.is_some_and(|slab| (slab.memory.get().addr() ^ address) >> self.unit_shift == 0)
+        slab.is_some_and(|slab| (slab.memory().addr() ^ address) >> self.unit_shift == 0)
     }
 
     /// The state of the live slot that begins at `address` and that the layout fits; where there is none, the process ends.

@@ -5,14 +5,13 @@
 //! **F3** `Σ bins' out − Σ caches' held + large` is what clients hold, when no thread is in the middle of a call.
 
 mod checked;
-#[cfg(all(unix, not(miri)))]
+#[cfg(all(unix, not(any(miri, loom))))]
 mod fork;
 mod hardened;
 mod registry;
 mod report;
 
 use core::alloc::Layout;
-use core::cell::Cell;
 use core::ptr::NonNull;
 
 use crate::bin::{Bin, DepotMemory, Taken};
@@ -26,7 +25,7 @@ use crate::region::UnitPool;
 use crate::size_class::{CLASS_COUNT, SizeClass};
 use crate::slab::Geometry;
 use crate::stats::{ClassStats, Stats};
-use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed};
+use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Cell, Lock, Relaxed};
 
 pub use registry::{Families, FamilyRef, families};
 

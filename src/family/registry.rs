@@ -24,7 +24,7 @@ impl FamilyCore {
             return Some(());
         }
         os::stay_loaded();
-        #[cfg(all(unix, not(miri)))]
+        #[cfg(all(unix, not(any(miri, loom))))]
         super::fork::install();
         let mut numbers = NUMBERS.lock();
         if self.number.load(Relaxed) != 0 {

@@ -4,8 +4,7 @@
 //! on top and is popped next. So a slot waits for as long as chance has it, one time in `quarantine_slots` at least for one round
 //! only, and what an allocation gets cannot be told from what was freed.
 
-use super::{Cache, Magazine, Relaxed};
-use core::cell::Cell;
+use super::{Cache, Cell, Magazine, Relaxed};
 
 /// A xorshift generator (Marsaglia 2003): not for secrets, only against luck.
 pub(super) struct Random(Cell<u64>);

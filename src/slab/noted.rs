@@ -32,7 +32,7 @@ impl Geometry<'_> {
 
     /// The first word of a slab's bits.
     fn bits(&self, slab: &SlabHeader) -> NonNull<u64> {
-        let first = slab.memory.get().addr();
+        let first = slab.memory().addr();
         let unit = (first >> self.unit_shift) % UNIT_COUNT;
         let address = region_of(first, self.unit_shift) + (unit << (self.unit_shift - BITS_SHIFT));
         // The region's provenance is exposed where the region is claimed.
@@ -57,7 +57,7 @@ impl Geometry<'_> {
     /// # Safety
     /// As for [`give`](Self::give).
     pub(super) unsafe fn give_noted(&self, slab: &SlabHeader, addresses: &[usize]) -> Result<(), usize> {
-        let (bits, base) = (self.bits(slab), slab.memory.get().addr());
+        let (bits, base) = (self.bits(slab), slab.memory().addr());
         // SAFETY: the first slot of an open slab of this class.
         let first = unsafe { self.states().place(base) };
         for &address in addresses {
@@ -85,7 +85,7 @@ impl Geometry<'_> {
     /// # Safety
     /// As for [`take`](Self::take), and the list has at least `out.len()` slots.
     pub(super) unsafe fn take_noted(&self, slab: &SlabHeader, out: &mut [usize]) -> Result<(), usize> {
-        let (bits, base) = (self.bits(slab), slab.memory.get().addr());
+        let (bits, base) = (self.bits(slab), slab.memory().addr());
         // SAFETY: the first slot of an open slab of this class.
         let first = unsafe { self.states().place(base) };
         let word_count = self.word_count();
@@ -144,7 +144,7 @@ impl Geometry<'_> {
     pub(super) unsafe fn forget(&self, slab: &SlabHeader) {
         let fresh = slab.fresh.get() as usize;
         // SAFETY: the caller's promise.
-        unsafe { self.states().forget(slab.memory.get().addr(), fresh) };
+        unsafe { self.states().forget(slab.memory().addr(), fresh) };
         let words = (fresh >> self.class.index()).div_ceil(64);
         // SAFETY: the slab's own words, up to the last slot that was ever handed out.
         unsafe { self.bits(slab).write_bytes(0, words) };

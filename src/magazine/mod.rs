@@ -16,7 +16,6 @@
 
 mod quarantine;
 
-use core::cell::Cell;
 use core::ops::Range;
 
 use quarantine::Random;
@@ -25,7 +24,7 @@ use crate::bin::Fresh;
 use crate::capacity::{MAGAZINE_STARTS, magazine_slots};
 use crate::header::View;
 use crate::size_class::{CLASS_COUNT, SizeClass};
-use crate::sync::{AtomicPtr, AtomicUsize, Relaxed};
+use crate::sync::{AtomicPtr, AtomicUsize, Cell, Relaxed};
 
 /// A tag that no slab has, nor the place where no slab is.
 const NO_TAG: u32 = u32::MAX;

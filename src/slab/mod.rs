@@ -8,7 +8,7 @@
 //!
 //! Equation: `used + recycled = fresh / slot`, so what is recycled need not be counted. A slab in which `used = 0` is empty and leaves its bin.
 //!
-//! **S1** All fields of a header but its tag are only touched under the lock of the slab's bin.
+//! **S1** All fields of a header but its tag and its memory are only touched under the lock of the slab's bin.
 
 mod noted;
 mod order;
@@ -120,7 +120,7 @@ impl Geometry<'_> {
     /// Hands out up to `most` fresh slots as one range of addresses.
     pub(crate) fn carve(&self, slab: &SlabHeader, most: usize) -> Range<usize> {
         let count = most.min(self.fresh_room(slab));
-        let start = slab.memory.get().addr() + slab.fresh.get() as usize;
+        let start = slab.memory().addr() + slab.fresh.get() as usize;
         let bytes = count * self.class.slot_bytes();
         slab.fresh.set(slab.fresh.get() + bytes as u32);
         slab.used.set(slab.used.get() + count as u32);
@@ -130,13 +130,13 @@ impl Geometry<'_> {
 
     /// Whether a range is the end of what has been carved.
     pub(crate) fn is_last_carved(&self, slab: &SlabHeader, range: &Range<usize>) -> bool {
-        range.end - slab.memory.get().addr() == slab.fresh.get() as usize
+        range.end - slab.memory().addr() == slab.fresh.get() as usize
     }
 
     /// Takes back the untouched end of what has been carved.
     pub(crate) fn uncarve(&self, slab: &SlabHeader, range: &Range<usize>) {
         debug_assert!(self.is_last_carved(slab, range));
-        let base = slab.memory.get().addr();
+        let base = slab.memory().addr();
         slab.fresh.set((range.start - base) as u32);
         slab.used.set(slab.used.get() - (range.len() / self.class.slot_bytes()) as u32);
         self.debug_check(slab);
@@ -146,7 +146,7 @@ impl Geometry<'_> {
     /// agree in all bits above the unit. A last line of defence: what a free verifies at the call does not see these bits.
     #[inline(always)]
     fn verify(&self, slab: &SlabHeader, addresses: &[usize]) {
-        let base = slab.memory.get().addr();
+        let base = slab.memory().addr();
         let wrong = match addresses {
             &[address] => address.wrapping_sub(base),
             _ => addresses.iter().fold(0, |wrong, address| wrong | address.wrapping_sub(base)),
@@ -296,7 +296,7 @@ impl Geometry<'_> {
     }
 
     fn table(&self, tiny: Tiny, slab: &SlabHeader) -> NonNull<u8> {
-        let memory = slab.memory.get();
+        let memory = slab.memory();
         let unit = (memory.addr() >> self.unit_shift) % UNIT_COUNT;
         let address = (memory.addr() & !((UNIT_COUNT << self.unit_shift) - 1)) + tiny.table_offset(unit);
         // The region's provenance is exposed where the region is claimed.
@@ -305,5 +305,5 @@ impl Geometry<'_> {
 }
 
 fn slab_memory(slab: &SlabHeader) -> NonNull<u8> {
-    NonNull::new(slab.memory.get()).unwrap_or(NonNull::dangling())
+    NonNull::new(slab.memory()).unwrap_or(NonNull::dangling())
 }

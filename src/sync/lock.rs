@@ -1,29 +1,18 @@
-//! The only door to atomics, locks and thread-local state.
-//!
-//! [`Lock`] is one word that never allocates and makes no system call unless two threads want it at once:
+//! A mutual exclusion lock in one word, which never allocates and makes no system call unless two threads want it at once.
 //!
 //! | state | meaning | who changes it |
 //! | --- | --- | --- |
 //! | 0 | free | anyone takes it to 1 |
 //! | 1 | held, nobody sleeps | the holder frees it to 0; a sleeper-to-be takes it to 2 |
 //! | 2 | held, somebody may sleep | the holder frees it to 0 and wakes one |
-//!
-//! Order in which locks are taken: registry, family, bin, pool, directory. Nothing is called out to under a lock.
 
-use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 
-pub(crate) use core::sync::atomic::{
-    AtomicPtr, AtomicU8, AtomicU32, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use super::{Acquire, AtomicU32, Relaxed, Release, UnsafeCell, wait};
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
 const CONTENDED: u32 = 2;
-
-/// How often a thread looks again before it sleeps: about a microsecond, longer than any lock here is held without a system call.
-const SPINS: u32 = 100;
 
 /// A mutual exclusion lock around a value. Not re-entrant, no poisoning: nothing in this crate unwinds.
 pub(crate) struct Lock<T> {
@@ -64,7 +53,7 @@ impl<T> Lock<T> {
 
     #[cold]
     fn lock_contended(&self) {
-        for _ in 0..SPINS {
+        for _ in 0..wait::SPINS {
             // Acquire: as in `lock`.
             if self.state.load(Relaxed) == FREE && self.state.compare_exchange(FREE, HELD, Acquire, Relaxed).is_ok() {
                 return;
@@ -108,55 +97,6 @@ impl<T> Drop for Guard<'_, T> {
             wait::wake_one(&self.lock.state);
         }
     }
-}
-
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(miri)))]
-mod wait {
-    use super::AtomicU32;
-
-    /// Sleeps while the word still holds `value`; may return early.
-    pub(super) fn sleep_while(word: &AtomicU32, value: u32) {
-        let forever = core::ptr::null::<libc::timespec>();
-        futex(word, libc::FUTEX_WAIT, value, forever);
-    }
-
-    pub(super) fn wake_one(word: &AtomicU32) {
-        futex(word, libc::FUTEX_WAKE, 1, core::ptr::null());
-    }
-
-    /// A free is not expected to change `errno`, and waiting does.
-    fn futex(word: &AtomicU32, operation: libc::c_int, value: u32, timeout: *const libc::timespec) {
-        let errno = errno();
-        // SAFETY: the thread's own `errno`.
-        let before = unsafe { *errno };
-        // SAFETY: FUTEX_WAIT reads the word, which outlives the call because `word` borrows it, and a null timeout means none;
-        // FUTEX_WAKE only uses its address as a key.
-        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation | libc::FUTEX_PRIVATE_FLAG, value, timeout) };
-        // SAFETY: as above.
-        unsafe { *errno = before };
-    }
-
-    fn errno() -> *mut libc::c_int {
-        #[cfg(target_os = "android")]
-        // SAFETY: no preconditions; the result is good as long as the thread.
-        let errno = unsafe { libc::__errno() };
-        #[cfg(not(target_os = "android"))]
-        // SAFETY: as above.
-        let errno = unsafe { libc::__errno_location() };
-        errno
-    }
-}
-
-#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(miri))))]
-mod wait {
-    use super::AtomicU32;
-
-    /// Gives the processor to another thread; the caller looks again.
-    pub(super) fn sleep_while(_word: &AtomicU32, _value: u32) {
-        std::thread::yield_now();
-    }
-
-    pub(super) fn wake_one(_word: &AtomicU32) {}
 }
 
 #[cfg(test)]

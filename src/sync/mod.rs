@@ -1,0 +1,25 @@
+//! The only door to atomics, cells, locks and thread-local state. The models in `tests/loom` have another behind the same names.
+//!
+//! Order in which locks are taken: registry, family, bin, pool, directory. Nothing is called out to under a lock.
+
+mod lock;
+mod wait;
+
+pub(crate) use core::cell::{Cell, UnsafeCell};
+pub(crate) use core::sync::atomic::{
+    AtomicPtr, AtomicU8, AtomicU32, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
+pub(crate) use std::thread_local;
+
+pub(crate) use lock::Lock;
+
+/// Makes bytes 0 that nobody else legitimately reads or writes meanwhile.
+///
+/// # Safety
+/// `first` is valid for `count` bytes.
+#[inline(always)]
+pub(crate) unsafe fn clear(first: *mut AtomicU8, count: usize) {
+    // SAFETY: the same contract; an atomic byte is a byte.
+    unsafe { first.write_bytes(0, count) };
+}

@@ -1,0 +1,56 @@
+//! Models of the protocols by which threads share memory in `family-alloc`, explored by loom.
+//!
+//! What runs is the crate's own source, included by path. Four modules are of this package: they are where the crate touches
+//! something that loom must see or that must be small.
+//!
+//! | module | instead of |
+//! | --- | --- |
+//! | `sync` | the processor's atomics and the futex; the crate's `Lock` is included |
+//! | `os` | the system: one arena that is cleared after each execution, and a clock that stands still |
+//! | `fatal` | the end of the process: an unwinding that a model can catch |
+//! | `capacity` | magazines of two slots, depots of one batch or none |
+//!
+//! What loom sees of memory: every atomic; every `Cell` and the value of every `Lock`, as data that must not race; each slot
+//! that a model says it [owns](world::own). What is written to slots, depots and arrays of magazines is plain memory.
+
+macro_rules! from_the_crate {
+    ($($module:ident $path:literal;)*) => {
+        $(
+            #[allow(dead_code, unused_imports, clippy::all, reason = "the models do not use all of it")]
+            #[path = $path]
+            mod $module;
+        )*
+    };
+}
+
+from_the_crate! {
+    bin "../../../src/bin.rs";
+    checks "../../../src/checks.rs";
+    family "../../../src/family/mod.rs";
+    fault "../../../src/fault.rs";
+    header "../../../src/header.rs";
+    heap "../../../src/heap/mod.rs";
+    large "../../../src/large.rs";
+    magazine "../../../src/magazine/mod.rs";
+    region "../../../src/region.rs";
+    size_class "../../../src/size_class.rs";
+    slab "../../../src/slab/mod.rs";
+    states "../../../src/states.rs";
+    stats "../../../src/stats.rs";
+    thread "../../../src/thread.rs";
+    tiny "../../../src/tiny.rs";
+    trunk "../../../src/trunk.rs";
+}
+
+#[allow(dead_code, reason = "the same functions as the crate's")]
+mod capacity;
+#[allow(dead_code, reason = "the same functions as the crate's")]
+mod fatal;
+pub mod models;
+#[allow(dead_code, reason = "the same functions as the crate's")]
+mod os;
+mod sync;
+mod world;
+
+use checks::Checks;
+use heap::Family;

@@ -1,0 +1,135 @@
+//! A bin and its depot: a slot has one owner at a time, whichever way it goes from one to the next.
+
+use core::ops::Range;
+
+use crate::Checks;
+use crate::bin::{Bin, DepotMemory, Taken};
+use crate::region::UnitPool;
+use crate::size_class::SizeClass;
+use crate::slab::Geometry;
+use crate::sync::{Lock, Sleep};
+use crate::world::{HALF, QUARTER, SLAB_BYTES, disown, explore, own, place, spawn};
+
+/// A bin with what its family would lend it.
+#[derive(Clone, Copy)]
+struct Shared {
+    bin: &'static Bin,
+    geometry: Geometry<'static>,
+    depot: *mut usize,
+}
+
+// SAFETY: the depot's memory is reached under the bin's lock only.
+unsafe impl Send for Shared {}
+
+impl Shared {
+    fn new(class: SizeClass) -> Self {
+        let unit_shift = SLAB_BYTES.trailing_zeros();
+        let pool = place(Lock::new(UnitPool::new(unit_shift)));
+        let tag = 1 << 5 | class.index() as u32;
+        let geometry = Geometry { class, unit_shift, tag, checks: Checks::Default, pool, family: "Model" };
+        let depot = core::ptr::from_ref(place([const { core::cell::Cell::new(0_usize) }; 4])).cast_mut().cast();
+        Self { bin: place(Bin::new()), geometry, depot }
+    }
+
+    /// Takes one slot; `fresh` ones are those that nobody has had.
+    fn take(&self) -> usize {
+        let mut batch = [0];
+        let taken = self.bin.take(&self.geometry, DepotMemory(self.depot), &mut batch);
+        let address = match taken.expect("no states are kept").expect("there is memory") {
+            Taken::Recycled(count) => {
+                assert_eq!(count, 1);
+                batch[0]
+            }
+            Taken::Fresh(fresh) => {
+                assert_eq!(fresh.range.len(), self.geometry.class.slot_bytes());
+                fresh.range.start
+            }
+        };
+        own(address);
+        address
+    }
+
+    fn take_one(&self) -> usize {
+        let taken = self.bin.take_one(&self.geometry, DepotMemory(self.depot));
+        let (address, _) = taken.expect("no states are kept").expect("there is memory");
+        own(address);
+        address
+    }
+
+    fn give(&self, address: usize) {
+        disown(address);
+        // SAFETY: this thread had taken the slot.
+        unsafe { self.bin.give(&self.geometry, DepotMemory(self.depot), &[address]) }.expect("no states are kept");
+    }
+
+    fn give_fresh(&self, address: usize) {
+        disown(address);
+        let range: Range<usize> = address..address + self.geometry.class.slot_bytes();
+        // SAFETY: this thread had taken the range, and it was fresh.
+        unsafe { self.bin.give_fresh(&self.geometry, range) }.expect("no states are kept");
+    }
+
+    fn trim(&self) {
+        self.bin.trim(&self.geometry, DepotMemory(self.depot)).expect("no states are kept");
+    }
+
+    /// All slots are back, and with the depot emptied no slab is left.
+    fn assert_empty(&self) {
+        assert_eq!(self.bin.counts(&self.geometry).out_slots, 0);
+        self.trim();
+        let counts = self.bin.counts(&self.geometry);
+        assert_eq!((counts.slab_count, counts.depot_slots, counts.free_slots), (0, 0, 0));
+        assert_eq!(self.geometry.pool.lock().dirty_count, 1, "one slab was enough, and its unit is back");
+    }
+}
+
+/// Two threads take and give through a depot of one batch; what does not fit goes to the slab.
+pub fn slots_pass_through_the_depot() {
+    explore(Sleep::Lightly, || {
+        let shared = Shared::new(QUARTER);
+        let take_and_give = move || {
+            let (one, two) = (shared.take(), shared.take());
+            shared.give(one);
+            shared.give(two);
+        };
+        let other = spawn(take_and_give);
+        take_and_give();
+        other.join();
+        shared.assert_empty();
+    });
+}
+
+/// A thread without a cache and a trim empty the depot while a batch comes and goes.
+pub fn the_depot_is_emptied_meanwhile() {
+    explore(Sleep::UntilWoken, || {
+        let shared = Shared::new(QUARTER);
+        let (first, second) = (shared.take(), shared.take());
+        shared.give(first);
+        let alone = spawn(move || {
+            let one = shared.take_one();
+            shared.give(one);
+        });
+        let trimmer = spawn(move || shared.trim());
+        shared.give(second);
+        let third = shared.take();
+        shared.give(third);
+        alone.join();
+        trimmer.join();
+        shared.assert_empty();
+    });
+}
+
+/// Fresh slots go back untouched, while another thread is carving from the same slab.
+pub fn fresh_slots_go_back() {
+    explore(Sleep::Lightly, || {
+        let shared = Shared::new(HALF);
+        let carve_and_give_back = move || {
+            let address = shared.take();
+            shared.give_fresh(address);
+        };
+        let other = spawn(carve_and_give_back);
+        carve_and_give_back();
+        other.join();
+        shared.assert_empty();
+    });
+}

@@ -1,0 +1,9 @@
+//! The models, one file for each protocol. Each function explores one model to its end, and panics where it finds an error.
+
+pub mod bin;
+pub mod exit;
+pub mod lock;
+pub mod registry;
+pub mod slab;
+pub mod states;
+pub mod stats;

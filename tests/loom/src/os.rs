@@ -1,0 +1,131 @@
+//! The system, as the models have it: one arena, cut off piece by piece and cleared after each execution, so that an execution
+//! begins as the last one did, at the same addresses. The contract is that of the crate's `os`; nothing here fails but
+//! [`remap`] and what is about guards.
+
+use core::ptr::NonNull;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::{Cell, RefCell};
+
+const PAGE_BYTES: usize = 4096;
+const ARENA_BYTES: usize = 64 << 20;
+/// A region of the smallest slabs.
+const ARENA_ALIGN: usize = 4 << 20;
+
+pub(crate) const COMMIT_IS_FREE: bool = false;
+pub(crate) const HAS_GUARDS: bool = false;
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+thread_local! {
+    static ARENA: NonNull<u8> = {
+        let layout = Layout::from_size_align(ARENA_BYTES, ARENA_ALIGN).expect("a layout");
+        // SAFETY: the size is not zero.
+        NonNull::new(unsafe { System.alloc_zeroed(layout) }).expect("memory for the arena")
+    };
+    static USED: Cell<usize> = const { Cell::new(0) };
+    static WRITABLE: RefCell<Vec<(NonNull<u8>, usize)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Takes everything back that the last execution had.
+pub(crate) fn reset() {
+    USED.set(0);
+    for (start, bytes) in WRITABLE.take() {
+        // SAFETY: a part of the arena that was given out, and whoever had it is gone.
+        unsafe { start.write_bytes(0, bytes) };
+    }
+}
+
+fn cut(bytes: usize, align: usize) -> Option<NonNull<u8>> {
+    let start = USED.get().next_multiple_of(align);
+    assert!(start + bytes <= ARENA_BYTES && align <= ARENA_ALIGN, "the arena is too small");
+    USED.set(start + bytes);
+    // SAFETY: inside the arena.
+    Some(unsafe { ARENA.with(|arena| *arena).add(start) })
+}
+
+fn note_writable(start: NonNull<u8>, bytes: usize) {
+    WRITABLE.with_borrow_mut(|all| all.push((start, bytes)));
+}
+
+pub(crate) fn page_bytes() -> usize {
+    PAGE_BYTES
+}
+
+/// Little, so that the table of headers is the smallest.
+pub(crate) fn address_space_limit() -> Option<usize> {
+    Some(1 << 20)
+}
+
+pub(crate) fn random() -> u64 {
+    0x9E37_79B9_7F4A_7C15
+}
+
+pub(crate) fn milliseconds() -> u64 {
+    0
+}
+
+pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
+    cut(bytes, align)
+}
+
+pub(crate) fn reserve_readable(bytes: usize) -> Option<NonNull<u8>> {
+    cut(bytes, PAGE_BYTES)
+}
+
+/// # Safety
+/// As the crate's, here and below.
+pub(crate) unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
+    note_writable(start, bytes);
+    true
+}
+
+pub(crate) unsafe fn make_writable(start: NonNull<u8>, bytes: usize) -> bool {
+    note_writable(start, bytes);
+    true
+}
+
+pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
+    // SAFETY: committed, and nobody uses it.
+    unsafe { start.write_bytes(0, bytes) };
+    true
+}
+
+/// What is given back is not given out again in the same execution.
+pub(crate) unsafe fn release(_: NonNull<u8>, _: usize) -> bool {
+    true
+}
+
+pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
+    let start = cut(bytes, align)?;
+    note_writable(start, bytes);
+    Some(start)
+}
+
+pub(crate) unsafe fn remap(_: NonNull<u8>, _: usize, _: usize, _: bool) -> Option<NonNull<u8>> {
+    None
+}
+
+pub(crate) fn map_between(_: usize, _: usize, _: usize) -> Option<NonNull<u8>> {
+    None
+}
+
+pub(crate) unsafe fn guard(_: NonNull<u8>, _: usize) -> bool {
+    false
+}
+
+pub(crate) unsafe fn unguard(_: NonNull<u8>, _: usize) {}
+
+pub(crate) unsafe fn forbid(_: NonNull<u8>, _: usize) -> bool {
+    false
+}
+
+pub(crate) unsafe fn advise_huge(_: NonNull<u8>, _: usize) {}
+
+pub(crate) unsafe fn advise_small(_: NonNull<u8>, _: usize) {}
+
+pub(crate) fn is_aligned(memory: NonNull<u8>, align: usize) -> bool {
+    memory.addr().get() & (align - 1) == 0
+}
+
+pub(crate) fn round_to_pages(bytes: usize) -> Option<usize> {
+    bytes.checked_next_multiple_of(PAGE_BYTES)
+}

@@ -1,0 +1,24 @@
+//! The crate's door to atomics, cells, locks and thread-local state, with loom behind it. The lock is the crate's own.
+
+mod atomics;
+mod cells;
+mod locals;
+#[path = "../../../../src/sync/lock.rs"]
+#[allow(dead_code, reason = "the models do not fork")]
+mod lock;
+mod objects;
+mod wait;
+
+pub(crate) use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+pub(crate) use atomics::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, clear};
+pub(crate) use cells::{Cell, UnsafeCell, touch};
+pub(crate) use locals::{LocalKey, end_thread, thread_local};
+pub(crate) use lock::Lock;
+pub(crate) use wait::{Sleep, set_sleep};
+
+/// Begins an execution: called by its first thread, before there are others.
+pub(crate) fn reset() {
+    objects::reset();
+    locals::reset();
+}

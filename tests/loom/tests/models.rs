@@ -1,0 +1,24 @@
+//! Runs all models, one after another.
+
+macro_rules! models {
+    ($($module:ident: $($model:ident)*;)*) => {
+        $(mod $module {
+            $(
+                #[test]
+                fn $model() {
+                    family_alloc_models::models::$module::$model();
+                }
+            )*
+        })*
+    };
+}
+
+models! {
+    bin: slots_pass_through_the_depot the_depot_is_emptied_meanwhile fresh_slots_go_back;
+    exit: caches_change_hands the_last_free_is_elsewhere the_peak_counts_everyone;
+    lock: excludes_and_publishes wakes_every_sleeper;
+    registry: two_families_at_once one_family_by_two_threads depots_come_with_the_number;
+    slab: a_unit_changes_its_class wrong_frees_are_found_meanwhile;
+    states: the_second_free_is_told nobody_gets_the_slot_twice;
+    stats: numbers_are_plausible_at_any_moment;
+}
