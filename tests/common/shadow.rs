@@ -160,16 +160,24 @@ impl Model {
 
 /// Everything that a family counts is what the slots say.
 pub(crate) fn check_counters(doors: &Doors, slots: &[Slot]) {
-    let mine = slots.iter().filter(|slot| slot.doors.name == doors.name && slot.layout.size() > 0);
-    let (large, small): (Vec<&Slot>, Vec<&Slot>) = mine.partition(|slot| doors.is_large(slot.layout));
-    let bytes = |slots: &[&Slot]| slots.iter().map(|slot| slot.range().len()).sum::<usize>();
+    let (mut live, mut large) = ((0, 0), (0, 0));
+    // Slots of each power of two.
+    let mut small = [0; usize::BITS as usize];
+    for slot in slots.iter().filter(|slot| slot.doors.name == doors.name && slot.layout.size() > 0) {
+        let bytes = slot.range().len();
+        live = (live.0 + 1, live.1 + bytes);
+        if doors.is_large(slot.layout) {
+            large = (large.0 + 1, large.1 + bytes);
+        } else {
+            small[bytes.ilog2() as usize] += 1;
+        }
+    }
     let stats = (doors.stats)();
-    assert_eq!(stats.live_allocations, large.len() + small.len(), "{stats}");
-    assert_eq!(stats.live_bytes, bytes(&large) + bytes(&small), "{stats}");
-    assert_eq!((stats.large_allocations, stats.large_bytes), (large.len(), bytes(&large)), "{stats}");
+    assert_eq!((stats.live_allocations, stats.live_bytes), live, "{stats}");
+    assert_eq!((stats.large_allocations, stats.large_bytes), large, "{stats}");
     assert!(stats.peak_live_allocations >= stats.live_allocations && stats.peak_live_bytes >= stats.live_bytes);
     for class in &stats.classes {
-        let live = small.iter().filter(|slot| slot.range().len() == class.slot_bytes).count();
+        let live = small[class.slot_bytes.ilog2() as usize];
         assert_eq!(class.live_slots, live, "slots of {} bytes: {stats}", class.slot_bytes);
         let all = class.live_slots + class.cached_slots + class.depot_slots + class.free_slots;
         assert_eq!(all * class.slot_bytes, class.slab_count * doors.slab_bytes, "{stats}");
