@@ -82,6 +82,27 @@ pub(crate) fn end() -> ! {
     exit(HARMLESS)
 }
 
+/// While it lives, an access to memory that may not be touched ends the child well.
+pub(crate) struct MayFault;
+
+/// In a child: what is accessed next may be guarded.
+pub(crate) fn may_fault() -> MayFault {
+    extern "C" fn fault(_: libc::c_int) {
+        end();
+    }
+    let fault: extern "C" fn(libc::c_int) = fault;
+    // SAFETY: a handler that does nothing but end the process.
+    unsafe { libc::signal(libc::SIGSEGV, fault as libc::sighandler_t) };
+    MayFault
+}
+
+impl Drop for MayFault {
+    fn drop(&mut self) {
+        // SAFETY: the default action needs no handler.
+        unsafe { libc::signal(libc::SIGSEGV, libc::SIG_DFL) };
+    }
+}
+
 fn exit(status: i32) -> ! {
     // SAFETY: `_exit` has no preconditions.
     unsafe { libc::_exit(status) }
@@ -150,9 +171,9 @@ fn in_child(body: &mut impl FnMut(), loud: bool) -> ! {
     }
 }
 
-/// Tells a fuzzer of what happened in a child, where it does not look.
+/// Tells a fuzzer what happened in a child, where it does not look: a number below 512 for each thing that is of interest.
 pub(crate) fn count(what: usize) {
     #[cfg_attr(all(feature = "libfuzzer", target_os = "linux"), unsafe(link_section = "__libfuzzer_extra_counters"))]
-    static COUNTERS: [AtomicU8; 32] = [const { AtomicU8::new(0) }; 32];
+    static COUNTERS: [AtomicU8; 512] = [const { AtomicU8::new(0) }; 512];
     COUNTERS[what].fetch_add(1, Relaxed);
 }

@@ -10,7 +10,7 @@ use crate::input::Input;
 use crate::operations::assert_gone;
 
 /// The most layouts of one input.
-const MOST: usize = 8;
+const MOST: usize = 3;
 /// So much is always to be had.
 const MODEST_BYTES: usize = 64 << 20;
 /// So much may be copied by one resize.

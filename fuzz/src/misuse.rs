@@ -322,27 +322,35 @@ impl Run<'_> {
             body();
             child::end();
         }
-        self.in_child(call.doors, |_| body());
+        let action = call.new.map_or(0, |new| if new.size() >= call.layout.size() { 1 } else { 2 });
+        self.in_child(call.doors, 2 * action + usize::from(elsewhere), |_| body());
     }
 
-    /// Runs something in a child of the state as it is, unless there have been enough children.
-    fn in_child(&mut self, doors: &Doors, body: impl Fn(&mut Self)) {
+    /// Runs something in a child of the state as it is, unless there have been enough children. `way` (below 8) tells a fuzzer that the
+    /// same ending of another way is something else.
+    fn in_child(&mut self, doors: &Doors, way: usize, body: impl Fn(&mut Self)) {
         if self.children == CHILDREN {
             return;
         }
         self.children += 1;
-        match child::run(|| body(self)) {
+        let ending = match child::run(|| body(self)) {
             Ending::Reported(kind) => {
                 self.misuses.reported += 1;
                 self.misuses.kinds |= 1 << kind;
-                let mode = if doors.checks == Checks::Hardened { 8 } else { 0 };
-                child::count(kind + mode);
+                kind
             }
             Ending::Harmless => {
                 self.misuses.harmless += 1;
-                child::count(16);
+                7
             }
-        }
+        };
+        let mode = match doors.checks {
+            Checks::Unchecked => 0,
+            Checks::Default => 1,
+            Checks::Checked => 2,
+            _ => 3,
+        };
+        child::count(((ending * 4 + mode) * 2 + usize::from(doors.is_exact)) * 8 + way);
     }
 
     /// Writes to a freed slot, and lets a child do the rest of the input after that.
@@ -352,14 +360,19 @@ impl Run<'_> {
         let range = slot.range();
         let address = range.start + usize::from(offset) % range.len();
         let keeps_states = matches!(slot.doors.checks, Checks::Checked | Checks::Hardened);
+        // Large ones may be unmapped by now.
+        let is_slot = range.len() < GUARDED_FROM_BYTES && !slot.doors.is_large(slot.layout);
         let is_free = !self.holdings.live.iter().any(|slot| slot.range().contains(&address));
-        if keeps_states && is_free && range.len() < GUARDED_FROM_BYTES {
-            self.in_child(slot.doors, |run| {
+        if keeps_states && is_slot && is_free {
+            self.in_child(slot.doors, 6, |run| {
                 if slot.doors.checks == Checks::Hardened {
                     child::expect(Expected { kinds: &[FaultKind::WriteAfterFree], family: slot.doors.name, address });
                 }
+                // The slab may be of a class by now whose free slots are guarded.
+                let guarded = (slot.doors.checks == Checks::Hardened).then(child::may_fault);
                 // SAFETY: memory of a slab, which stays mapped; that nobody may write there is the point.
                 unsafe { std::ptr::with_exposed_provenance_mut::<u8>(address).write_volatile(value) };
+                drop(guarded);
                 run.written = Some(address);
                 while run.turn().is_ok() {}
                 // So many that it is handed out again, if it still is as it was written.
@@ -386,7 +399,7 @@ impl Run<'_> {
         if self.written.is_some() {
             return Ok(());
         }
-        self.in_child(slot.doors, |_| {
+        self.in_child(slot.doors, 7, |_| {
             child::watch(&others);
             child::expect(Expected { kinds: &[FaultKind::Overflow], family: slot.doors.name, address: slot.start() });
             let behind = std::ptr::with_exposed_provenance_mut::<u8>(slot.start() + slot.layout.size() + offset);
