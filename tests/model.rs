@@ -5,14 +5,13 @@
 
 mod common;
 
-use std::collections::{BTreeMap, HashMap};
-use std::ptr::NonNull;
-use std::sync::{Mutex, PoisonError, mpsc};
-use std::thread::JoinHandle;
+use std::sync::{Mutex, PoisonError};
 
-use common::doors::{Doors, is_aligned, layout, promised_align};
-use common::pattern;
+use common::doors::{Doors, layout};
 use common::random::Random;
+use common::shadow::{Model, Slot, check_counters};
+use common::steps::{Holdings, Step};
+use common::worker::Worker;
 use family_alloc::{Checks, family};
 use proptest::prelude::*;
 use std::alloc::Layout;
@@ -28,7 +27,7 @@ family! {
     struct GuardedSmall { checks: Hardened, slab_bytes: 128 * 1024 }
 }
 
-const FAMILIES: [Doors; 8] = [
+static FAMILIES: [Doors; 8] = [
     Doors::of::<Plain>(),
     Doors::of::<Small>(),
     Doors::of::<Middle>(),
@@ -39,120 +38,13 @@ const FAMILIES: [Doors; 8] = [
     Doors::of::<GuardedSmall>(),
 ];
 const THREADS: usize = 3;
-/// The least slab: no two families may ever have slots in the same so many bytes.
-const UNIT_BYTES: usize = 64 << 10;
+/// Contents are written and looked at to the last byte.
+const ALL: usize = usize::MAX;
 
-/// A live allocation: what was asked for, what came, and the seed of its contents.
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    family: usize,
-    layout: Layout,
-    memory: NonNull<[u8]>,
-    seed: usize,
-}
-
-// SAFETY: an allocation may be used and freed on any thread; the tests hand each to one thread at a time.
-unsafe impl Send for Slot {}
-
-/// Which family each unit of address space has belonged to since it was first seen; slabs are never given up.
-static UNITS: Mutex<Option<HashMap<usize, usize>>> = Mutex::new(None);
-
-/// The live ranges of all families, by address.
-#[derive(Default)]
-struct Model {
-    ranges: BTreeMap<usize, usize>,
-}
-
-impl Model {
-    /// Checks what a new slot promises, and adds it.
-    fn insert(&mut self, slot: &Slot) {
-        let (start, end) = (slot.memory.addr().get(), slot.memory.addr().get() + slot.memory.len());
-        let doors = FAMILIES[slot.family];
-        assert!(is_aligned(start, promised_align(slot.layout)), "{slot:?}: alignment");
-        assert_eq!(slot.memory.len(), doors.occupied(slot.layout), "{slot:?}: not the whole slot");
-        if slot.layout.size() == 0 {
-            return;
-        }
-        if let Some((&other, &other_end)) = self.ranges.range(..end).next_back() {
-            assert!(other_end <= start, "{slot:?} overlaps {other:#x} to {other_end:#x}");
-        }
-        self.ranges.insert(start, end);
-        let mut units = UNITS.lock().unwrap_or_else(PoisonError::into_inner);
-        let units = units.get_or_insert_default();
-        for unit in start / UNIT_BYTES..end.div_ceil(UNIT_BYTES) {
-            if doors.is_large(slot.layout) {
-                assert!(!units.contains_key(&unit), "{slot:?}: a mapping in the slabs of a family");
-            } else {
-                let owner = *units.entry(unit).or_insert(slot.family);
-                assert_eq!(owner, slot.family, "{slot:?}: in a slab of {}", FAMILIES[owner].name);
-            }
-        }
-    }
-
-    fn remove(&mut self, slot: &Slot) {
-        if slot.layout.size() > 0 {
-            let end = self.ranges.remove(&slot.memory.addr().get());
-            assert_eq!(end, Some(slot.memory.addr().get() + slot.memory.len()), "{slot:?} is not in the model");
-        }
-    }
-}
-
-fn allocate(family: usize, layout: Layout, zeroed: bool, seed: usize) -> Slot {
-    let doors = FAMILIES[family];
-    let memory = if zeroed { (doors.allocate_zeroed)(layout) } else { (doors.allocate)(layout) };
-    let memory = memory.unwrap_or_else(|| panic!("{layout:?} is refused"));
-    assert!(!zeroed || pattern::is_zero_from(memory, 0), "{layout:?}: not zero to the end");
-    pattern::fill(memory, seed);
-    Slot { family, layout, memory, seed }
-}
-
-fn verify(slot: &Slot) {
-    assert!(pattern::holds(slot.memory.cast(), slot.memory.len(), slot.seed), "{slot:?}: the contents have changed");
-}
-
-/// Some size that fits the slot: between the requested one and the whole.
-fn fitting(slot: &Slot, fraction: u8) -> Layout {
-    let slack = slot.memory.len() - slot.layout.size();
-    layout(slot.layout.size() + slack * usize::from(fraction) / 255, slot.layout.align())
-}
-
-fn deallocate(slot: &Slot, fraction: u8) {
-    verify(slot);
-    // SAFETY: a live slot with a layout that fits; its owner gives it up.
-    unsafe { (FAMILIES[slot.family].deallocate)(slot.memory.cast(), fitting(slot, fraction)) };
-}
-
-/// Grows or shrinks as the sizes have it, and checks that the contents came along.
-fn resize(slot: &Slot, fraction: u8, new: Layout, zeroed: bool) -> Slot {
-    let (doors, old) = (FAMILIES[slot.family], fitting(slot, fraction));
-    verify(slot);
-    let grows = new.size() >= old.size();
-    let call = match (grows, zeroed) {
-        (true, true) => doors.grow_zeroed,
-        (true, false) => doors.grow,
-        (false, _) => doors.shrink,
-    };
-    // SAFETY: a live slot with a layout that fits, the sizes in the order that the call wants; the owner gives it up.
-    let memory = unsafe { call(slot.memory.cast(), old, new) };
-    let memory = memory.unwrap_or_else(|| panic!("{slot:?} to {new:?} is refused"));
-    assert!(
-        pattern::holds(memory.cast(), old.size().min(new.size()), slot.seed),
-        "{slot:?} to {new:?}: the contents did not come along"
-    );
-    assert!(
-        !(grows && zeroed) || pattern::is_zero_from(memory, old.size()),
-        "{slot:?} to {new:?}: not zero to the end"
-    );
-    pattern::fill(memory, slot.seed);
-    Slot { layout: new, memory, ..*slot }
-}
-
+/// What one of the threads does.
 #[derive(Clone, Debug)]
-enum Step {
-    Allocate { family: usize, layout: Layout, zeroed: bool, count: usize },
-    Free { place: usize, fraction: u8, count: usize },
-    Resize { place: usize, fraction: u8, layout: Layout, zeroed: bool },
-    Trim { family: usize },
+enum Turn {
+    Step(Step),
     EndThread,
 }
 
@@ -172,134 +64,64 @@ fn any_layout() -> impl Strategy<Value = Layout> {
     (size(), align).prop_map(|(size, shift)| layout(size, 1 << shift))
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    let family = 0..FAMILIES.len();
+fn turn() -> impl Strategy<Value = Turn> {
+    let family = (0..FAMILIES.len()).prop_map(|family| &FAMILIES[family]);
     let many = prop_oneof![6 => Just(1_usize), 1 => 2..300_usize];
     let allocate = (family.clone(), any_layout(), any::<bool>(), many.clone());
-    prop_oneof![
-        8 => allocate.prop_map(|(family, layout, zeroed, count)| {
+    let step = prop_oneof![
+        8 => allocate.prop_map(|(doors, layout, zeroed, count)| {
             let most = (4 << 20) / layout.size().max(layout.align());
-            Step::Allocate { family, layout, zeroed, count: count.min(most.max(1)) }
+            Step::Allocate { doors, layout, zeroed, count: count.min(most.max(1)) }
         }),
         8 => (any::<usize>(), any::<u8>(), many).prop_map(|(place, fraction, count)| Step::Free { place, fraction, count }),
         6 => (any::<usize>(), any::<u8>(), any_layout(), any::<bool>())
             .prop_map(|(place, fraction, layout, zeroed)| Step::Resize { place, fraction, layout, zeroed }),
-        1 => family.prop_map(|family| Step::Trim { family }),
-        1 => Just(Step::EndThread),
-    ]
+        1 => family.prop_map(|doors| Step::Trim { doors }),
+    ];
+    prop_oneof![23 => step.prop_map(Turn::Step), 1 => Just(Turn::EndThread)]
 }
 
-/// A thread that makes calls on behalf of another, one at a time.
-struct Worker {
-    calls: mpsc::Sender<Box<dyn FnOnce() + Send>>,
-    thread: JoinHandle<()>,
-}
-
-impl Worker {
-    fn start() -> Self {
-        let (calls, inbox) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
-        Self { calls, thread: std::thread::spawn(move || inbox.into_iter().for_each(|call| call())) }
-    }
-
-    /// Makes a call there and waits for what it returns; a panic there becomes a panic here.
-    fn call<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> T {
-        let (sender, receiver) = mpsc::channel();
-        let call = move || {
-            let _ = sender.send(std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)));
-        };
-        self.calls.send(Box::new(call)).expect("the worker listens");
-        receiver.recv().expect("the worker answers").unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    }
-
-    fn end(self) {
-        drop(self.calls);
-        self.thread.join().expect("a worker does not panic");
-    }
-}
-
-/// The state of one run: live slots in no order, workers, and the model.
+/// The state of one run: workers, and what they hold together.
 struct Run {
     workers: Vec<Worker>,
-    live: Vec<Slot>,
-    model: Model,
-    seed: usize,
+    holdings: Box<Holdings>,
 }
 
 impl Run {
     fn new() -> Self {
-        Self {
-            workers: (0..THREADS).map(|_| Worker::start()).collect(),
-            live: Vec::new(),
-            model: Model::default(),
-            seed: 0,
+        Self { workers: (0..THREADS).map(|_| Worker::start()).collect(), holdings: Box::new(Holdings::new(ALL)) }
+    }
+
+    /// Lets one of the workers do something with the holdings.
+    fn on(&mut self, thread: usize, work: impl FnOnce(&mut Holdings) + Send + 'static) {
+        let mut holdings = std::mem::replace(&mut self.holdings, Box::new(Holdings::new(ALL)));
+        self.holdings = self.workers[thread].call(move || {
+            work(&mut holdings);
+            holdings
+        });
+    }
+
+    fn turn(&mut self, thread: usize, turn: Turn) {
+        match turn {
+            Turn::Step(step) => self.on(thread, move |holdings| holdings.step(&step)),
+            Turn::EndThread => std::mem::replace(&mut self.workers[thread], Worker::start()).end(),
         }
     }
 
-    fn step(&mut self, thread: usize, step: &Step) {
-        match *step {
-            Step::Allocate { family, layout, zeroed, count } => {
-                for _ in 0..count {
-                    self.seed += 1;
-                    let seed = self.seed;
-                    let slot = self.workers[thread].call(move || allocate(family, layout, zeroed, seed));
-                    self.model.insert(&slot);
-                    self.live.push(slot);
-                }
-            }
-            Step::Free { place, fraction, count } => {
-                for _ in 0..count.min(self.live.len()) {
-                    let slot = self.live.swap_remove(place % self.live.len());
-                    self.model.remove(&slot);
-                    self.workers[thread].call(move || deallocate(&slot, fraction));
-                }
-            }
-            Step::Resize { place, fraction, layout, zeroed } if !self.live.is_empty() => {
-                let place = place % self.live.len();
-                let slot = self.live[place];
-                self.model.remove(&slot);
-                let resized = self.workers[thread].call(move || resize(&slot, fraction, layout, zeroed));
-                self.model.insert(&resized);
-                self.live[place] = resized;
-            }
-            Step::Resize { .. } => {}
-            Step::Trim { family } => {
-                (FAMILIES[family].trim)();
-            }
-            Step::EndThread => std::mem::replace(&mut self.workers[thread], Worker::start()).end(),
-        }
-    }
-
-    /// Everything that the families count is what the model holds.
     fn check_counters(&self) {
-        for (family, doors) in FAMILIES.iter().enumerate() {
-            let mine = self.live.iter().filter(|slot| slot.family == family && slot.layout.size() > 0);
-            let (large, small): (Vec<&Slot>, Vec<&Slot>) = mine.partition(|slot| doors.is_large(slot.layout));
-            let bytes = |slots: &[&Slot]| slots.iter().map(|slot| slot.memory.len()).sum::<usize>();
-            let stats = (doors.stats)();
-            assert_eq!(stats.live_allocations, large.len() + small.len(), "{stats}");
-            assert_eq!(stats.live_bytes, bytes(&large) + bytes(&small), "{stats}");
-            assert_eq!((stats.large_allocations, stats.large_bytes), (large.len(), bytes(&large)), "{stats}");
-            assert!(stats.peak_live_allocations >= stats.live_allocations && stats.peak_live_bytes >= stats.live_bytes);
-            for class in &stats.classes {
-                let live = small.iter().filter(|slot| slot.memory.len() == class.slot_bytes).count();
-                assert_eq!(class.live_slots, live, "slots of {} bytes: {stats}", class.slot_bytes);
-                let all = class.live_slots + class.cached_slots + class.depot_slots + class.free_slots;
-                assert_eq!(all * class.slot_bytes, class.slab_count * doors.slab_bytes, "{stats}");
-            }
-        }
+        FAMILIES.iter().for_each(|doors| check_counters(doors, &self.holdings.live));
     }
 
     fn finish(mut self) {
         self.check_counters();
-        for (index, slot) in std::mem::take(&mut self.live).into_iter().enumerate() {
-            self.model.remove(&slot);
-            self.workers[index % THREADS].call(move || deallocate(&slot, index as u8));
+        for index in 0..self.holdings.live.len() {
+            self.on(index % THREADS, move |holdings| holdings.take(0).deallocate(index as u8));
         }
         self.check_counters();
         for worker in self.workers.drain(..) {
             worker.end();
         }
-        for doors in FAMILIES {
+        for doors in &FAMILIES {
             let stats = (doors.stats)();
             assert_eq!((stats.thread_caches, stats.cached_slots), (0, 0), "{stats}");
         }
@@ -316,12 +138,12 @@ fn random_calls_on_threads_in_turn_keep_every_promise() {
 
 fn run_in_turn(cases: u32) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let sequence = proptest::collection::vec((0..THREADS, step()), 1..300);
+    let sequence = proptest::collection::vec((0..THREADS, turn()), 1..300);
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(sequence in sequence)| {
         let mut run = Run::new();
-        for (thread, step) in &sequence {
-            run.step(*thread, step);
+        for (thread, turn) in sequence {
+            run.turn(thread, turn);
         }
         run.finish();
     });
@@ -357,9 +179,9 @@ fn run_all_at_once(steps: usize) {
         }
     });
     for slot in exchange.into_inner().expect("no thread panicked") {
-        deallocate(&slot, 0);
+        slot.deallocate(0);
     }
-    for doors in FAMILIES {
+    for doors in &FAMILIES {
         let stats = (doors.stats)();
         assert_eq!((stats.live_allocations, stats.live_bytes), (0, 0), "{stats}");
     }
@@ -373,7 +195,8 @@ fn run_at_once(thread: usize, steps: usize, model: &Mutex<Model>, exchange: &Mut
         let wanted = layout(random.between(1 << class_bits, 2 << class_bits), 1 << random.below(8));
         match random.below(8) {
             0..4 => {
-                let slot = allocate(random.below(FAMILIES.len()), wanted, random.below(3) == 0, step * 4 + thread);
+                let doors = &FAMILIES[random.below(FAMILIES.len())];
+                let slot = Slot::allocate(doors, wanted, random.below(3) == 0, (step * 4 + thread, ALL));
                 model.lock().expect("no panic").insert(&slot);
                 own.push(slot);
             }
@@ -382,7 +205,7 @@ fn run_at_once(thread: usize, steps: usize, model: &Mutex<Model>, exchange: &Mut
                 let old = own[place];
                 // Both ends may exist at once while the contents move, so the old one leaves the model first.
                 model.lock().expect("no panic").remove(&old);
-                let new = resize(&old, random.below(256) as u8, wanted, random.below(2) == 0);
+                let new = old.resize(random.below(256) as u8, wanted, random.below(2) == 0);
                 model.lock().expect("no panic").insert(&new);
                 own[place] = new;
             }
@@ -391,7 +214,7 @@ fn run_at_once(thread: usize, steps: usize, model: &Mutex<Model>, exchange: &Mut
                 let taken = if random.below(2) == 0 { exchange.lock().expect("no panic").pop() } else { own.pop() };
                 if let Some(slot) = taken {
                     model.lock().expect("no panic").remove(&slot);
-                    deallocate(&slot, random.below(256) as u8);
+                    slot.deallocate(random.below(256) as u8);
                 }
             }
         }
@@ -401,7 +224,7 @@ fn run_at_once(thread: usize, steps: usize, model: &Mutex<Model>, exchange: &Mut
 
 #[test]
 fn the_families_of_this_file_are_what_they_claim() {
-    let declared = FAMILIES.map(|doors| (doors.name, doors.slab_bytes, doors.checks));
+    let declared = FAMILIES.each_ref().map(|doors| (doors.name, doors.slab_bytes, doors.checks));
     let expected = [
         ("Plain", 2 << 20, Checks::Default),
         ("Small", 64 << 10, Checks::Default),

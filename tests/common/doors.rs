@@ -1,6 +1,7 @@
 //! The calls of one family behind function pointers, so that a test can choose the family at run time.
 
-use std::alloc::Layout;
+use std::alloc::{GlobalAlloc, Layout};
+use std::fmt;
 use std::ptr::NonNull;
 
 use allocator_api2::alloc::Allocator;
@@ -15,6 +16,8 @@ pub(crate) struct Doors {
     pub(crate) name: &'static str,
     pub(crate) slab_bytes: usize,
     pub(crate) checks: Checks,
+    /// Those of `GlobalAlloc`: layouts come back as they were, alignments stay, sizes are not 0, and nothing is said of slack.
+    pub(crate) is_exact: bool,
     pub(crate) allocate: fn(Layout) -> Memory,
     pub(crate) allocate_zeroed: fn(Layout) -> Memory,
     pub(crate) deallocate: unsafe fn(NonNull<u8>, Layout),
@@ -31,6 +34,7 @@ impl Doors {
             name: F::NAME,
             slab_bytes: F::SLAB_BYTES,
             checks: F::CHECKS,
+            is_exact: false,
             allocate: |layout| F::default().allocate(layout).ok(),
             allocate_zeroed: |layout| F::default().allocate_zeroed(layout).ok(),
             // SAFETY: the same contract, here and below.
@@ -44,6 +48,33 @@ impl Doors {
             stats: F::stats,
             trim: F::trim,
         }
+    }
+
+    pub(crate) const fn exact<F: Family + GlobalAlloc>() -> Self {
+        Self {
+            name: F::NAME,
+            slab_bytes: F::SLAB_BYTES,
+            checks: F::CHECKS,
+            is_exact: true,
+            // SAFETY: whoever has these doors asks for no size of 0.
+            allocate: |layout| usable(unsafe { F::default().alloc(layout) }, layout),
+            // SAFETY: as above.
+            allocate_zeroed: |layout| usable(unsafe { F::default().alloc_zeroed(layout) }, layout),
+            // SAFETY: the same contract, here and below.
+            deallocate: |ptr, layout| unsafe { F::default().dealloc(ptr.as_ptr(), layout) },
+            // SAFETY: as above.
+            grow: |ptr, old, new| usable(unsafe { F::default().realloc(ptr.as_ptr(), old, new.size()) }, new),
+            grow_zeroed: |_, _, _| unreachable!("`GlobalAlloc` has no such call"),
+            // SAFETY: as above.
+            shrink: |ptr, old, new| usable(unsafe { F::default().realloc(ptr.as_ptr(), old, new.size()) }, new),
+            stats: F::stats,
+            trim: F::trim,
+        }
+    }
+
+    /// Bytes that a client may use: all that a layout occupies, if the door says how much that is.
+    pub(crate) fn usable(&self, layout: Layout) -> usize {
+        if self.is_exact { layout.size() } else { self.occupied(layout) }
     }
 
     /// Bytes that a layout occupies: a power of two in slabs, whole pages above.
@@ -71,6 +102,16 @@ impl Doors {
     pub(crate) fn is_large(&self, layout: Layout) -> bool {
         layout.size() > 0 && layout.size().max(layout.align()) > self.slab_bytes / 2
     }
+}
+
+impl fmt::Debug for Doors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.name, if self.is_exact { ", GlobalAlloc" } else { "" })
+    }
+}
+
+fn usable(start: *mut u8, layout: Layout) -> Memory {
+    Some(NonNull::slice_from_raw_parts(NonNull::new(start)?, layout.size()))
 }
 
 pub(crate) fn layout(size: usize, align: usize) -> Layout {

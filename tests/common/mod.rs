@@ -1,4 +1,5 @@
-//! What several test programs share: child processes, readings of memory, slots with recognisable contents, random numbers.
+//! What several test programs share: child processes, readings of memory, slots with recognisable contents, a shadow model of
+//! families with steps to run beside it, threads that make calls for others, random numbers. The fuzz targets use it as well.
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
@@ -9,3 +10,6 @@ pub(crate) mod forbid;
 pub(crate) mod memory;
 pub(crate) mod pattern;
 pub(crate) mod random;
+pub(crate) mod shadow;
+pub(crate) mod steps;
+pub(crate) mod worker;

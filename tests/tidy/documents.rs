@@ -5,7 +5,7 @@ use crate::files::{Files, SourceFile};
 use crate::tokens::Tokens;
 
 /// A path that begins with one of these is one of ours.
-const OUR_DIRECTORIES: [&str; 7] = [".ci/", "benches/", "compat/", "docs/", "examples/", "src/", "tests/"];
+const OUR_DIRECTORIES: [&str; 8] = [".ci/", "benches/", "compat/", "docs/", "examples/", "fuzz/", "src/", "tests/"];
 
 /// A name without a directory that ends so is a file's.
 const ENDINGS: [&str; 3] = [".rs", ".md", ".toml"];

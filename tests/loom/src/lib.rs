@@ -30,7 +30,7 @@ from_the_crate! {
     fault "../../../src/fault.rs";
     header "../../../src/header.rs";
     heap "../../../src/heap/mod.rs";
-    large "../../../src/large.rs";
+    large "../../../src/large/mod.rs";
     magazine "../../../src/magazine/mod.rs";
     region "../../../src/region.rs";
     size_class "../../../src/size_class.rs";

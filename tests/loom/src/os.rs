@@ -13,6 +13,9 @@ const ARENA_ALIGN: usize = 4 << 20;
 
 pub(crate) const COMMIT_IS_FREE: bool = false;
 pub(crate) const HAS_GUARDS: bool = false;
+pub(crate) const TAKES_PARTS: bool = false;
+
+pub(crate) fn stay_loaded() {}
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 thread_local! {
@@ -112,7 +115,9 @@ pub(crate) unsafe fn guard(_: NonNull<u8>, _: usize) -> bool {
     false
 }
 
-pub(crate) unsafe fn unguard(_: NonNull<u8>, _: usize) {}
+pub(crate) unsafe fn unguard(_: NonNull<u8>, _: usize) -> bool {
+    false
+}
 
 pub(crate) unsafe fn forbid(_: NonNull<u8>, _: usize) -> bool {
     false
