@@ -13,11 +13,13 @@
 //! parts of mappings can be released, at most what was live at once since nothing was kept, and [`SPARE_BYTES`].
 
 mod kept;
+mod table;
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use kept::{KeptSet, Piece};
+use table::{Entry, MARKED, Table};
 
 use crate::os;
 
@@ -28,21 +30,6 @@ const FENCED_COUNT: usize = 1000;
 /// Mappings from here on are aligned to, and advised to use, huge pages. Only whole ones are used, so nothing behind the
 /// mapping is wasted; a mapping that is touched sparsely holds up to 2 MiB where it would hold a page.
 const HUGE_FROM_BYTES: usize = 2 << 20;
-
-#[derive(Clone, Copy)]
-struct Entry {
-    address: usize,
-    /// Bytes, whole pages; [`MARKED`] is added where a mark stands behind what the client asked for.
-    length: usize,
-}
-
-const MARKED: usize = 1;
-
-impl Entry {
-    fn bytes(self) -> usize {
-        self.length & !MARKED
-    }
-}
 
 /// A large allocation on its way to the client.
 #[derive(Clone, Copy)]
@@ -62,18 +49,13 @@ pub(crate) enum Mismatch {
 
 /// All large allocations of one family, under one lock.
 pub(crate) struct LargeSet {
-    /// Open addressing with linear probing; `address` 0 is an empty place. Kept at most three quarters full.
-    table: Option<NonNull<Entry>>,
-    capacity: usize,
+    table: Table,
     pub(crate) count: usize,
     pub(crate) bytes: usize,
     /// The most that `bytes` has been since nothing was kept.
     peak_bytes: usize,
     kept: KeptSet,
 }
-
-// SAFETY: the table and the kept mappings belong to this set alone.
-unsafe impl Send for LargeSet {}
 
 /// The mapping's length for a layout: whole pages. `None` if that is more than any object may have.
 pub(crate) fn mapped_bytes(layout: Layout) -> Option<usize> {
@@ -83,7 +65,7 @@ pub(crate) fn mapped_bytes(layout: Layout) -> Option<usize> {
 impl LargeSet {
     /// With `guarded` a page that may not be touched lies before and behind each allocation, and freed ones are not used again.
     pub(crate) const fn new(guarded: bool) -> Self {
-        Self { table: None, capacity: 0, count: 0, bytes: 0, peak_bytes: 0, kept: KeptSet::new(guarded) }
+        Self { table: Table::new(), count: 0, bytes: 0, peak_bytes: 0, kept: KeptSet::new(guarded) }
     }
 
     /// Bytes of what is kept and holds memory.
@@ -99,7 +81,7 @@ impl LargeSet {
             Some(memory) => memory,
             None => self.map(bytes, layout.align(), now)?,
         };
-        self.insert(Entry { address: memory.as_ptr().expose_provenance(), length: bytes });
+        self.table.insert(Entry { address: memory.as_ptr().expose_provenance(), length: bytes });
         self.count += 1;
         self.count_bytes(0, bytes);
         Some(Large { memory, bytes })
@@ -111,7 +93,7 @@ impl LargeSet {
     /// If `memory` is a live allocation of this length, nobody uses it any more.
     pub(crate) unsafe fn deallocate(&mut self, memory: NonNull<u8>, bytes: usize, now: u64) -> Result<(), Mismatch> {
         let place = self.verify(memory, bytes)?;
-        self.remove(place);
+        self.table.remove(place);
         self.count -= 1;
         self.bytes -= bytes;
         self.kept.keep(Piece::freed(memory.addr().get(), bytes, now));
@@ -136,7 +118,7 @@ impl LargeSet {
         let may_move = new_layout.align() <= os::page_bytes();
         if bytes == old_bytes {
             // A mark behind the old size is no longer one.
-            self.set(place, Entry { length: bytes, ..self.entry(place) });
+            self.table.set(place, Entry { length: bytes, ..self.table.entry(place) });
             return Ok(in_place.then_some(Large { memory: own(memory), bytes }));
         }
         if self.kept.guarded || !(in_place || may_move) {
@@ -149,9 +131,9 @@ impl LargeSet {
             unsafe { os::remap(own(memory), old_bytes, bytes, may_move) }
         });
         let Some(memory) = resized else { return Ok(None) };
-        self.remove(place);
+        self.table.remove(place);
         // There is a free place: one was just made.
-        self.insert(Entry { address: memory.as_ptr().expose_provenance(), length: bytes });
+        self.table.insert(Entry { address: memory.as_ptr().expose_provenance(), length: bytes });
         self.count_bytes(old_bytes, bytes);
         if bytes >= HUGE_FROM_BYTES && old_bytes < HUGE_FROM_BYTES {
             // SAFETY: live memory of this set's.
@@ -258,8 +240,8 @@ impl LargeSet {
 
     /// Where a live allocation of this length stands in the table.
     pub(crate) fn verify(&self, memory: NonNull<u8>, bytes: usize) -> Result<usize, Mismatch> {
-        let place = self.find(memory.addr().get()).ok_or(Mismatch::Unknown)?;
-        match self.entry(place).bytes() {
+        let place = self.table.find(memory.addr().get()).ok_or(Mismatch::Unknown)?;
+        match self.table.entry(place).bytes() {
             live if live == bytes => Ok(place),
             live => Err(Mismatch::Length(live)),
         }
@@ -267,109 +249,32 @@ impl LargeSet {
 
     /// Notes that a mark stands behind what the client asked for in a live allocation.
     pub(crate) fn mark(&mut self, memory: NonNull<u8>) {
-        if let Some(place) = self.find(memory.addr().get()) {
-            let entry = self.entry(place);
-            self.set(place, Entry { length: entry.length | MARKED, ..entry });
+        if let Some(place) = self.table.find(memory.addr().get()) {
+            let entry = self.table.entry(place);
+            self.table.set(place, Entry { length: entry.length | MARKED, ..entry });
         }
     }
 
     /// Whether a live allocation of this length has a mark.
     pub(crate) fn is_marked(&self, memory: NonNull<u8>, bytes: usize) -> bool {
-        self.verify(memory, bytes).is_ok_and(|place| self.entry(place).length & MARKED != 0)
+        self.verify(memory, bytes).is_ok_and(|place| self.table.entry(place).length & MARKED != 0)
     }
 
     /// The length of the live allocation that contains an address, and where it begins; for reports.
     pub(crate) fn containing(&self, address: usize) -> Option<(usize, usize)> {
-        (0..self.capacity)
-            .map(|place| self.entry(place))
-            .find(|entry| entry.address != 0 && (entry.address..entry.address + entry.bytes()).contains(&address))
+        self.table
+            .entries()
+            .find(|entry| (entry.address..entry.address + entry.bytes()).contains(&address))
             .map(|entry| (entry.address, entry.bytes()))
-    }
-
-    fn entry(&self, place: usize) -> Entry {
-        debug_assert!(place < self.capacity);
-        let table = self.table.unwrap_or(NonNull::dangling());
-        // SAFETY: `place < capacity`, so the entry lies in the table.
-        let entry = unsafe { table.add(place) };
-        // SAFETY: all places of the table are initialised: zero from the system, or written by `set`.
-        unsafe { entry.read() }
-    }
-
-    fn set(&mut self, place: usize, entry: Entry) {
-        debug_assert!(place < self.capacity);
-        let table = self.table.unwrap_or(NonNull::dangling());
-        // SAFETY: `place < capacity`, so the entry lies in the table.
-        let slot = unsafe { table.add(place) };
-        // SAFETY: the table belongs to this set, borrowed exclusively.
-        unsafe { slot.write(entry) };
-    }
-
-    fn home(&self, address: usize) -> usize {
-        // Fibonacci hashing of the page number (Knuth, TAOCP 6.4).
-        let hash = ((address >> 12) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        hash as usize & (self.capacity - 1)
-    }
-
-    fn find(&self, address: usize) -> Option<usize> {
-        if self.capacity == 0 {
-            return None;
-        }
-        let mut place = self.home(address);
-        loop {
-            match self.entry(place).address {
-                0 => return None,
-                found if found == address => return Some(place),
-                _ => place = (place + 1) & (self.capacity - 1),
-            }
-        }
-    }
-
-    fn insert(&mut self, entry: Entry) {
-        let mut place = self.home(entry.address);
-        while self.entry(place).address != 0 {
-            place = (place + 1) & (self.capacity - 1);
-        }
-        self.set(place, entry);
-    }
-
-    /// Empties a place and moves later entries of its cluster up, so that probing never meets a hole (Knuth, TAOCP 6.4, R).
-    fn remove(&mut self, mut hole: usize) {
-        let mask = self.capacity - 1;
-        let mut place = hole;
-        loop {
-            place = (place + 1) & mask;
-            let entry = self.entry(place);
-            if entry.address == 0 {
-                break;
-            }
-            let home = self.home(entry.address);
-            if place.wrapping_sub(home) & mask >= place.wrapping_sub(hole) & mask {
-                self.set(hole, entry);
-                hole = place;
-            }
-        }
-        self.set(hole, Entry { address: 0, length: 0 });
     }
 
     /// Makes sure that one more entry fits.
     fn make_room(&mut self) -> Option<()> {
-        if (self.count + 1) * 4 <= self.capacity * 3 {
-            return Some(());
-        }
-        let capacity = if self.capacity == 0 { os::page_bytes() / size_of::<Entry>() } else { self.capacity * 2 };
-        let table = os::map(capacity * size_of::<Entry>(), os::page_bytes())?.cast::<Entry>();
-        let old = Self { table: self.table, capacity: self.capacity, ..Self::new(false) };
-        (self.table, self.capacity) = (Some(table), capacity);
-        for entry in (0..old.capacity).map(|place| old.entry(place)).filter(|entry| entry.address != 0) {
-            self.insert(entry);
-        }
-        if let Some(table) = old.table {
-            let address = table.as_ptr().expose_provenance();
-            let mut old = Piece { is_huge: false, ..Piece::freed(address, old.capacity * size_of::<Entry>(), 0) };
-            // A table has no margins, and what is kept has: there, what the system refuses to take is lost, but no memory.
-            if !old.discard(0) && self.kept.margin() == 0 {
-                self.kept.put(old);
-            }
+        let Some(old) = self.table.make_room(self.count)? else { return Some(()) };
+        let mut old = Piece { is_huge: false, ..Piece::freed(old.0, old.1, 0) };
+        // A table has no margins, and what is kept has: there, what the system refuses to take is lost, but no memory.
+        if !old.discard(0) && self.kept.margin() == 0 {
+            self.kept.put(old);
         }
         Some(())
     }
