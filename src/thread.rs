@@ -194,3 +194,42 @@ mod late {
 
     pub(super) fn disarm() {}
 }
+
+#[cfg(test)]
+mod tests {
+    use core::alloc::Layout;
+    use core::ptr::NonNull;
+    use std::sync::mpsc;
+
+    use crate::heap::{allocate, deallocate};
+    use crate::sync::TAKEN;
+
+    crate::family! { struct Passed; }
+
+    /// Slots that one thread allocates and another frees cost at most one lock for 32 of them, both threads' together.
+    #[test]
+    fn passing_slots_on_takes_few_locks() {
+        const COUNT: usize = 100_000;
+        let layout = Layout::new::<[u64; 8]>();
+        let (sender, receiver) = mpsc::sync_channel::<usize>(1000);
+        let consumer = std::thread::spawn(move || {
+            for slot in receiver {
+                let slot = NonNull::new(core::ptr::with_exposed_provenance_mut(slot)).unwrap();
+                // SAFETY: allocated by the producer with this layout, and passed on once.
+                unsafe { deallocate::<Passed>(slot, layout) };
+            }
+            TAKEN.get()
+        });
+        let before = TAKEN.get();
+        for _ in 0..COUNT {
+            let slot = allocate::<Passed>(layout).unwrap().cast::<u8>();
+            sender.send(slot.as_ptr().expose_provenance()).unwrap();
+        }
+        let taken = TAKEN.get() - before;
+        drop(sender);
+        let taken = taken + consumer.join().unwrap();
+        println!("{taken} locks for {COUNT} slots: one for {}", COUNT / taken);
+        // A few more for the caches, the slabs and what is given back at the end.
+        assert!(taken <= COUNT / 32 + 100, "{taken} locks for {COUNT} slots");
+    }
+}

@@ -10,6 +10,12 @@ use core::ops::{Deref, DerefMut};
 
 use super::{Acquire, AtomicU32, Relaxed, Release, UnsafeCell, wait};
 
+#[cfg(test)]
+std::thread_local! {
+    /// How often this thread has taken a lock.
+    pub(crate) static TAKEN: core::cell::Cell<usize> = const { core::cell::Cell::new(0) };
+}
+
 const FREE: u32 = 0;
 const HELD: u32 = 1;
 const CONTENDED: u32 = 2;
@@ -31,6 +37,8 @@ impl<T> Lock<T> {
 
     #[inline]
     pub(crate) fn lock(&self) -> Guard<'_, T> {
+        #[cfg(test)]
+        TAKEN.set(TAKEN.get() + 1);
         // Acquire: observes what the last holder published when it freed the lock (`Guard::drop`).
         if self.state.compare_exchange(FREE, HELD, Acquire, Relaxed).is_err() {
             self.lock_contended();

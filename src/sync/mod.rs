@@ -13,6 +13,8 @@ pub(crate) use core::sync::atomic::{
 pub(crate) use std::thread_local;
 
 pub(crate) use lock::Lock;
+#[cfg(test)]
+pub(crate) use lock::TAKEN;
 
 /// Makes bytes 0 that nobody else legitimately reads or writes meanwhile.
 ///
