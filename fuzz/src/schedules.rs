@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use arbitrary::Result;
 
+use crate::common::doors::Doors;
 use crate::common::shadow::{Slot, check_counters};
 use crate::common::steps::{Holdings, Step};
 use crate::common::worker::Worker;
@@ -77,14 +78,9 @@ pub fn schedules(data: &[u8]) -> usize {
         }
     }
     run.steps(current, steps);
-    input.used().for_each(|doors| check_counters(doors, &run.holdings.live));
-    run.free_all();
     let used: Vec<_> = input.used().collect();
-    for thread in (0..THREADS).filter(|&thread| run.used[thread]) {
-        // What it has cached goes with it.
-        let used = used.clone();
-        run.crew[thread].call(move || used.iter().for_each(|doors| _ = (doors.trim)()));
-    }
+    used.iter().for_each(|doors| check_counters(doors, &run.holdings.live));
+    run.free_all(&used);
     used.into_iter().for_each(assert_gone);
     run.changes
 }
@@ -127,21 +123,20 @@ impl Run<'_> {
         self.used[thread] = false;
     }
 
-    /// Each of the threads that were used frees its share of what is left.
-    fn free_all(&mut self) {
-        if self.holdings.live.is_empty() {
-            return;
-        }
+    /// Each of the threads that were used frees its share of what is left, and gives back what it has cached.
+    fn free_all(&mut self, families: &[&'static Doors]) {
         let mut threads: Vec<_> = (0..THREADS).filter(|&thread| self.used[thread]).collect();
         if threads.is_empty() {
             threads.push(0);
         }
         let share = self.holdings.live.len().div_ceil(threads.len());
         for thread in threads {
+            let families = families.to_vec();
             self.on(thread, move |holdings| {
                 for index in 0..share.min(holdings.live.len()) {
                     holdings.take(0).deallocate(index as u8);
                 }
+                families.iter().for_each(|doors| _ = (doors.trim)());
             });
         }
     }
