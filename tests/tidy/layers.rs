@@ -111,7 +111,7 @@ impl Layers {
     }
 }
 
-/// `slab` for `src/slab.rs`, `os` for `src/os/unix.rs`.
+/// `bin` for `src/bin.rs`, `os` for `src/os/unix.rs`.
 fn top_module(file: &SourceFile) -> &str {
     let inside = file.path.strip_prefix("src/").unwrap_or(&file.path);
     let end = inside.find('/').or_else(|| inside.strip_suffix(".rs").map(str::len));
