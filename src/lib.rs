@@ -7,7 +7,7 @@
 //!
 //! | layer | module | owns |
 //! | --- | --- | --- |
-//! | 0 | `sync` | the only door to atomics, locks and their waiting |
+//! | 0 | `sync` | the only door to atomics, cells, thread-locals and locks |
 //! | 0 | `fatal` | the one line before the end |
 //! | 0 | `checks` | what a family verifies |
 //! | 0 | `size_class` | a layout's class, a class's slot |

@@ -2,7 +2,7 @@
 
 use crate::size_class::{CLASS_COUNT, SizeClass};
 
-pub(crate) const SURPLUS_BATCHES: u32 = 2;
+pub(crate) const SURPLUS_BATCHES: u32 = 3;
 
 pub(crate) const fn magazine_slots(_: SizeClass) -> usize {
     2

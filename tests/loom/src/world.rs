@@ -87,6 +87,12 @@ impl<T> Thread<T> {
     }
 }
 
+/// Lets loom begin with other threads. It remembers only the last access to an atomic: a load that several threads begin with would
+/// otherwise not be tried after their stores.
+pub(crate) fn let_others_go_first() {
+    loom::thread::yield_now();
+}
+
 /// The line with which a call would have ended the process.
 pub(crate) fn line_of(call: impl FnOnce()) -> Option<String> {
     catch_unwind(AssertUnwindSafe(call)).err().map(line)

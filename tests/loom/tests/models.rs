@@ -19,6 +19,6 @@ models! {
     lock: excludes_and_publishes wakes_every_sleeper;
     registry: two_families_at_once one_family_by_two_threads depots_come_with_the_number;
     slab: a_unit_changes_its_class wrong_frees_are_found_meanwhile;
-    states: the_second_free_is_told nobody_gets_the_slot_twice;
+    states: the_second_free_is_told the_second_free_of_the_last_slot_is_told nobody_gets_the_slot_twice;
     stats: numbers_are_plausible_at_any_moment;
 }

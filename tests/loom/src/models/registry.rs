@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::Family;
 use crate::family::families;
 use crate::sync::Sleep;
-use crate::world::{One, QUARTER, Two, disown, explore, own, spawn};
+use crate::world::{One, QUARTER, Two, disown, explore, let_others_go_first, own, spawn};
 
 /// A use of a family by a thread without a cache, which makes it known.
 fn take<F: Family>() -> usize {
@@ -22,12 +22,15 @@ fn names() -> Vec<&'static str> {
 /// Two families at once, and a walk over all meanwhile: it sees each at most once, and what was there before what it saw.
 pub fn two_families_at_once() {
     explore(Sleep::Lightly, || {
+        let walker = spawn(|| {
+            let_others_go_first();
+            names()
+        });
         let one = spawn(take::<One>);
-        let two = spawn(take::<Two>);
-        let seen = names();
-        assert_eq!(seen.len(), seen.iter().collect::<BTreeSet<_>>().len(), "{seen:?}");
+        take::<Two>();
         one.join();
-        two.join();
+        let seen = walker.join();
+        assert_eq!(seen.len(), seen.iter().collect::<BTreeSet<_>>().len(), "{seen:?}");
         let all = names();
         assert_eq!(all.len(), 2, "{all:?}");
         assert!(all.ends_with(&seen), "{all:?} after {seen:?}: what was found first leads to the rest");
