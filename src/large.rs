@@ -1,4 +1,4 @@
-//! Allocations above the largest slot: mapped singly, grown by remapping, nothing attached to them.
+//! Allocations above the largest slot, and a few that are growing there: mapped singly, grown by remapping, nothing attached to them.
 //!
 //! The length of each is kept in a table of the family's, two words per allocation, so that a free with a wrong length, a
 //! pointer into the middle and a second free are found. Freed mappings are [kept](kept) for a while:
@@ -13,11 +13,13 @@
 //! parts of mappings can be released, at most what was live at once since nothing was kept, and [`SPARE_BYTES`].
 
 mod kept;
+mod table;
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use kept::{KeptSet, Piece};
+use table::{Entry, Table};
 
 use crate::os;
 
@@ -29,11 +31,11 @@ const FENCED_COUNT: usize = 1000;
 /// mapping is wasted; a mapping that is touched sparsely holds up to 2 MiB where it would hold a page.
 const HUGE_FROM_BYTES: usize = 2 << 20;
 
-#[derive(Clone, Copy)]
-struct Entry {
-    address: usize,
-    bytes: usize,
-}
+/// Allocations that may stand here though a slot would hold them: so few that what huge pages and fragments of mappings waste on
+/// them is bounded.
+const GROWN_COUNT: usize = 16;
+/// From here on an allocation that grows out of its slot comes here: what it grows into next costs no copying.
+pub(crate) const GROWN_FROM_BYTES: usize = 64 << 10;
 
 /// A large allocation on its way to the client.
 #[derive(Clone, Copy)]
@@ -53,18 +55,16 @@ pub(crate) enum Mismatch {
 
 /// All large allocations of one family, under one lock.
 pub(crate) struct LargeSet {
-    /// Open addressing with linear probing; `address` 0 is an empty place. Kept at most three quarters full.
-    table: Option<NonNull<Entry>>,
-    capacity: usize,
+    table: Table,
     pub(crate) count: usize,
     pub(crate) bytes: usize,
     /// The most that `bytes` has been since nothing was kept.
     peak_bytes: usize,
     kept: KeptSet,
+    /// The largest slot of the family, and how many allocations here are not longer.
+    slot_bytes_max: usize,
+    grown_count: usize,
 }
-
-// SAFETY: the table and the kept mappings belong to this set alone.
-unsafe impl Send for LargeSet {}
 
 /// The mapping's length for a layout: whole pages. `None` if that is more than any object may have.
 pub(crate) fn mapped_bytes(layout: Layout) -> Option<usize> {
@@ -73,8 +73,9 @@ pub(crate) fn mapped_bytes(layout: Layout) -> Option<usize> {
 
 impl LargeSet {
     /// With `guarded` a page that may not be touched lies before and behind each allocation, and freed ones are not used again.
-    pub(crate) const fn new(guarded: bool) -> Self {
-        Self { table: None, capacity: 0, count: 0, bytes: 0, peak_bytes: 0, kept: KeptSet::new(guarded) }
+    pub(crate) const fn new(guarded: bool, slot_bytes_max: usize) -> Self {
+        let kept = KeptSet::new(guarded);
+        Self { table: Table::new(), count: 0, bytes: 0, peak_bytes: 0, kept, slot_bytes_max, grown_count: 0 }
     }
 
     /// Bytes that are free and not yet back with the system.
@@ -90,10 +91,34 @@ impl LargeSet {
             Some(memory) => memory,
             None => self.map(bytes, layout.align(), now)?,
         };
-        self.insert(Entry { address: memory.as_ptr().expose_provenance(), bytes });
+        Some(self.admit(memory, bytes))
+    }
+
+    /// Allocates what has grown out of a slot and would still fit into one, where there is room to grow on. `None`: a slot serves as well.
+    pub(crate) fn allocate_grown(&mut self, bytes: usize, now: u64) -> Option<Large> {
+        if !os::TAKES_PARTS || self.kept.guarded || self.grown_count >= GROWN_COUNT {
+            return None;
+        }
+        self.make_room()?;
+        let memory = match self.kept.take(bytes, os::page_bytes(), true) {
+            Some(piece) => pointer(piece.start),
+            None => {
+                let roomy = os::map(HUGE_FROM_BYTES, os::HUGE_PAGE_BYTES)?;
+                let start = roomy.as_ptr().expose_provenance();
+                let rest = Piece::freed(start + bytes, HUGE_FROM_BYTES - bytes, now);
+                self.kept.keep(rest);
+                roomy
+            }
+        };
+        Some(self.admit(memory, bytes))
+    }
+
+    fn admit(&mut self, memory: NonNull<u8>, bytes: usize) -> Large {
+        self.table.insert(Entry { address: memory.as_ptr().expose_provenance(), bytes });
         self.count += 1;
+        self.grown_count += usize::from(bytes <= self.slot_bytes_max);
         self.count_bytes(0, bytes);
-        Some(Large { memory, bytes })
+        Large { memory, bytes }
     }
 
     /// Frees; on a mismatch nothing has changed.
@@ -102,8 +127,9 @@ impl LargeSet {
     /// If `memory` is a live allocation of this length, nobody uses it any more.
     pub(crate) unsafe fn deallocate(&mut self, memory: NonNull<u8>, bytes: usize, now: u64) -> Result<(), Mismatch> {
         let place = self.verify(memory, bytes)?;
-        self.remove(place);
+        self.table.remove(place);
         self.count -= 1;
+        self.grown_count -= usize::from(bytes <= self.slot_bytes_max);
         self.bytes -= bytes;
         self.kept.keep(Piece::freed(memory.addr().get(), bytes, now));
         Ok(())
@@ -118,17 +144,17 @@ impl LargeSet {
         &mut self,
         memory: NonNull<u8>,
         old_bytes: usize,
-        new_layout: Layout,
+        bytes: usize,
+        align: usize,
         want_zero: bool,
     ) -> Result<Option<Large>, Mismatch> {
         let place = self.verify(memory, old_bytes)?;
-        let Some(bytes) = mapped_bytes(new_layout) else { return Ok(None) };
-        let in_place = os::is_aligned(memory, new_layout.align());
-        let may_move = new_layout.align() <= os::page_bytes();
+        let in_place = os::is_aligned(memory, align);
+        let may_move = align <= os::page_bytes();
         if bytes == old_bytes {
             return Ok(in_place.then_some(Large { memory: own(memory), bytes }));
         }
-        if self.kept.guarded || !(in_place || may_move) {
+        if self.kept.guarded || !(in_place || may_move) || bytes > isize::MAX as usize {
             return Ok(None);
         }
         let longer =
@@ -138,10 +164,12 @@ impl LargeSet {
             unsafe { os::remap(own(memory), old_bytes, bytes, may_move) }
         });
         let Some(memory) = resized else { return Ok(None) };
-        self.remove(place);
+        self.table.remove(place);
         // There is a free place: one was just made.
-        self.insert(Entry { address: memory.as_ptr().expose_provenance(), bytes });
+        self.table.insert(Entry { address: memory.as_ptr().expose_provenance(), bytes });
         self.count_bytes(old_bytes, bytes);
+        self.grown_count -= usize::from(old_bytes <= self.slot_bytes_max);
+        self.grown_count += usize::from(bytes <= self.slot_bytes_max);
         if bytes >= HUGE_FROM_BYTES && old_bytes < HUGE_FROM_BYTES {
             // SAFETY: live memory of this set's.
             unsafe { os::advise_huge(memory, bytes) };
@@ -247,8 +275,8 @@ impl LargeSet {
 
     /// Where a live allocation of this length stands in the table.
     pub(crate) fn verify(&self, memory: NonNull<u8>, bytes: usize) -> Result<usize, Mismatch> {
-        let place = self.find(memory.addr().get()).ok_or(Mismatch::Unknown)?;
-        match self.entry(place).bytes {
+        let place = self.table.find(memory.addr().get()).ok_or(Mismatch::Unknown)?;
+        match self.table.entry(place).bytes {
             live if live == bytes => Ok(place),
             live => Err(Mismatch::Length(live)),
         }
@@ -256,96 +284,17 @@ impl LargeSet {
 
     /// The length of the live allocation that contains an address, and where it begins; for reports.
     pub(crate) fn containing(&self, address: usize) -> Option<(usize, usize)> {
-        (0..self.capacity)
-            .map(|place| self.entry(place))
-            .find(|entry| entry.address != 0 && (entry.address..entry.address + entry.bytes).contains(&address))
+        self.table
+            .entries()
+            .find(|entry| (entry.address..entry.address + entry.bytes).contains(&address))
             .map(|entry| (entry.address, entry.bytes))
-    }
-
-    fn entry(&self, place: usize) -> Entry {
-        debug_assert!(place < self.capacity);
-        let table = self.table.unwrap_or(NonNull::dangling());
-        // SAFETY: `place < capacity`, so the entry lies in the table.
-        let entry = unsafe { table.add(place) };
-        // SAFETY: all places of the table are initialised: zero from the system, or written by `set`.
-        unsafe { entry.read() }
-    }
-
-    fn set(&mut self, place: usize, entry: Entry) {
-        debug_assert!(place < self.capacity);
-        let table = self.table.unwrap_or(NonNull::dangling());
-        // SAFETY: `place < capacity`, so the entry lies in the table.
-        let slot = unsafe { table.add(place) };
-        // SAFETY: the table belongs to this set, borrowed exclusively.
-        unsafe { slot.write(entry) };
-    }
-
-    fn home(&self, address: usize) -> usize {
-        // Fibonacci hashing of the page number (Knuth, TAOCP 6.4).
-        let hash = ((address >> 12) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        hash as usize & (self.capacity - 1)
-    }
-
-    fn find(&self, address: usize) -> Option<usize> {
-        if self.capacity == 0 {
-            return None;
-        }
-        let mut place = self.home(address);
-        loop {
-            match self.entry(place).address {
-                0 => return None,
-                found if found == address => return Some(place),
-                _ => place = (place + 1) & (self.capacity - 1),
-            }
-        }
-    }
-
-    fn insert(&mut self, entry: Entry) {
-        let mut place = self.home(entry.address);
-        while self.entry(place).address != 0 {
-            place = (place + 1) & (self.capacity - 1);
-        }
-        self.set(place, entry);
-    }
-
-    /// Empties a place and moves later entries of its cluster up, so that probing never meets a hole (Knuth, TAOCP 6.4, R).
-    fn remove(&mut self, mut hole: usize) {
-        let mask = self.capacity - 1;
-        let mut place = hole;
-        loop {
-            place = (place + 1) & mask;
-            let entry = self.entry(place);
-            if entry.address == 0 {
-                break;
-            }
-            let home = self.home(entry.address);
-            if place.wrapping_sub(home) & mask >= place.wrapping_sub(hole) & mask {
-                self.set(hole, entry);
-                hole = place;
-            }
-        }
-        self.set(hole, Entry { address: 0, bytes: 0 });
     }
 
     /// Makes sure that one more entry fits.
     fn make_room(&mut self) -> Option<()> {
-        if (self.count + 1) * 4 <= self.capacity * 3 {
-            return Some(());
-        }
-        let capacity = if self.capacity == 0 { os::page_bytes() / size_of::<Entry>() } else { self.capacity * 2 };
-        let table = os::map(capacity * size_of::<Entry>(), os::page_bytes())?.cast::<Entry>();
-        let old = Self { table: self.table, capacity: self.capacity, ..Self::new(false) };
-        (self.table, self.capacity) = (Some(table), capacity);
-        for entry in (0..old.capacity).map(|place| old.entry(place)).filter(|entry| entry.address != 0) {
-            self.insert(entry);
-        }
-        if let Some(table) = old.table {
-            let address = table.as_ptr().expose_provenance();
-            let old = Piece { is_huge: false, ..Piece::freed(address, old.capacity * size_of::<Entry>(), 0) };
-            // A table has no margins, and what is kept has: there, what the system refuses to take is lost, but no memory.
-            if !old.discard(0) && self.kept.margin() == 0 {
-                self.kept.put(old);
-            }
+        // A table has no margins, and what is kept has: there, what the system refuses to take is lost, but no memory.
+        if let Some(old) = self.table.make_room(self.count)?.filter(|old| !old.discard(0) && self.kept.margin() == 0) {
+            self.kept.put(old);
         }
         Some(())
     }
@@ -372,7 +321,7 @@ mod tests {
 
     #[test]
     fn the_table_finds_all_of_many_and_none_that_is_gone() {
-        let mut set = LargeSet::new(false);
+        let mut set = LargeSet::new(false, 0);
         let layout = Layout::from_size_align(5000, 1).unwrap();
         let mut live: Vec<Large> = (0..2000).map(|_| set.allocate(layout, false, 0).unwrap()).collect();
         assert_eq!((set.count, set.bytes), (2000, 2000 * 8192));
@@ -402,7 +351,7 @@ mod tests {
 
     #[test]
     fn only_new_mappings_serve_who_wants_zero() {
-        let mut set = LargeSet::new(false);
+        let mut set = LargeSet::new(false, 0);
         let layout = Layout::from_size_align(3 << 20, 1).unwrap();
         let first = set.allocate(layout, false, 0).unwrap();
         // SAFETY: three mapped MiB.
@@ -428,7 +377,7 @@ mod tests {
     #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend takes whole mappings only")]
     fn parts_of_what_is_kept_serve_and_are_joined_again() {
         const MIB: usize = 1 << 20;
-        let mut set = LargeSet::new(false);
+        let mut set = LargeSet::new(false, 0);
         let whole = large(&mut set, 16 * MIB);
         free(&mut set, whole);
         let parts = [4, 2, 6].map(|count| large(&mut set, count * MIB));
@@ -449,14 +398,13 @@ mod tests {
     #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend takes whole mappings only")]
     fn growth_takes_what_is_kept_behind() {
         const MIB: usize = 1 << 20;
-        let mut set = LargeSet::new(false);
+        let mut set = LargeSet::new(false, 0);
         let whole = large(&mut set, 16 * MIB);
         free(&mut set, whole);
         let head = large(&mut set, 2 * MIB);
         let grow = |set: &mut LargeSet, old: Large, bytes: usize, want_zero: bool| {
-            let layout = Layout::from_size_align(bytes, 1).unwrap();
             // SAFETY: live and not used at its old place.
-            unsafe { set.resize(old.memory, old.bytes, layout, want_zero) }.unwrap().unwrap()
+            unsafe { set.resize(old.memory, old.bytes, bytes, 1, want_zero) }.unwrap().unwrap()
         };
         let longer = grow(&mut set, head, 8 * MIB, false);
         assert_eq!((longer.memory, set.kept_bytes()), (whole.memory, 8 * MIB), "no page was asked for");
@@ -483,7 +431,7 @@ mod tests {
     #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend takes whole mappings only")]
     fn what_is_kept_is_never_more_than_was_live() {
         const MIB: usize = 1 << 20;
-        let mut set = LargeSet::new(false);
+        let mut set = LargeSet::new(false, 0);
         // Zeroed memory is always new, and ever longer allocations fit into nothing that is kept.
         for count in 1..60 {
             let layout = Layout::from_size_align(count * MIB, 1).unwrap();

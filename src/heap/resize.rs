@@ -5,7 +5,8 @@ use core::ptr::NonNull;
 
 use super::{Family, allocate, allocate_large_zeroed, allocate_zeroed, cache, deallocate, has_right_tag};
 use super::{slab_class, slice, verify_slowly};
-use crate::large::mapped_bytes;
+use crate::large::{GROWN_FROM_BYTES, mapped_bytes};
+use crate::os;
 use crate::size_class::SizeClass;
 use crate::states::State;
 
@@ -131,7 +132,19 @@ unsafe fn resize_across<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, k
                     return Some(resized);
                 }
             }
-            (Some(old_class), _) => verify::<F>(ptr, old_class, old),
+            (Some(old_class), new_class) => {
+                if F::CHECKS.compares_tags() && !F::CHECKS.keeps_states() {
+                    if !has_right_tag::<F>(cache::<F>(), old_class, ptr.addr().get()) {
+                        verify_slowly(F::__core(), old_class, ptr.addr().get(), old);
+                    }
+                    // SAFETY: the same contract, and the old allocation was verified.
+                    if let Some(memory) = unsafe { resize_grown::<F>(ptr, old, old_class, new, new_class, kept) } {
+                        return Some(memory);
+                    }
+                } else {
+                    verify::<F>(ptr, old_class, old);
+                }
+            }
             (None, Some(_)) => F::__core().verify_large(ptr, old),
         }
     }
@@ -141,6 +154,37 @@ unsafe fn resize_across<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, k
     // SAFETY: the contents have been copied, and the caller gives the old allocation up.
     unsafe { deallocate::<F>(ptr, old) };
     Some(memory)
+}
+
+/// Lets an allocation that grows to [`GROWN_FROM_BYTES`] or more grow in a mapping of its own, where there is more room behind it
+/// than in a slot. `None`: nothing has changed.
+///
+/// # Safety
+/// As for [`resize`], with `old` of a class, and verified.
+unsafe fn resize_grown<F: Family>(
+    ptr: NonNull<u8>,
+    old: Layout,
+    old_class: SizeClass,
+    new: Layout,
+    new_class: Option<SizeClass>,
+    kept: usize,
+) -> Option<NonNull<[u8]>> {
+    let family = F::__core();
+    let fits = |class: SizeClass| class.slot_bytes() >= GROWN_FROM_BYTES.max(os::page_bytes());
+    if new_class.is_some_and(|class| !fits(class)) || new.align() > os::page_bytes() {
+        return None;
+    }
+    if fits(old_class) && !family.owns(ptr.addr().get(), old_class) {
+        // SAFETY: the same contract; it is in no slab, so it has a mapping.
+        return unsafe { resize_large::<F>(ptr, old, new, false) };
+    }
+    let class = new_class.filter(|_| new.size() > old.size())?;
+    let large = family.allocate_grown(class)?;
+    // SAFETY: both are live and at least `kept` bytes long; a new allocation overlaps no live one.
+    unsafe { core::ptr::copy_nonoverlapping(ptr.as_ptr(), large.memory.as_ptr(), kept) };
+    // SAFETY: the contents have been copied, and the caller gives the old allocation up.
+    unsafe { deallocate::<F>(ptr, old) };
+    Some(NonNull::slice_from_raw_parts(large.memory, large.bytes))
 }
 
 /// # Safety
