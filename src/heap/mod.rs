@@ -181,6 +181,12 @@ pub fn allocate<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
         let (address, _) = allocate_noted::<F>(class);
         return (address != 0).then(|| slice(address, class.slot_bytes()));
     }
+    allocate_slot::<F>(class)
+}
+
+/// A slot of a class, where the family keeps no states. `None`: out of memory.
+#[inline(always)]
+fn allocate_slot<F: Family>(class: SizeClass) -> Option<NonNull<[u8]>> {
     let address = match cache::<F>().magazine(class).pop() {
         Some(address) => address,
         None => match allocate_exhausted::<F>(class) {

@@ -3,8 +3,8 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::{Family, allocate, allocate_large_zeroed, allocate_zeroed, cache, deallocate, has_right_tag};
-use super::{slab_class, slice, verify_slowly};
+use super::{Family, allocate, allocate_large_zeroed, allocate_slot, allocate_zeroed, cache, deallocate};
+use super::{has_right_tag, put_back, slab_class, slice, slot, verify_slowly};
 use crate::large::{GROWN_FROM_BYTES, mapped_bytes};
 use crate::os;
 use crate::size_class::SizeClass;
@@ -123,6 +123,71 @@ unsafe fn resize<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, kept: us
 /// As for [`resize`].
 #[inline(never)]
 unsafe fn resize_across<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, kept: usize) -> Option<NonNull<[u8]>> {
+    match (slab_class::<F>(old), slab_class::<F>(new)) {
+        (Some(old_class), Some(new_class))
+            if old.size() != 0 && new.size() != 0 && is_from_slot_to_slot::<F>(ptr, old_class, new_class) =>
+        {
+            // SAFETY: the same contract, and the old slot was verified.
+            unsafe { resize_slot::<F>(ptr, old_class, new_class, kept) }
+        }
+        // SAFETY: the same contract.
+        _ => unsafe { resize_elsewhere::<F>(ptr, old, new, kept) },
+    }
+}
+
+/// Whether an allocation is a slot of its class, and the new one can be nothing but a slot.
+#[inline(always)]
+fn is_from_slot_to_slot<F: Family>(ptr: NonNull<u8>, old: SizeClass, new: SizeClass) -> bool {
+    if !F::CHECKS.compares_tags() {
+        return true;
+    }
+    !F::CHECKS.keeps_states()
+        && new.slot_bytes() < GROWN_FROM_BYTES
+        && has_right_tag::<F>(cache::<F>(), old, ptr.addr().get())
+}
+
+/// # Safety
+/// `ptr` is a live slot of this family and the class `old`, and `kept` is at most the size of both classes' slots. The family keeps
+/// no states.
+#[inline(always)]
+unsafe fn resize_slot<F: Family>(
+    ptr: NonNull<u8>,
+    old: SizeClass,
+    new: SizeClass,
+    kept: usize,
+) -> Option<NonNull<[u8]>> {
+    let memory = allocate_slot::<F>(new)?;
+    // SAFETY: both are live and at least `kept` bytes long; a new allocation overlaps no live one.
+    unsafe { core::ptr::copy_nonoverlapping(ptr.as_ptr(), memory.cast::<u8>().as_ptr(), kept) };
+    let address = ptr.as_ptr().expose_provenance();
+    if !cache::<F>().magazine(old).push(address) {
+        // SAFETY: a slot of this class whose contents have been copied and that the caller gives up.
+        unsafe { put_back_slot::<F>(address, old) };
+    }
+    Some(memory)
+}
+
+/// # Safety
+/// As for [`put_back`].
+#[cold]
+#[inline(never)]
+unsafe fn put_back_slot<F: Family>(address: usize, class: SizeClass) {
+    // SAFETY: the same contract.
+    unsafe { put_back(F::__core(), slot::<F>(), address, class) };
+}
+
+/// What is no slot, or will not be one, or has a state.
+///
+/// # Safety
+/// As for [`resize`].
+#[cold]
+#[inline(never)]
+unsafe fn resize_elsewhere<F: Family>(
+    ptr: NonNull<u8>,
+    old: Layout,
+    new: Layout,
+    kept: usize,
+) -> Option<NonNull<[u8]>> {
     if old.size() != 0 && new.size() != 0 {
         match (slab_class::<F>(old), slab_class::<F>(new)) {
             (None, None) => {
