@@ -35,7 +35,7 @@ const HUGE_FROM_BYTES: usize = 2 << 20;
 /// them is bounded.
 const GROWN_COUNT: usize = 16;
 /// From here on an allocation that grows out of its slot comes here: what it grows into next costs no copying.
-pub(crate) const GROWN_FROM_BYTES: usize = 64 << 10;
+pub(crate) const GROWN_FROM_BYTES: usize = 32 << 10;
 
 /// A large allocation on its way to the client.
 #[derive(Clone, Copy)]

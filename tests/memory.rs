@@ -256,8 +256,8 @@ fn large_allocations_grow_without_copying_and_shrink_without_keeping() {
 
 #[test]
 #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend moves no pages")]
-fn what_grows_past_64_kib_grows_on_in_place_and_needs_no_more_pages() {
-    child::isolated("what_grows_past_64_kib_grows_on_in_place_and_needs_no_more_pages", || {
+fn what_has_grown_into_a_mapping_grows_on_in_place_and_needs_no_more_pages() {
+    child::isolated("what_has_grown_into_a_mapping_grows_on_in_place_and_needs_no_more_pages", || {
         family! { struct Growing; }
         let doors = Doors::of::<Growing>();
         let sizes: Vec<usize> = (15..=23).map(|shift| 3 << (shift - 2)).collect();

@@ -43,7 +43,7 @@ const THREADS: usize = 3;
 const UNIT_BYTES: usize = 64 << 10;
 /// So many allocations of at least this length may stand in mappings though slots would hold them: they have grown there.
 const GROWN_COUNT: usize = 16;
-const GROWN_FROM_BYTES: usize = 64 << 10;
+const GROWN_FROM_BYTES: usize = 32 << 10;
 
 /// A live allocation: what was asked for, what came, and the seed of its contents.
 #[derive(Clone, Copy, Debug)]
