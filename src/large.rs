@@ -1,4 +1,4 @@
-//! Allocations above the largest slot, and a few that are growing there: mapped singly, grown by remapping, nothing attached to them.
+//! Allocations above the largest slot, and a few that are growing there: mapped singly, nothing attached to them.
 //!
 //! The length of each is kept in a table of the family's, two words per allocation, so that a free with a wrong length, a
 //! pointer into the middle and a second free are found. Freed mappings are [kept](kept) for a while:
