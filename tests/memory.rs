@@ -294,8 +294,8 @@ fn what_has_grown_into_a_mapping_grows_on_in_place_and_needs_no_more_pages() {
         let shrunk = unsafe { (doors.shrink)(grown.cast(), layout(900_000, 1), layout(100_000, 1)) }.expect("memory");
         assert_eq!((shrunk.len(), (doors.stats)().large_bytes), (128 << 10, 128 << 10));
         // SAFETY: as above.
-        let slot = unsafe { (doors.shrink)(shrunk.cast(), layout(100_000, 1), layout(20_000, 1)) }.expect("memory");
-        assert!(pattern::holds(slot.cast(), 20_000, 2));
+        let slot = unsafe { (doors.shrink)(shrunk.cast(), layout(100_000, 1), layout(10_000, 1)) }.expect("memory");
+        assert!(pattern::holds(slot.cast(), 10_000, 2));
         assert_eq!((doors.stats)().large_allocations, 0, "a slot again");
         free(doors, slot);
         assert!((doors.stats)().kept_bytes >= last - MIB, "what it was shorter by went back at once");
