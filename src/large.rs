@@ -345,7 +345,7 @@ mod tests {
         }
         assert_eq!((set.count, set.bytes), (0, 0));
         let kept = set.kept_bytes();
-        assert!(kept >= 16 * 8192 && kept <= 2000 * 8192, "{kept} bytes are kept");
+        assert!((16 * 8192..=2000 * 8192).contains(&kept), "{kept} bytes are kept");
         assert_eq!((set.release_kept(None), set.kept_bytes()), (kept, 0));
     }
 
