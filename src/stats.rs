@@ -39,7 +39,7 @@ pub struct Stats {
     pub cached_bytes: usize,
     /// Threads that have a cache of this family now.
     pub thread_caches: usize,
-    /// Live allocations above the largest slot.
+    /// Live allocations above the largest slot, and up to sixteen that have grown past 16 KiB and go on growing in mappings.
     pub large_allocations: usize,
     /// Bytes of the live allocations above the largest slot.
     pub large_bytes: usize,

@@ -112,7 +112,9 @@ impl Work {
             }
         }
         let large = self.doors.slab_bytes / 2;
-        for (size, align) in [(100, 1), (5000, 8), (large + 1, 1), (large * 5 / 4, 1), (large * 5 / 4 + 9, 64 * KIB)] {
+        // Part of the way up it has a mapping of its own, where slabs are large.
+        let steps = [(100, 1), (5000, 8), (large / 8 + 1, 1), (large / 4 + 1, 1), (large + 1, 1), (large * 5 / 4, 1)];
+        for (size, align) in steps.into_iter().chain([(large * 5 / 4 + 9, 64 * KIB)]) {
             self.resize(layout(size, align), true);
         }
         for size in [large + 9, 1000, large + 9, large * 5 / 4, large + 1, 10] {

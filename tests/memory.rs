@@ -284,6 +284,83 @@ fn large_allocations_grow_without_copying_and_shrink_without_keeping() {
 }
 
 #[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend moves no pages")]
+fn what_has_grown_into_a_mapping_grows_on_in_place_and_needs_no_more_pages() {
+    child::isolated("what_has_grown_into_a_mapping_grows_on_in_place_and_needs_no_more_pages", || {
+        family! { struct Growing; }
+        let doors = Doors::of::<Growing>();
+        let sizes: Vec<usize> = (15..=23).map(|shift| 3 << (shift - 2)).collect();
+        let climb = || {
+            let mut memory = allocate(doors, sizes[0]);
+            pattern::fill(memory, 1);
+            let mut moves = 0;
+            for pair in sizes.windows(2) {
+                // SAFETY: allocated with the first size of the pair.
+                let grown = unsafe { (doors.grow)(memory.cast(), layout(pair[0], 1), layout(pair[1], 1)) };
+                let grown = grown.expect("memory");
+                moves += usize::from(grown.cast::<u8>() != memory.cast::<u8>());
+                assert!(pattern::holds(grown.cast(), pair[0], 1), "{} to {}: the contents", pair[0], pair[1]);
+                pattern::fill(grown, 1);
+                memory = grown;
+            }
+            (memory, moves)
+        };
+        let (memory, _) = climb();
+        let faults = minor_faults();
+        free(doors, memory);
+        let (memory, moves) = climb();
+        assert_eq!(moves, 1, "out of its slot into what is kept, and no further");
+        assert!(minor_faults() - faults < 20, "the pages of the first one serve the second");
+        // Shorter again: in place, while a slot would be as long.
+        let last = *sizes.last().expect("sizes");
+        free(doors, memory);
+        let small = allocate(doors, 40_000);
+        pattern::fill(small, 2);
+        // SAFETY: live, with its layout, and the sizes are in order.
+        let grown = unsafe { (doors.grow)(small.cast(), layout(40_000, 1), layout(900_000, 1)) }.expect("memory");
+        assert_eq!((doors.stats)().large_bytes, MIB);
+        // SAFETY: as above.
+        let shrunk = unsafe { (doors.shrink)(grown.cast(), layout(900_000, 1), layout(100_000, 1)) }.expect("memory");
+        assert_eq!((shrunk.len(), (doors.stats)().large_bytes), (128 << 10, 128 << 10));
+        // SAFETY: as above.
+        let slot = unsafe { (doors.shrink)(shrunk.cast(), layout(100_000, 1), layout(10_000, 1)) }.expect("memory");
+        assert!(pattern::holds(slot.cast(), 10_000, 2));
+        assert_eq!((doors.stats)().large_allocations, 0, "a slot again");
+        free(doors, slot);
+        assert!((doors.stats)().kept_bytes >= last - MIB, "what it was shorter by went back at once");
+    });
+}
+
+#[test]
+fn many_that_grow_are_slots_but_for_a_few() {
+    family! { struct Many; }
+    let doors = Doors::of::<Many>();
+    let grow = |size: usize| {
+        let memory = allocate(doors, 40_000);
+        pattern::fill(memory, size);
+        // SAFETY: allocated just now with this layout.
+        let grown = unsafe { (doors.grow)(memory.cast(), layout(40_000, 1), layout(size, 1)) }.expect("memory");
+        assert!(pattern::holds(grown.cast(), 40_000, size));
+        grown
+    };
+    let grown: Vec<_> = (0..40).map(|count| grow(100_000 + count)).collect();
+    assert!((doors.stats)().large_allocations <= 16, "{}", (doors.stats)());
+    assert_eq!(((doors.stats)().live_allocations, (doors.stats)().live_bytes), (40, 40 << 17));
+    // Threads without a cache of their own free them as well.
+    std::thread::scope(|scope| {
+        let addresses: Vec<_> = grown.iter().map(|memory| memory.cast::<u8>().as_ptr().expose_provenance()).collect();
+        scope.spawn(move || {
+            for address in addresses {
+                let memory = std::ptr::NonNull::new(std::ptr::with_exposed_provenance_mut(address)).expect("not null");
+                // SAFETY: live, of this class, and freed once.
+                unsafe { (doors.deallocate)(memory, layout(100_000, 1)) };
+            }
+        });
+    });
+    assert_eq!(((doors.stats)().live_allocations, (doors.stats)().large_allocations), (0, 0));
+}
+
+#[test]
 fn sizes_of_one_class_stay_where_they_are() {
     family! { struct InPlace; }
     let doors = Doors::of::<InPlace>();

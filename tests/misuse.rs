@@ -93,6 +93,20 @@ fn part_of_large(bytes: usize, address: usize, family: &str) -> String {
     format!("it lies in the large allocation of {bytes} bytes at {address:#x} of family {family}")
 }
 
+/// Of what has grown to a size that a slot would hold, but where pages can be moved stands in a mapping.
+fn part_of_grown(bytes: usize, address: usize, family: &str) -> String {
+    let has_pages = cfg!(all(unix, not(any(miri, feature = "portable"))));
+    if has_pages { part_of_large(bytes, address, family) } else { slot_of(bytes, family) }
+}
+
+fn grown<F: Family>(from: usize, to: usize) -> usize {
+    let memory = F::malloc(from);
+    // SAFETY: allocated above with this size.
+    let memory = unsafe { F::remalloc(memory, from, to) };
+    assert!(!memory.is_null());
+    memory.expose_provenance()
+}
+
 static STATIC: u64 = 7;
 
 /// Frees something that no family allocated, after the family has been used.
@@ -166,6 +180,15 @@ const CASES: &[Case] = &[
     ("large too long", |door| misuse_of_length::<Right>(door, allocate::<Right>(3 * MIB), 3 * MIB + 1, 3 * MIB)),
     ("large too short", |door| misuse_of_length::<Right>(door, allocate::<Right>(3 * MIB), 2 * MIB, 3 * MIB)),
     ("large too short, unchecked", |door| misuse_of_length::<Raw>(door, allocate::<Raw>(3 * MIB), 2 * MIB, 3 * MIB)),
+    ("grown, with its class before", |door| {
+        let address = grown::<Right>(40_000, 100_000);
+        misuse::<Right>(door, address, bytes(40_000), &part_of_grown(131_072, address, "Right"));
+    }),
+    ("grown, of another family", |door| {
+        let address = grown::<Other>(40_000, 100_000);
+        allocate::<Right>(64);
+        misuse::<Right>(door, address, bytes(100_000), &part_of_grown(131_072, address, "Other"));
+    }),
     ("large twice", |door| {
         let address = allocate::<Right>(3 * MIB);
         door.free::<Right>(address, bytes(3 * MIB));

@@ -117,7 +117,7 @@ impl FamilyCore {
             depots: AtomicPtr::new(core::ptr::null_mut()),
             bins: [const { Bin::new() }; CLASS_COUNT],
             pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states())),
-            large: Lock::new(LargeSet::new(checks.is_hardened())),
+            large: Lock::new(LargeSet::new(checks.is_hardened(), 1 << Self::largest_class(slab_bytes))),
             caches: Lock::new(Caches { all: None, free: None, in_use: 0 }),
             live_seen: Gauge::new(),
             live_bytes_seen: Gauge::new(),
@@ -244,6 +244,22 @@ impl FamilyCore {
         number != 0 && Directory::of(self.unit_shift).view().tag(address, self.unit_shift) == self.tag(class)
     }
 
+    /// Bytes of the mapping for a layout: a slot's where the allocation grew out of one. No mapping is `usize::MAX` bytes long.
+    fn mapping_bytes(&self, layout: Layout) -> usize {
+        match self.class_of(layout) {
+            class if class.index() <= Self::largest_class(1 << self.unit_shift) => class.slot_bytes(),
+            _ => mapped_bytes(layout).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// A mapping for what has outgrown its slot and will be of this class. `None`: a slot has to serve.
+    pub(crate) fn allocate_grown(&'static self, class: SizeClass) -> Option<Large> {
+        self.register()?;
+        let large = self.large.lock().allocate_grown(class.slot_bytes(), os::milliseconds())?;
+        self.note(1, large.bytes);
+        Some(large)
+    }
+
     pub(crate) fn allocate_large(&'static self, layout: Layout, want_zero: bool) -> Option<Large> {
         self.register()?;
         let large = self.large.lock().allocate(layout, want_zero, os::milliseconds())?;
@@ -254,7 +270,7 @@ impl FamilyCore {
     /// # Safety
     /// If `memory` is a live large allocation of this family that `layout` fits, nobody uses it any more.
     pub(crate) unsafe fn deallocate_large(&'static self, memory: NonNull<u8>, layout: Layout) {
-        let bytes = mapped_bytes(layout).unwrap_or(usize::MAX);
+        let bytes = self.mapping_bytes(layout);
         // SAFETY: the caller gives it up.
         let freed = unsafe { self.large.lock().deallocate(memory, bytes, os::milliseconds()) };
         match freed {
@@ -267,7 +283,7 @@ impl FamilyCore {
     #[cold]
     #[inline(never)]
     pub(crate) fn verify_large(&self, memory: NonNull<u8>, layout: Layout) {
-        let verified = self.large.lock().verify(memory, mapped_bytes(layout).unwrap_or(usize::MAX));
+        let verified = self.large.lock().verify(memory, self.mapping_bytes(layout));
         if let Err(mismatch) = verified {
             self.report_invalid_large(memory.addr().get(), layout, mismatch);
         }
@@ -285,9 +301,9 @@ impl FamilyCore {
         new: Layout,
         want_zero: bool,
     ) -> Option<Large> {
-        let old_bytes = mapped_bytes(old).unwrap_or(usize::MAX);
+        let (old_bytes, bytes) = (self.mapping_bytes(old), self.mapping_bytes(new));
         // SAFETY: the caller gives the old range up if it is moved.
-        let resized = unsafe { self.large.lock().resize(memory, old_bytes, new, want_zero) };
+        let resized = unsafe { self.large.lock().resize(memory, old_bytes, bytes, new.align(), want_zero) };
         match resized {
             Ok(resized) => {
                 let large = resized?;
@@ -301,6 +317,10 @@ impl FamilyCore {
     fn report_invalid_large(&self, address: usize, layout: Layout, mismatch: Mismatch) -> ! {
         match mismatch {
             Mismatch::Unknown => self.report_invalid_free(address, layout),
+            // What is longer than its layout's slot did not come from one.
+            Mismatch::Length(_) if self.class_of(layout).index() <= Self::largest_class(1 << self.unit_shift) => {
+                self.report_invalid_free(address, layout)
+            }
             Mismatch::Length(bytes) => self.report_wrong_length(address, layout, bytes),
         }
     }

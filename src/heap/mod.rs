@@ -181,6 +181,12 @@ pub fn allocate<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
         let (address, _) = allocate_noted::<F>(class);
         return (address != 0).then(|| slice(address, class.slot_bytes()));
     }
+    allocate_slot::<F>(class)
+}
+
+/// A slot of a class, where the family keeps no states. `None`: out of memory.
+#[inline(always)]
+fn allocate_slot<F: Family>(class: SizeClass) -> Option<NonNull<[u8]>> {
     let address = match cache::<F>().magazine(class).pop() {
         Some(address) => address,
         None => match allocate_exhausted::<F>(class) {
@@ -257,7 +263,10 @@ fn has_right_tag<F: Family>(cache: &Cache, class: SizeClass, address: usize) -> 
 #[inline(never)]
 fn verify_slowly(family: &'static FamilyCore, class: SizeClass, address: usize, layout: Layout) {
     if !family.owns(address, class) {
-        family.report_invalid_free(address, layout);
+        match NonNull::new(core::ptr::with_exposed_provenance_mut(address)) {
+            Some(memory) => family.verify_large(memory, layout),
+            None => family.report_invalid_free(address, layout),
+        }
     }
 }
 
@@ -303,8 +312,12 @@ unsafe fn deallocate_full<F: Family>(address: usize, layout: Layout) {
 /// As for [`deallocate`].
 unsafe fn flush(family: &'static FamilyCore, slot: &CacheSlot, address: usize, layout: Layout, checked: bool) {
     let class = SizeClass::of(layout);
-    if checked {
-        verify_slowly(family, class, address, layout);
+    if checked && !family.owns(address, class) {
+        let pointer = core::ptr::with_exposed_provenance_mut(address);
+        // A slot's address is not 0; nor is a pointer that was checked not to be one.
+        let Some(memory) = NonNull::new(pointer) else { family.report_invalid_free(address, layout) };
+        // SAFETY: the same contract: if it grew out of its slot, it is live; else this ends the process.
+        return unsafe { family.deallocate_large(memory, layout) };
     }
     // SAFETY: live, and given up by the client; its class was verified, or is right by contract.
     unsafe { put_back(family, slot, address, class) };

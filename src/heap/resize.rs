@@ -3,9 +3,10 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::{Family, allocate, allocate_large_zeroed, allocate_zeroed, cache, deallocate, has_right_tag};
-use super::{slab_class, slice, verify_slowly};
-use crate::large::mapped_bytes;
+use super::{Family, allocate, allocate_large_zeroed, allocate_slot, allocate_zeroed, cache, deallocate};
+use super::{has_right_tag, put_back, slab_class, slice, slot, verify_slowly};
+use crate::large::{GROWN_FROM_BYTES, mapped_bytes};
+use crate::os;
 use crate::size_class::SizeClass;
 use crate::states::State;
 
@@ -122,6 +123,71 @@ unsafe fn resize<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, kept: us
 /// As for [`resize`].
 #[inline(never)]
 unsafe fn resize_across<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, kept: usize) -> Option<NonNull<[u8]>> {
+    match (slab_class::<F>(old), slab_class::<F>(new)) {
+        (Some(old_class), Some(new_class))
+            if old.size() != 0 && new.size() != 0 && is_from_slot_to_slot::<F>(ptr, old_class, new_class) =>
+        {
+            // SAFETY: the same contract, and the old slot was verified.
+            unsafe { resize_slot::<F>(ptr, old_class, new_class, kept) }
+        }
+        // SAFETY: the same contract.
+        _ => unsafe { resize_elsewhere::<F>(ptr, old, new, kept) },
+    }
+}
+
+/// Whether an allocation is a slot of its class, and the new one can be nothing but a slot.
+#[inline(always)]
+fn is_from_slot_to_slot<F: Family>(ptr: NonNull<u8>, old: SizeClass, new: SizeClass) -> bool {
+    if !F::CHECKS.compares_tags() {
+        return true;
+    }
+    !F::CHECKS.keeps_states()
+        && new.slot_bytes() < GROWN_FROM_BYTES
+        && has_right_tag::<F>(cache::<F>(), old, ptr.addr().get())
+}
+
+/// # Safety
+/// `ptr` is a live slot of this family and the class `old`, and `kept` is at most the size of both classes' slots. The family keeps
+/// no states.
+#[inline(always)]
+unsafe fn resize_slot<F: Family>(
+    ptr: NonNull<u8>,
+    old: SizeClass,
+    new: SizeClass,
+    kept: usize,
+) -> Option<NonNull<[u8]>> {
+    let memory = allocate_slot::<F>(new)?;
+    // SAFETY: both are live and at least `kept` bytes long; a new allocation overlaps no live one.
+    unsafe { core::ptr::copy_nonoverlapping(ptr.as_ptr(), memory.cast::<u8>().as_ptr(), kept) };
+    let address = ptr.as_ptr().expose_provenance();
+    if !cache::<F>().magazine(old).push(address) {
+        // SAFETY: a slot of this class whose contents have been copied and that the caller gives up.
+        unsafe { put_back_slot::<F>(address, old) };
+    }
+    Some(memory)
+}
+
+/// # Safety
+/// As for [`put_back`].
+#[cold]
+#[inline(never)]
+unsafe fn put_back_slot<F: Family>(address: usize, class: SizeClass) {
+    // SAFETY: the same contract.
+    unsafe { put_back(F::__core(), slot::<F>(), address, class) };
+}
+
+/// What is no slot, or will not be one, or has a state.
+///
+/// # Safety
+/// As for [`resize`].
+#[cold]
+#[inline(never)]
+unsafe fn resize_elsewhere<F: Family>(
+    ptr: NonNull<u8>,
+    old: Layout,
+    new: Layout,
+    kept: usize,
+) -> Option<NonNull<[u8]>> {
     if old.size() != 0 && new.size() != 0 {
         match (slab_class::<F>(old), slab_class::<F>(new)) {
             (None, None) => {
@@ -131,7 +197,19 @@ unsafe fn resize_across<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, k
                     return Some(resized);
                 }
             }
-            (Some(old_class), _) => verify::<F>(ptr, old_class, old),
+            (Some(old_class), new_class) => {
+                if F::CHECKS.compares_tags() && !F::CHECKS.keeps_states() {
+                    if !has_right_tag::<F>(cache::<F>(), old_class, ptr.addr().get()) {
+                        verify_slowly(F::__core(), old_class, ptr.addr().get(), old);
+                    }
+                    // SAFETY: the same contract, and the old allocation was verified.
+                    if let Some(memory) = unsafe { resize_grown::<F>(ptr, old, old_class, new, new_class, kept) } {
+                        return Some(memory);
+                    }
+                } else {
+                    verify::<F>(ptr, old_class, old);
+                }
+            }
             (None, Some(_)) => F::__core().verify_large(ptr, old),
         }
     }
@@ -141,6 +219,37 @@ unsafe fn resize_across<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, k
     // SAFETY: the contents have been copied, and the caller gives the old allocation up.
     unsafe { deallocate::<F>(ptr, old) };
     Some(memory)
+}
+
+/// Lets an allocation that grows to [`GROWN_FROM_BYTES`] or more grow in a mapping of its own, where there is more room behind it
+/// than in a slot. `None`: nothing has changed.
+///
+/// # Safety
+/// As for [`resize`], with `old` of a class, and verified.
+unsafe fn resize_grown<F: Family>(
+    ptr: NonNull<u8>,
+    old: Layout,
+    old_class: SizeClass,
+    new: Layout,
+    new_class: Option<SizeClass>,
+    kept: usize,
+) -> Option<NonNull<[u8]>> {
+    let family = F::__core();
+    let fits = |class: SizeClass| class.slot_bytes() >= GROWN_FROM_BYTES.max(os::page_bytes());
+    if new_class.is_some_and(|class| !fits(class)) || new.align() > os::page_bytes() {
+        return None;
+    }
+    if fits(old_class) && !family.owns(ptr.addr().get(), old_class) {
+        // SAFETY: the same contract; it is in no slab, so it has a mapping.
+        return unsafe { resize_large::<F>(ptr, old, new, false) };
+    }
+    let class = new_class.filter(|_| new.size() > old.size())?;
+    let large = family.allocate_grown(class)?;
+    // SAFETY: both are live and at least `kept` bytes long; a new allocation overlaps no live one.
+    unsafe { core::ptr::copy_nonoverlapping(ptr.as_ptr(), large.memory.as_ptr(), kept) };
+    // SAFETY: the contents have been copied, and the caller gives the old allocation up.
+    unsafe { deallocate::<F>(ptr, old) };
+    Some(NonNull::slice_from_raw_parts(large.memory, large.bytes))
 }
 
 /// # Safety

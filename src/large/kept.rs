@@ -16,7 +16,7 @@ use crate::region::PURGE_AFTER_MILLISECONDS;
 
 const PIECE_COUNT: usize = 16;
 /// Bytes of all pieces, at most.
-pub(super) const KEPT_BYTES: usize = 256 << 20;
+const KEPT_BYTES: usize = 256 << 20;
 /// A piece is made longer for an allocation if it has at least this part of it: less spares few page faults.
 const EXTENDED_PART: usize = 8;
 

@@ -1,4 +1,4 @@
-//! Allocations above the largest slot: mapped singly, grown by remapping, nothing attached to them.
+//! Allocations above the largest slot, and a few that are growing there: mapped singly, nothing attached to them.
 //!
 //! The length of each is kept in a table of the family's, two words per allocation, so that a free with a wrong length, a
 //! pointer into the middle and a second free are found. Freed mappings are [kept](kept) for a while:
@@ -31,6 +31,12 @@ const FENCED_COUNT: usize = 1000;
 /// mapping is wasted; a mapping that is touched sparsely holds up to 2 MiB where it would hold a page.
 const HUGE_FROM_BYTES: usize = 2 << 20;
 
+/// Allocations that may stand here though a slot would hold them: so few that what huge pages and fragments of mappings waste on
+/// them is bounded.
+const GROWN_COUNT: usize = 16;
+/// From here on an allocation that grows out of its slot comes here: what it grows into next costs no copying.
+pub(crate) const GROWN_FROM_BYTES: usize = 32 << 10;
+
 /// A large allocation on its way to the client.
 #[derive(Clone, Copy)]
 pub(crate) struct Large {
@@ -55,6 +61,9 @@ pub(crate) struct LargeSet {
     /// The most that `bytes` has been since nothing was kept.
     peak_bytes: usize,
     kept: KeptSet,
+    /// The largest slot of the family, and how many allocations here are not longer.
+    slot_bytes_max: usize,
+    grown_count: usize,
 }
 
 /// The mapping's length for a layout: whole pages. `None` if that is more than any object may have.
@@ -64,8 +73,9 @@ pub(crate) fn mapped_bytes(layout: Layout) -> Option<usize> {
 
 impl LargeSet {
     /// With `guarded` a page that may not be touched lies before and behind each allocation, and freed ones are not used again.
-    pub(crate) const fn new(guarded: bool) -> Self {
-        Self { table: Table::new(), count: 0, bytes: 0, peak_bytes: 0, kept: KeptSet::new(guarded) }
+    pub(crate) const fn new(guarded: bool, slot_bytes_max: usize) -> Self {
+        let kept = KeptSet::new(guarded);
+        Self { table: Table::new(), count: 0, bytes: 0, peak_bytes: 0, kept, slot_bytes_max, grown_count: 0 }
     }
 
     /// Bytes of what is kept and holds memory.
@@ -81,10 +91,34 @@ impl LargeSet {
             Some(memory) => memory,
             None => self.map(bytes, layout.align(), now)?,
         };
+        Some(self.admit(memory, bytes))
+    }
+
+    /// Allocates what has grown out of a slot and would still fit into one, where there is room to grow on. `None`: a slot serves as well.
+    pub(crate) fn allocate_grown(&mut self, bytes: usize, now: u64) -> Option<Large> {
+        if !os::TAKES_PARTS || self.kept.guarded || self.grown_count >= GROWN_COUNT {
+            return None;
+        }
+        self.make_room()?;
+        let memory = match self.kept.take(bytes, os::page_bytes(), true) {
+            Some(piece) => pointer(piece.start),
+            None => {
+                let roomy = os::map(HUGE_FROM_BYTES, os::HUGE_PAGE_BYTES)?;
+                let start = roomy.as_ptr().expose_provenance();
+                let rest = Piece::freed(start + bytes, HUGE_FROM_BYTES - bytes, now);
+                self.kept.keep(rest);
+                roomy
+            }
+        };
+        Some(self.admit(memory, bytes))
+    }
+
+    fn admit(&mut self, memory: NonNull<u8>, bytes: usize) -> Large {
         self.table.insert(Entry { address: memory.as_ptr().expose_provenance(), length: bytes });
         self.count += 1;
+        self.grown_count += usize::from(bytes <= self.slot_bytes_max);
         self.count_bytes(0, bytes);
-        Some(Large { memory, bytes })
+        Large { memory, bytes }
     }
 
     /// Frees; on a mismatch nothing has changed.
@@ -95,6 +129,7 @@ impl LargeSet {
         let place = self.verify(memory, bytes)?;
         self.table.remove(place);
         self.count -= 1;
+        self.grown_count -= usize::from(bytes <= self.slot_bytes_max);
         self.bytes -= bytes;
         self.kept.keep(Piece::freed(memory.addr().get(), bytes, now));
         Ok(())
@@ -109,19 +144,19 @@ impl LargeSet {
         &mut self,
         memory: NonNull<u8>,
         old_bytes: usize,
-        new_layout: Layout,
+        bytes: usize,
+        align: usize,
         want_zero: bool,
     ) -> Result<Option<Large>, Mismatch> {
         let place = self.verify(memory, old_bytes)?;
-        let Some(bytes) = mapped_bytes(new_layout) else { return Ok(None) };
-        let in_place = os::is_aligned(memory, new_layout.align());
-        let may_move = new_layout.align() <= os::page_bytes();
+        let in_place = os::is_aligned(memory, align);
+        let may_move = align <= os::page_bytes();
         if bytes == old_bytes {
             // A mark behind the old size is no longer one.
             self.table.set(place, Entry { length: bytes, ..self.table.entry(place) });
             return Ok(in_place.then_some(Large { memory: own(memory), bytes }));
         }
-        if self.kept.guarded || !(in_place || may_move) {
+        if self.kept.guarded || !(in_place || may_move) || bytes > isize::MAX as usize {
             return Ok(None);
         }
         let longer =
@@ -135,6 +170,8 @@ impl LargeSet {
         // There is a free place: one was just made.
         self.table.insert(Entry { address: memory.as_ptr().expose_provenance(), length: bytes });
         self.count_bytes(old_bytes, bytes);
+        self.grown_count -= usize::from(old_bytes <= self.slot_bytes_max);
+        self.grown_count += usize::from(bytes <= self.slot_bytes_max);
         if bytes >= HUGE_FROM_BYTES && old_bytes < HUGE_FROM_BYTES {
             // SAFETY: live memory of this set's.
             unsafe { os::advise_huge(memory, bytes) };
@@ -301,7 +338,7 @@ mod tests {
 
     #[test]
     fn the_table_finds_all_of_many_and_none_that_is_gone() {
-        let mut set = LargeSet::new(false);
+        let mut set = LargeSet::new(false, 0);
         let layout = Layout::from_size_align(5000, 1).unwrap();
         let mut live: Vec<Large> = (0..2000).map(|_| set.allocate(layout, false, 0).unwrap()).collect();
         assert_eq!((set.count, set.bytes), (2000, 2000 * 8192));
@@ -325,13 +362,13 @@ mod tests {
         }
         assert_eq!((set.count, set.bytes), (0, 0));
         let kept = set.kept_bytes();
-        assert!(kept >= 16 * 8192 && kept <= 2000 * 8192, "{kept} bytes are kept");
+        assert!((16 * 8192..=2000 * 8192).contains(&kept), "{kept} bytes are kept");
         assert_eq!((set.release_kept(None), set.kept_bytes()), (kept, 0));
     }
 
     #[test]
     fn only_new_mappings_serve_who_wants_zero() {
-        let mut set = LargeSet::new(false);
+        let mut set = LargeSet::new(false, 0);
         let layout = Layout::from_size_align(3 << 20, 1).unwrap();
         let first = set.allocate(layout, false, 0).unwrap();
         // SAFETY: three mapped MiB.
@@ -357,7 +394,7 @@ mod tests {
     #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend takes whole mappings only")]
     fn parts_of_what_is_kept_serve_and_are_joined_again() {
         const MIB: usize = 1 << 20;
-        let mut set = LargeSet::new(false);
+        let mut set = LargeSet::new(false, 0);
         let whole = large(&mut set, 16 * MIB);
         free(&mut set, whole);
         let parts = [4, 2, 6].map(|count| large(&mut set, count * MIB));
@@ -378,14 +415,13 @@ mod tests {
     #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend takes whole mappings only")]
     fn growth_takes_what_is_kept_behind() {
         const MIB: usize = 1 << 20;
-        let mut set = LargeSet::new(false);
+        let mut set = LargeSet::new(false, 0);
         let whole = large(&mut set, 16 * MIB);
         free(&mut set, whole);
         let head = large(&mut set, 2 * MIB);
         let grow = |set: &mut LargeSet, old: Large, bytes: usize, want_zero: bool| {
-            let layout = Layout::from_size_align(bytes, 1).unwrap();
             // SAFETY: live and not used at its old place.
-            unsafe { set.resize(old.memory, old.bytes, layout, want_zero) }.unwrap().unwrap()
+            unsafe { set.resize(old.memory, old.bytes, bytes, 1, want_zero) }.unwrap().unwrap()
         };
         let longer = grow(&mut set, head, 8 * MIB, false);
         assert_eq!((longer.memory, set.kept_bytes()), (whole.memory, 8 * MIB), "no page was asked for");
@@ -412,7 +448,7 @@ mod tests {
     #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend takes whole mappings only")]
     fn what_is_kept_is_never_more_than_was_live() {
         const MIB: usize = 1 << 20;
-        let mut set = LargeSet::new(false);
+        let mut set = LargeSet::new(false, 0);
         // Zeroed memory is always new, and ever longer allocations fit into nothing that is kept.
         for count in 1..60 {
             let layout = Layout::from_size_align(count * MIB, 1).unwrap();

@@ -257,23 +257,20 @@ pub(crate) unsafe fn remap(
 /// As for [`remap`].
 #[cfg(any(target_os = "linux", target_os = "android"))]
 unsafe fn remap_aligned(start: NonNull<u8>, old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>> {
-    const HUGE: usize = super::HUGE_PAGE_BYTES;
-    if is_aligned(start, HUGE) {
-        // SAFETY: the same contract.
-        let address = unsafe { libc::mremap(start.as_ptr().cast(), old_bytes, new_bytes, 0) };
-        if address != libc::MAP_FAILED {
-            return NonNull::new(address.cast());
-        }
+    // SAFETY: the same contract.
+    let address = unsafe { libc::mremap(start.as_ptr().cast(), old_bytes, new_bytes, 0) };
+    if address != libc::MAP_FAILED {
+        return NonNull::new(address.cast());
     }
-    let space = reserve(new_bytes, HUGE)?;
+    // Only a lack of room behind it can be helped.
+    if std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOMEM) {
+        return None;
+    }
+    let space = reserve(new_bytes, super::HUGE_PAGE_BYTES)?;
     let target = space.as_ptr().cast::<libc::c_void>();
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
     // SAFETY: the caller gives the old range up, and what is replaced is the space that was reserved just now.
     let address = unsafe { libc::mremap(start.as_ptr().cast(), old_bytes, new_bytes, flags, target) };
-    if address == libc::MAP_FAILED {
-        // SAFETY: reserved just now and not used.
-        unsafe { release(space, new_bytes) };
-        return None;
-    }
-    Some(space)
+    // If that fails the system may have taken the space back before, and somebody else may have it by now: it is left alone.
+    (address != libc::MAP_FAILED).then_some(space)
 }
