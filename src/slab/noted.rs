@@ -4,7 +4,7 @@
 //! the states of the smallest class would be for the units that hold the states themselves:
 //!
 //! ```text
-//!   region │ bits of unit 0 │ bits of unit 1 │ … │ states of the 16-byte class from the first slab on │ …
+//!   region │ … │ bits of unit 0 │ bits of unit 1 │ … │ states of the 16-byte class from the first slab on │ slabs …
 //! ```
 //!
 //! **N1** A slot's bit is set exactly while its state is `IN_BIN`. **N2** Only the holder of the bin's lock touches bits.
@@ -15,8 +15,9 @@ use core::ptr::NonNull;
 use super::Geometry;
 use crate::header::{STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT};
 use crate::os;
-use crate::states::{State, States, region_of};
+use crate::states::{LEAST_SHIFT, State, States, region_of};
 use crate::sync::Relaxed;
+use crate::trunk::run_length;
 
 /// A unit's bits take one byte for 128 bytes of slots, as many as the smallest class has.
 const BITS_SHIFT: u32 = 7;
@@ -35,7 +36,8 @@ impl Geometry<'_> {
     fn bits(&self, slab: &SlabHeader) -> NonNull<u64> {
         let first = slab.memory.get().addr();
         let unit = (first >> self.unit_shift) % UNIT_COUNT;
-        let address = region_of(first, self.unit_shift) + (unit << (self.unit_shift - BITS_SHIFT));
+        let table = (UNIT_COUNT << self.unit_shift) >> LEAST_SHIFT;
+        let address = region_of(first, self.unit_shift) + table + (unit << (self.unit_shift - BITS_SHIFT));
         // The region's provenance is exposed where the region is claimed.
         NonNull::new(core::ptr::with_exposed_provenance_mut(address)).unwrap_or(NonNull::dangling())
     }
@@ -53,36 +55,46 @@ impl Geometry<'_> {
         }
     }
 
-    /// Puts used slots of one slab back. `Err`: this one is in the list already, or with a client: it was freed twice.
+    /// Puts used slots back, as many of the first as lie in `slab`; returns how many. `Err`: this one is in the list already, or with a
+    /// client: it was freed twice.
     ///
     /// # Safety
-    /// As for [`give`](Self::give).
-    pub(super) unsafe fn give_noted(&self, slab: &SlabHeader, addresses: &[usize]) -> Result<(), usize> {
-        let (bits, base) = (self.bits(slab), slab.memory.get().addr());
+    /// As for [`give`](Self::give), where the family keeps states; the first address lies in the slab.
+    pub(super) unsafe fn give_noted(&self, slab: &SlabHeader, addresses: &[usize]) -> Result<usize, usize> {
+        let (bits, base, slot_bytes) = (self.bits(slab), slab.memory.get().addr(), self.class.slot_bytes());
         // SAFETY: the first slot of an open slab of this class.
         let first = unsafe { self.states().place(base) };
         if slab.tag.load(Relaxed) != self.tag {
             // The other free has let the slab be closed, and another class has it now.
             return Err(addresses.first().copied().unwrap_or(base));
         }
-        for &address in addresses {
-            let slot = (address - base) >> self.class.index();
-            // SAFETY: a slot of the slab.
-            if !unsafe { first.behind(slot) }.go(State::CACHED, State::IN_BIN) {
-                return Err(address);
-            }
+        let mut given = 0;
+        while given < addresses.len() && (addresses[given] ^ base) >> self.unit_shift == 0 {
+            // Neighbours often come back together.
+            let (length, ascends) = run_length(&addresses[given..], slot_bytes);
+            let slot = (addresses[given] - base) >> self.class.index();
+            // They are noted by the word, and a word ends with its slab.
+            let count = length.min(if ascends { 64 - slot % 64 } else { slot % 64 + 1 });
+            let lowest = if ascends { slot } else { slot + 1 - count };
+            self.verify(slab, &addresses[given..=given]);
+            // SAFETY: slots of the slab, which the caller gives up.
+            unsafe { first.behind(lowest).go_all(count, State::CACHED, State::IN_BIN) }
+                .map_err(|wrong| base + ((lowest + wrong) << self.class.index()))?;
             // SAFETY: below `word_count`, in the slab's own part of the side units.
             let word = unsafe { bits.add(slot / 64) };
             // SAFETY: committed with the region's first slab, and nobody else's (N2).
             let set = unsafe { word.read() };
-            if set & 1 << (slot % 64) != 0 {
+            let ones = (u64::MAX >> (64 - count)) << (lowest % 64);
+            if set & ones != 0 {
                 // The state was changed by a free that had found the slot live before the other gave it back.
-                return Err(address);
+                let twice = slot - slot % 64 + (set & ones).trailing_zeros() as usize;
+                return Err(base + (twice << self.class.index()));
             }
             // SAFETY: as above.
-            unsafe { word.write(set | 1 << (slot % 64)) };
+            unsafe { word.write(set | ones) };
+            given += count;
         }
-        Ok(())
+        Ok(given)
     }
 
     /// Moves recycled slots out of the slab to fill `out`. `Err`: this one has been freed a second time meanwhile.
@@ -95,32 +107,39 @@ impl Geometry<'_> {
         let first = unsafe { self.states().place(base) };
         let word_count = self.word_count();
         let mut index = self.first_word(slab) % word_count;
-        let mut left = out.len();
+        // The last is what a magazine pops first: addresses then rise.
+        let mut rest = out;
         // As many words as there are, and the first one again: it may have been left half.
         for _ in 0..=word_count {
             // SAFETY: below `word_count`, in the slab's own part of the side units.
             let word = unsafe { bits.add(index) };
             // SAFETY: committed with the region's first slab, and nobody else's (N2).
             let mut set = unsafe { word.read() };
-            while set != 0 && left > 0 {
-                let slot = index * 64 + set.trailing_zeros() as usize;
-                set &= set - 1;
-                left -= 1;
-                // The last is what a magazine pops first: addresses then rise.
-                out[left] = base + (slot << self.class.index());
-                // SAFETY: a slot of the slab.
-                if !unsafe { first.behind(slot) }.go(State::IN_BIN, State::CACHED) {
-                    return Err(out[left]);
+            while set != 0 && !rest.is_empty() {
+                let bit = set.trailing_zeros();
+                let count = ((set >> bit).trailing_ones() as usize).min(rest.len());
+                set &= !((u64::MAX >> (64 - count)) << bit);
+                let slot = index * 64 + bit as usize;
+                let address = base + (slot << self.class.index());
+                let (later, now) = rest.split_at_mut(rest.len() - count);
+                for (behind, place) in now.iter_mut().rev().enumerate() {
+                    *place = address + (behind << self.class.index());
                 }
+                // SAFETY: a slot of the slab.
+                let place = unsafe { first.behind(slot) };
+                // SAFETY: slots of the slab, which are in its list and so in the hands of who holds the bin's lock.
+                unsafe { place.go_all(count, State::IN_BIN, State::CACHED) }
+                    .map_err(|wrong| address + (wrong << self.class.index()))?;
+                rest = later;
             }
             // SAFETY: as for the read.
             unsafe { word.write(set) };
-            if left == 0 {
+            if rest.is_empty() {
                 break;
             }
             index = if index + 1 == word_count { 0 } else { index + 1 };
         }
-        debug_assert_eq!(left, 0, "the slab counts its free slots (N1)");
+        debug_assert!(rest.is_empty(), "the slab counts its free slots (N1)");
         slab.trunk.set(index as u32);
         Ok(())
     }
