@@ -112,10 +112,12 @@ impl Place {
     /// The slots are of one slab, and the caller's: whoever else has one has it by a double free.
     #[inline(always)]
     pub(crate) unsafe fn go_all(self, count: usize, from: State, to: State) -> Result<(), usize> {
+        if count == 1 {
+            return if self.go(from, to) { Ok(()) } else { Err(0) };
+        }
         let right = match count {
-            1 => self.go(from, to),
             // SAFETY: the same contract, and at least as many slots as there are bytes, here and below.
-            2 | 3 => unsafe { self.go_as::<u16>(count, from, to) },
+            ..4 => unsafe { self.go_as::<u16>(count, from, to) },
             // SAFETY: as above.
             4..8 => unsafe { self.go_as::<u32>(count, from, to) },
             // SAFETY: as above.

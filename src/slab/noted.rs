@@ -69,32 +69,59 @@ impl Geometry<'_> {
             return Err(addresses.first().copied().unwrap_or(base));
         }
         let mut given = 0;
-        while given < addresses.len() && (addresses[given] ^ base) >> self.unit_shift == 0 {
-            // Neighbours often come back together.
-            let (length, ascends) = run_length(&addresses[given..], slot_bytes);
-            let slot = (addresses[given] - base) >> self.class.index();
-            // They are noted by the word, and a word ends with its slab.
-            let count = length.min(if ascends { 64 - slot % 64 } else { slot % 64 + 1 });
-            let lowest = if ascends { slot } else { slot + 1 - count };
+        while given < addresses.len() {
+            let offset = addresses[given].wrapping_sub(base);
+            if offset >> self.unit_shift != 0 && given > 0 {
+                break;
+            }
             self.verify(slab, &addresses[given..=given]);
+            let slot = offset >> self.class.index();
+            // Neighbours often come back together, and two slabs may be neighbours too: a run ends with its slab.
+            let (length, ascends) = run_length(&addresses[given..], slot_bytes);
+            let count = length.min(if ascends { (self.unit_bytes() >> self.class.index()) - slot } else { slot + 1 });
+            let lowest = if ascends { slot } else { slot + 1 - count };
+            // SAFETY: a slot of the slab.
+            let place = unsafe { first.behind(lowest) };
             // SAFETY: slots of the slab, which the caller gives up.
-            unsafe { first.behind(lowest).go_all(count, State::CACHED, State::IN_BIN) }
+            unsafe { place.go_all(count, State::CACHED, State::IN_BIN) }
                 .map_err(|wrong| base + ((lowest + wrong) << self.class.index()))?;
+            // SAFETY: slots of the slab; the bin's lock is held.
+            unsafe { set_bits(bits, lowest, count) }.map_err(|twice| base + (twice << self.class.index()))?;
+            given += count;
+        }
+        Ok(given)
+    }
+
+    /// Puts used slots of one slab back that lie in no order, as in hardened families. `Err`: as for [`give_noted`](Self::give_noted).
+    ///
+    /// # Safety
+    /// As for [`give`](Self::give), and all addresses are slots of `slab`.
+    pub(super) unsafe fn give_mixed(&self, slab: &SlabHeader, addresses: &[usize]) -> Result<(), usize> {
+        let (bits, base) = (self.bits(slab), slab.memory.get().addr());
+        // SAFETY: the first slot of an open slab of this class.
+        let first = unsafe { self.states().place(base) };
+        if slab.tag.load(Relaxed) != self.tag {
+            // As in `give_noted`.
+            return Err(addresses.first().copied().unwrap_or(base));
+        }
+        for &address in addresses {
+            let slot = (address - base) >> self.class.index();
+            // SAFETY: a slot of the slab.
+            if !unsafe { first.behind(slot) }.go(State::CACHED, State::IN_BIN) {
+                return Err(address);
+            }
             // SAFETY: below `word_count`, in the slab's own part of the side units.
             let word = unsafe { bits.add(slot / 64) };
             // SAFETY: committed with the region's first slab, and nobody else's (N2).
             let set = unsafe { word.read() };
-            let ones = (u64::MAX >> (64 - count)) << (lowest % 64);
-            if set & ones != 0 {
-                // The state was changed by a free that had found the slot live before the other gave it back.
-                let twice = slot - slot % 64 + (set & ones).trailing_zeros() as usize;
-                return Err(base + (twice << self.class.index()));
+            if set & 1 << (slot % 64) != 0 {
+                // As in `set_bits`.
+                return Err(address);
             }
             // SAFETY: as above.
-            unsafe { word.write(set | ones) };
-            given += count;
+            unsafe { word.write(set | 1 << (slot % 64)) };
         }
-        Ok(given)
+        Ok(())
     }
 
     /// Moves recycled slots out of the slab to fill `out`. `Err`: this one has been freed a second time meanwhile.
@@ -107,6 +134,7 @@ impl Geometry<'_> {
         let first = unsafe { self.states().place(base) };
         let word_count = self.word_count();
         let mut index = self.first_word(slab) % word_count;
+        let mixed = self.checks.is_hardened();
         // The last is what a magazine pops first: addresses then rise.
         let mut rest = out;
         // As many words as there are, and the first one again: it may have been left half.
@@ -117,6 +145,18 @@ impl Geometry<'_> {
             let mut set = unsafe { word.read() };
             while set != 0 && !rest.is_empty() {
                 let bit = set.trailing_zeros();
+                if mixed {
+                    // Slots of hardened families rarely have neighbours in the list.
+                    let (slot, last) = (index * 64 + bit as usize, rest.len() - 1);
+                    set &= set - 1;
+                    rest[last] = base + (slot << self.class.index());
+                    // SAFETY: a slot of the slab.
+                    if !unsafe { first.behind(slot) }.go(State::IN_BIN, State::CACHED) {
+                        return Err(rest[last]);
+                    }
+                    rest = &mut rest[..last];
+                    continue;
+                }
                 let count = ((set >> bit).trailing_ones() as usize).min(rest.len());
                 set &= !((u64::MAX >> (64 - count)) << bit);
                 let slot = index * 64 + bit as usize;
@@ -173,4 +213,29 @@ impl Geometry<'_> {
         // SAFETY: the slab's own words, up to the last slot that was ever handed out.
         unsafe { self.bits(slab).write_bytes(0, words) };
     }
+}
+
+/// Sets the bits of slots that lie one after another. `Err`: this one's is set: its state was changed by a free that had found it live
+/// before the other gave it back.
+///
+/// # Safety
+/// The bits are in the slab's own part of the side units (N2).
+#[inline(always)]
+unsafe fn set_bits(bits: NonNull<u64>, lowest: usize, count: usize) -> Result<(), usize> {
+    let (mut slot, mut left) = (lowest, count);
+    while left > 0 {
+        let here = left.min(64 - slot % 64);
+        let ones = (u64::MAX >> (64 - here)) << (slot % 64);
+        // SAFETY: the caller's promise.
+        let word = unsafe { bits.add(slot / 64) };
+        // SAFETY: as above, committed with the region's first slab.
+        let set = unsafe { word.read() };
+        if set & ones != 0 {
+            return Err(slot - slot % 64 + (set & ones).trailing_zeros() as usize);
+        }
+        // SAFETY: as above.
+        unsafe { word.write(set | ones) };
+        (slot, left) = (slot + here, left - here);
+    }
+    Ok(())
 }
