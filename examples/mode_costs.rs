@@ -5,6 +5,12 @@
 //! ```
 //!
 //! Each figure is the best of many short rounds, in which the modes take turns, in nanoseconds for one allocation and its free.
+//! With the name of a work, a mode and a number it does that work in that mode so many times and prints how many allocations that
+//! were: the difference of two such runs under a counter of instructions, for two numbers, is what one allocation and its free take.
+//!
+//! ```text
+//! valgrind --tool=callgrind target/release/examples/mode_costs "pair, 64 B" checked 6
+//! ```
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -18,7 +24,7 @@ family! {
     struct Hardened { checks: Hardened }
 }
 
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 200;
 
 /// A work: its name and, for each mode, a function that does it and returns how many allocations it made.
 struct Work {
@@ -58,6 +64,13 @@ fn main() {
         "mixed, 16 B to 1 KiB" => mixed::<1000>;
         "mixed, 16 B to 1 KiB, large set" => mixed::<50_000>;
     };
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [work, mode, times] = &arguments[..] {
+        let work = works.iter().find(|known| known.name == work).expect("the name of a work");
+        let mode = MODES.iter().position(|known| known == mode).expect("the name of a mode");
+        let times = 0..times.parse().expect("a number");
+        return println!("{}", times.map(|_| work.modes[mode]()).sum::<usize>());
+    }
     print!("| work |");
     MODES.iter().for_each(|mode| print!(" {mode} |"));
     print!("\n|---|");
@@ -78,7 +91,7 @@ fn best(work: &Work) -> [f64; MODES.len()] {
     for _ in 0..ROUNDS {
         for (best, run) in best.iter_mut().zip(work.modes) {
             let (start, mut count) = (Instant::now(), 0);
-            while start.elapsed() < Duration::from_millis(2) {
+            while start.elapsed() < Duration::from_micros(500) {
                 count += run();
             }
             *best = best.min(start.elapsed().as_secs_f64() * 1e9 / count as f64);

@@ -269,27 +269,21 @@ impl State {
         let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
         let mut start = 0;
         while start < slots.len() {
-            // Neighbours often lie in one slab: its header is then opened once for all of them.
-            let first = slots[start];
-            let mut end = start + 1;
-            while end < slots.len() && (slots[end] ^ first) >> unit_shift == 0 {
-                end += 1;
-            }
-            let slab = view.header(first, unit_shift);
+            let slab = view.header(slots[start], unit_shift);
             if !geometry.owns(slab) {
                 // A racing free of the same slot has let the slab be closed: the header may be another bin's by now (S1).
-                return Err(Twice(first));
+                return Err(Twice(slots[start]));
             }
             if geometry.recycled(slab) == 0 {
                 self.link(slab);
             }
-            // SAFETY: used slots of a slab of this bin, whose lock is held.
-            unsafe { geometry.give(slab, &slots[start..end]) }.map_err(Twice)?;
-            self.used_slots -= end - start;
+            // SAFETY: used slots of this bin, whose lock is held, the first of them in this slab.
+            let given = unsafe { geometry.give(slab, &slots[start..]) }.map_err(Twice)?;
+            start += given;
+            self.used_slots -= given;
             if slab.used.get() == 0 {
                 self.retire(geometry, slab);
             }
-            start = end;
         }
         Ok(())
     }

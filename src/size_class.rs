@@ -24,22 +24,23 @@ impl SizeClass {
     /// The class of a layout of at least one byte. Layouts above 1 MiB get an index of [`CLASS_COUNT`] or more.
     #[inline(always)]
     pub(crate) const fn of(layout: Layout) -> Self {
+        Self::of_at_least(layout, 0)
+    }
+
+    /// The class of a layout of at least one byte, or the one with the index `least` if that is larger.
+    #[inline(always)]
+    pub(crate) const fn of_at_least(layout: Layout, least: usize) -> Self {
         let need = if layout.size() > layout.align() { layout.size() } else { layout.align() };
         // `need` is at least 1, because alignment is, so the logarithm of `2 need − 1`, rounded down, is that of `need`, rounded
-        // up. Its lowest bit is set anyhow; saying so spares the processor's zero case.
-        Self((((need << 1) - 1) | 1).ilog2() as usize)
+        // up. Its lowest bit is set anyhow; saying so spares the processor's zero case. With as many more as `least` it is as if
+        // `need` had been a slot of that class at least.
+        Self((((need << 1) - 1) | ((2 << least) - 1)).ilog2() as usize)
     }
 
     /// The class with this index, which must be below [`CLASS_COUNT`].
     pub(crate) const fn from_index(index: usize) -> Self {
         assert!(index < CLASS_COUNT, "no such class");
         Self(index)
-    }
-
-    /// This class, or the one with the index `least` if that is larger.
-    #[inline(always)]
-    pub(crate) const fn at_least(self, least: usize) -> Self {
-        if self.0 < least { Self(least) } else { self }
     }
 
     #[inline(always)]
@@ -71,6 +72,7 @@ mod tests {
             for size in (1..=70_000).chain([1 << 20, (1 << 20) + 1, 3 << 20]) {
                 let layout = Layout::from_size_align(size, align).unwrap();
                 assert_eq!(SizeClass::of(layout).index(), naive(size, align), "{layout:?}");
+                assert_eq!(SizeClass::of_at_least(layout, 4).index(), naive(size, align).max(4), "{layout:?}");
             }
         }
     }

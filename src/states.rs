@@ -8,10 +8,11 @@
 //! ```
 //!
 //! The first eighth of a region holds the bytes, a table for each class over the whole region: twice as much address space
-//! as if each unit had its bytes in one place, for half the arithmetic. Only what belongs to slabs is ever touched.
+//! as if each unit had its bytes in one place, for half the arithmetic. Only what belongs to slabs is ever touched. The tables stand
+//! like the rows of a binary heap, the one of slots half as long behind it, so that one shift finds the table and the byte:
 //!
 //! ```text
-//!   region │ 16-byte class │ 32-byte class │ … │ slabs …          state = region + table of the class + index in the region
+//!   region │ … │ 64-byte class │ 32-byte class │ 16-byte class │ slabs …      state = region + (region's length + offset) / slot
 //! ```
 //!
 //! **T1** The bytes of a unit that is no slab are all `NEVER`. **T2** Only whoever has a slot moves its byte, as drawn; who finds
@@ -32,7 +33,7 @@ use crate::size_class::SizeClass;
 use crate::sync::{AtomicU8, Relaxed, clear};
 
 /// The smallest slot that has a state is of 16 bytes.
-const LEAST_SHIFT: u32 = 4;
+pub(crate) const LEAST_SHIFT: u32 = 4;
 
 /// What a slot is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,6 +106,50 @@ impl Place {
 }
 
 impl Place {
+    /// Goes along one arrow with this slot and those behind it; which is the first whose byte is not what the arrow begins with?
+    ///
+    /// # Safety
+    /// The slots are of one slab, and the caller's: whoever else has one has it by a double free.
+    #[inline(always)]
+    pub(crate) unsafe fn go_all(self, count: usize, from: State, to: State) -> Result<(), usize> {
+        if count == 1 {
+            return if self.go(from, to) { Ok(()) } else { Err(0) };
+        }
+        let right = match count {
+            // SAFETY: the same contract, and at least as many slots as there are bytes, here and below.
+            ..4 => unsafe { self.go_as::<u16>(count, from, to) },
+            // SAFETY: as above.
+            4..8 => unsafe { self.go_as::<u32>(count, from, to) },
+            // SAFETY: as above.
+            _ => unsafe { self.go_as::<u64>(count, from, to) },
+        };
+        if right {
+            return Ok(());
+        }
+        // SAFETY: a slot of the slab.
+        let is_wrong = |&slot: &usize| unsafe { self.behind(slot) }.get() != from;
+        Err((0..count).find(is_wrong).unwrap_or(0))
+    }
+
+    /// Goes along one arrow with all slots if all of them can, as many at once as `T` has bytes.
+    ///
+    /// # Safety
+    /// As for [`go_all`](Self::go_all), and there are at least as many slots.
+    #[inline(always)]
+    unsafe fn go_as<T: Bytes>(self, count: usize, from: State, to: State) -> bool {
+        let first = core::ptr::with_exposed_provenance_mut::<T>(core::ptr::from_ref(self.0).addr());
+        // The last few are some of those before as well, if the count is not a multiple.
+        let places =
+            || (0..count).step_by(size_of::<T>()).map(|slot| first.wrapping_byte_add(slot.min(count - size_of::<T>())));
+        // SAFETY: the bytes of a slab's slots lie one after another, committed as the first is, and are the caller's (T2).
+        let right = places().fold(true, |right, place| right & (unsafe { place.read_unaligned() } == T::all(from.0)));
+        if right {
+            // SAFETY: as above.
+            places().for_each(|place| unsafe { place.write_unaligned(T::all(to.0)) });
+        }
+        right
+    }
+
     /// The byte of the slot `slots` behind this one.
     ///
     /// # Safety
@@ -114,6 +159,33 @@ impl Place {
         let place = core::ptr::with_exposed_provenance::<AtomicU8>(core::ptr::from_ref(self.0).addr());
         // SAFETY: the bytes of a slab's slots lie one after another, committed as this one is.
         Self(unsafe { &*place.wrapping_add(slots) })
+    }
+}
+
+/// Some bytes at once.
+trait Bytes: Copy + PartialEq {
+    /// Each of them this one.
+    fn all(byte: u8) -> Self;
+}
+
+impl Bytes for u16 {
+    #[inline(always)]
+    fn all(byte: u8) -> Self {
+        Self::from_ne_bytes([byte; 2])
+    }
+}
+
+impl Bytes for u32 {
+    #[inline(always)]
+    fn all(byte: u8) -> Self {
+        Self::from_ne_bytes([byte; 4])
+    }
+}
+
+impl Bytes for u64 {
+    #[inline(always)]
+    fn all(byte: u8) -> Self {
+        Self::from_ne_bytes([byte; 8])
     }
 }
 
@@ -143,17 +215,38 @@ impl States {
         Place(unsafe { &*region.wrapping_add(self.offset(address)) })
     }
 
+    /// Which of a region's slots of this class begins at an address, if its slabs begin at `slabs`: [`slots`](Self::slots) or more
+    /// where none can.
+    #[inline(always)]
+    pub(crate) const fn index(self, slabs: usize, address: usize) -> usize {
+        // What lies before the slabs, behind them or inside of a slot has one of its upper bits set now.
+        address.wrapping_sub(slabs).rotate_right(self.slot_shift)
+    }
+
+    /// The byte of the slot with this index in a region.
+    ///
+    /// # Safety
+    /// `slabs` is [`slabs_of`] an address as for [`place`](Self::place), and `index` is less than [`slots`](Self::slots).
+    #[inline(always)]
+    pub(crate) unsafe fn place_at(self, slabs: usize, index: usize) -> Place {
+        let region_bytes = UNIT_COUNT << self.unit_shift;
+        let slabs_offset = STATE_UNIT_COUNT << self.unit_shift;
+        let table = ((region_bytes + slabs_offset) >> self.slot_shift).wrapping_sub(slabs_offset);
+        let place = core::ptr::with_exposed_provenance::<AtomicU8>(slabs).wrapping_add(table).wrapping_add(index);
+        // SAFETY: as for `place`.
+        Place(unsafe { &*place })
+    }
+
+    /// How many slots of this class a region has.
+    pub(crate) const fn slots(self) -> usize {
+        ((UNIT_COUNT - STATE_UNIT_COUNT) << self.unit_shift) >> self.slot_shift
+    }
+
     /// Where in its region the byte is.
     #[inline(always)]
     const fn offset(self, address: usize) -> usize {
         let region_bytes = UNIT_COUNT << self.unit_shift;
-        self.table(region_bytes) + ((address & (region_bytes - 1)) >> self.slot_shift)
-    }
-
-    /// Where the class's table begins: the tables before it take half, a quarter … of those of all classes together.
-    #[inline(always)]
-    const fn table(self, region_bytes: usize) -> usize {
-        (region_bytes >> (LEAST_SHIFT - 1)) - (region_bytes >> (self.slot_shift - 1))
+        (region_bytes | (address & (region_bytes - 1))) >> self.slot_shift
     }
 
     /// Makes the slots of a slab that is being closed `NEVER` again (T1).
@@ -169,16 +262,16 @@ impl States {
     }
 }
 
-/// Whether an address lies in a unit that can be a slab: the states themselves are no slots, whatever their bytes say.
-#[inline(always)]
-pub(crate) const fn is_behind_states(address: usize, unit_shift: u32) -> bool {
-    (address >> unit_shift) % UNIT_COUNT >= STATE_UNIT_COUNT
-}
-
 /// The first address of the region that an address would lie in.
 #[inline(always)]
 pub(crate) const fn region_of(address: usize, unit_shift: u32) -> usize {
     address & !((UNIT_COUNT << unit_shift) - 1)
+}
+
+/// Where the slabs begin in the region that an address would lie in: the states themselves are no slots, whatever their bytes say.
+#[inline(always)]
+pub(crate) const fn slabs_of(address: usize, unit_shift: u32) -> usize {
+    region_of(address, unit_shift) + (STATE_UNIT_COUNT << unit_shift)
 }
 
 const _: () =
@@ -195,7 +288,8 @@ mod tests {
         for unit_shift in UNIT_SHIFTS {
             let region = 7 * (UNIT_COUNT << unit_shift);
             let mut last = None;
-            for class in (LEAST_SHIFT as usize..(unit_shift as usize).min(CLASS_COUNT)).map(SizeClass::from_index) {
+            for class in (LEAST_SHIFT as usize..(unit_shift as usize).min(CLASS_COUNT)).rev().map(SizeClass::from_index)
+            {
                 let states = States::new(unit_shift, class);
                 for unit in 0..UNIT_COUNT {
                     let first = region + (unit << unit_shift);
@@ -209,6 +303,56 @@ mod tests {
                 }
             }
             assert!(last < Some(STATE_UNIT_COUNT << unit_shift));
+        }
+    }
+
+    #[test]
+    fn many_slots_go_along_an_arrow_at_once_or_none_does() {
+        for count in 1..70 {
+            let bytes: &'static [AtomicU8] = Vec::leak((0..80).map(|_| AtomicU8::new(State::CACHED.0)).collect());
+            let _ = bytes.as_ptr().expose_provenance();
+            // SAFETY: `count` bytes of the array behind the third, here and below.
+            assert_eq!(unsafe { Place(&bytes[3]).go_all(count, State::CACHED, State::IN_BIN) }, Ok(()));
+            let gone = |byte: &AtomicU8| byte.load(Relaxed) == State::IN_BIN.0;
+            assert!(bytes.iter().enumerate().all(|(index, byte)| gone(byte) == (3..3 + count).contains(&index)));
+            for wrong in 3..3 + count {
+                bytes[wrong].store(State::LIVE.0, Relaxed);
+                // SAFETY: as above.
+                let result = unsafe { Place(&bytes[3]).go_all(count, State::IN_BIN, State::CACHED) };
+                assert_eq!(result, Err(wrong - 3), "of {count}");
+                bytes[wrong].store(State::IN_BIN.0, Relaxed);
+            }
+            assert_eq!(bytes.iter().filter(|&byte| gone(byte)).count(), count, "nothing has gone");
+        }
+    }
+
+    #[test]
+    fn a_slot_is_found_from_where_the_slabs_begin_and_nothing_else_is() {
+        let unit_shift = *UNIT_SHIFTS.start();
+        let region_bytes = UNIT_COUNT << unit_shift;
+        let memory = vec![0u8; 2 * region_bytes];
+        let region = memory.as_ptr().expose_provenance().next_multiple_of(region_bytes);
+        let slabs = slabs_of(region + 5, unit_shift);
+        for class in (LEAST_SHIFT as usize..unit_shift as usize).map(SizeClass::from_index) {
+            let (states, slot_bytes) = (States::new(unit_shift, class), class.slot_bytes());
+            let is_slot = |address| states.index(slabs, address) < states.slots();
+            for slot in [slabs, slabs + slot_bytes, slabs + (1 << unit_shift), region + region_bytes - slot_bytes] {
+                assert!(is_slot(slot) && !is_slot(slot + 1) && !is_slot(slot + slot_bytes / 2), "{class:?}");
+                // SAFETY: the region's first units hold zeros.
+                let place = unsafe { states.place_at(slabs, states.index(slabs, slot)) };
+                assert_eq!(core::ptr::from_ref(place.0).addr(), region + states.offset(slot), "{class:?}");
+            }
+            let wild = [
+                0,
+                1,
+                region,
+                slabs - slot_bytes,
+                region + region_bytes,
+                slabs + (1 << 40),
+                slabs ^ (1 << 62),
+                usize::MAX,
+            ];
+            assert!(!wild.iter().any(|&address| is_slot(address)), "{class:?}");
         }
     }
 }

@@ -235,7 +235,7 @@ impl FamilyCore {
 
     /// The class of a layout of at least one byte: none below the family's least.
     pub(crate) fn class_of(&self, layout: Layout) -> SizeClass {
-        SizeClass::of(layout).at_least(self.checks.least_class())
+        SizeClass::of_at_least(layout, self.checks.least_class())
     }
 
     /// Whether a slab of this family and class holds the address.

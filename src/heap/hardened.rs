@@ -10,8 +10,8 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::checked::{freed_twice, is_other_region, place};
-use super::{CacheSlot, Family, cache, put_back, slab_class, slot};
+use super::checked::{freed_twice, in_last_region, is_other_region, place};
+use super::{Cache, CacheSlot, Family, cache, put_back, slab_class, slot};
 use crate::capacity::quarantine_slots;
 use crate::checks::Checks;
 use crate::family::FamilyCore;
@@ -19,16 +19,18 @@ use crate::fault::{FaultKind, Truth};
 use crate::large::mapped_bytes;
 use crate::os;
 use crate::size_class::SizeClass;
-use crate::states::{State, is_behind_states, region_of};
+use crate::states::State;
 use crate::sync::{AtomicUsize, Relaxed};
 use crate::thread::attach;
 
+/// Words of a slot that are compared where it is allocated; more are compared by a call.
+const WORDS_INLINE: usize = 16;
 /// Bytes of the mark behind an allocation, where there is so much slack.
 const CANARY_BYTES: usize = size_of::<usize>();
 
-/// A slot's address, 0 if out of memory. It reads zero.
+/// A slot. It reads zero. `None`: out of memory.
 #[inline(always)]
-pub(super) fn allocate<F: Family>(class: SizeClass) -> usize {
+pub(super) fn allocate<F: Family>(class: SizeClass) -> Option<usize> {
     let magazine = cache::<F>().magazine(class);
     let Some(address) = magazine.pop_above(quarantine_slots(class)) else { return allocate_slowly::<F>(class) };
     // SAFETY: what is in a magazine is a slot of its family and class.
@@ -36,7 +38,7 @@ pub(super) fn allocate<F: Family>(class: SizeClass) -> usize {
         freed_twice::<F>(address, class);
     }
     verify_zero::<F>(address, class);
-    address
+    Some(address)
 }
 
 /// Frees a slot, if it is one and live; otherwise the process ends. `EXACT`: the layout is the one it was allocated with.
@@ -46,16 +48,23 @@ pub(super) fn allocate<F: Family>(class: SizeClass) -> usize {
 #[inline(always)]
 pub(super) unsafe fn deallocate<F: Family, const EXACT: bool>(address: usize, layout: Layout, class: SizeClass) {
     let cache = cache::<F>();
-    let region = region_of(address, const { F::SLAB_BYTES.trailing_zeros() });
-    if (cache.region() == region || is_other_region::<F>(cache, address, class))
-        && is_behind_states(address, const { F::SLAB_BYTES.trailing_zeros() })
-        && address & (class.slot_bytes() - 1) == 0
-    {
-        let magazine = cache.magazine(class);
-        // SAFETY: a region of this family, which has a slab.
-        let place = unsafe { place::<F>(address, class) };
+    // SAFETY: the same contract.
+    if !unsafe { push::<F, EXACT>(cache, address, layout, class) } {
+        // SAFETY: the same contract.
+        unsafe { deallocate_slowly::<F, EXACT>(address, layout) };
+    }
+}
+
+/// Frees a live slot of the region that was last freed in, if the array has room; otherwise `false`.
+///
+/// # Safety
+/// As for [`deallocate`].
+#[inline(always)]
+unsafe fn push<F: Family, const EXACT: bool>(cache: &Cache, address: usize, layout: Layout, class: SizeClass) -> bool {
+    in_last_region::<F>(cache, address, class, |magazine, place| {
         let state = place.get();
-        if state.is_live() && magazine.has_room() {
+        let frees = state.is_live() && magazine.has_room();
+        if frees {
             // At once, before anything that takes time: between the look and this another free would not be noticed.
             place.set(State::CACHED);
             if EXACT && state == State::MARKED {
@@ -63,11 +72,9 @@ pub(super) unsafe fn deallocate<F: Family, const EXACT: bool>(address: usize, la
             }
             clear(address, class.slot_bytes());
             magazine.push_at_random(address, cache.random());
-            return;
         }
-    }
-    // SAFETY: the same contract.
-    unsafe { deallocate_slowly::<F>(address, layout, EXACT) };
+        frees
+    })
 }
 
 #[inline(always)]
@@ -84,19 +91,49 @@ fn words<'a>(address: usize, bytes: usize) -> &'a [u64] {
     unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(address), bytes / size_of::<u64>()) }
 }
 
-/// The smallest slot has two words, the others a multiple of four.
+/// The smallest slot has two words, the others a power of two.
 #[inline(always)]
 fn is_zero(words: &[u64]) -> bool {
-    if let &[first, second] = words {
-        return first | second == 0;
+    if words.len() > WORDS_INLINE {
+        return is_zero_long(words);
     }
-    let mut all = [0; 4];
-    for four in words.chunks_exact(4) {
-        for (all, word) in all.iter_mut().zip(four) {
+    let mut all = [0; 2];
+    for two in words.chunks_exact(2) {
+        all = [all[0] | two[0], all[1] | two[1]];
+    }
+    all[0] | all[1] == 0
+}
+
+#[inline(never)]
+fn is_zero_long(words: &[u64]) -> bool {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has it.
+        return unsafe { is_zero_avx2(words) };
+    }
+    is_zero_by_line(words)
+}
+
+/// The same for processors with registers of 32 bytes, which compare twice as fast.
+///
+/// # Safety
+/// The processor has AVX2.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[target_feature(enable = "avx2")]
+unsafe fn is_zero_avx2(words: &[u64]) -> bool {
+    is_zero_by_line(words)
+}
+
+/// What is longer than [`WORDS_INLINE`], two cache lines at a time.
+#[inline(always)]
+fn is_zero_by_line(words: &[u64]) -> bool {
+    let mut all = [0; 16];
+    for line in words.chunks_exact(16) {
+        for (all, word) in all.iter_mut().zip(line) {
             *all |= word;
         }
     }
-    all == [0; 4]
+    all.iter().fold(0, |all, word| all | word) == 0
 }
 
 /// Clears a slot that is free from now on.
@@ -147,12 +184,12 @@ fn written_after_free(family: &FamilyCore, address: usize, class: SizeClass) -> 
 /// The other half of [`allocate`]: the array is down to its quarantine.
 #[cold]
 #[inline(never)]
-fn allocate_slowly<F: Family>(class: SizeClass) -> usize {
-    let Some(address) = refill(F::__core(), slot::<F>(), class) else { return 0 };
+fn allocate_slowly<F: Family>(class: SizeClass) -> Option<usize> {
+    let address = refill(F::__core(), slot::<F>(), class)?;
     // SAFETY: a slot of this family and class, from its magazine or its bin.
     unsafe { F::__core().make_live(address, class) };
     verify_zero::<F>(address, class);
-    address
+    Some(address)
 }
 
 fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Option<usize> {
@@ -168,19 +205,24 @@ fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Op
     cache.magazine(class).pop()
 }
 
-/// The other half of [`deallocate`]: the array is full, the thread has no cache, or the free is wrong.
+/// The other half of [`deallocate`]: the slot is in another region, the array is full, the thread has no cache, or the free is wrong.
 ///
 /// # Safety
 /// As for [`deallocate`].
-#[cold]
 #[inline(never)]
-unsafe fn deallocate_slowly<F: Family>(address: usize, layout: Layout, exact: bool) {
-    // SAFETY: the same contract.
-    unsafe { release(F::__core(), slot::<F>(), address, layout, exact) };
+unsafe fn deallocate_slowly<F: Family, const EXACT: bool>(address: usize, layout: Layout) {
+    let (cache, class) = (cache::<F>(), F::__core().class_of(layout));
+    // SAFETY: the same contract, here and below.
+    if !(is_other_region::<F>(cache, address, class) && unsafe { push::<F, EXACT>(cache, address, layout, class) }) {
+        // SAFETY: as above.
+        unsafe { release(F::__core(), slot::<F>(), address, layout, EXACT) };
+    }
 }
 
 /// # Safety
 /// As for [`deallocate`].
+#[cold]
+#[inline(never)]
 unsafe fn release(family: &'static FamilyCore, slot: &CacheSlot, address: usize, layout: Layout, exact: bool) {
     let (class, place) = (family.class_of(layout), family.verify_live(address, layout));
     let state = place.get();

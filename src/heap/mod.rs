@@ -18,7 +18,7 @@ use core::ptr::NonNull;
 pub use exact::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
 pub use resize::{grow, grow_zeroed, shrink};
 
-use noted::{allocate_noted, deallocate_noted};
+use noted::{allocate_noted, allocate_noted_zeroed, deallocate_noted};
 
 use crate::checks::Checks;
 use crate::family::FamilyCore;
@@ -150,7 +150,7 @@ fn cache<F: Family>() -> &'static Cache {
 /// The class of a layout that is served from slabs; `None` above that.
 #[inline(always)]
 fn slab_class<F: Family>(layout: Layout) -> Option<SizeClass> {
-    let class = SizeClass::of(layout).at_least(F::CHECKS.least_class());
+    let class = SizeClass::of_at_least(layout, F::CHECKS.least_class());
     (class.index() <= const { FamilyCore::largest_class(F::SLAB_BYTES) }).then_some(class)
 }
 
@@ -178,8 +178,7 @@ pub fn allocate<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
     }
     let Some(class) = slab_class::<F>(layout) else { return allocate_large::<F>(layout) };
     if F::CHECKS.keeps_states() {
-        let (address, _) = allocate_noted::<F>(class);
-        return (address != 0).then(|| slice(address, class.slot_bytes()));
+        return allocate_noted::<F>(class).map(|address| slice(address, class.slot_bytes()));
     }
     allocate_slot::<F>(class)
 }
@@ -205,13 +204,12 @@ pub fn allocate_zeroed<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
         return Some(dangling(layout));
     }
     let Some(class) = slab_class::<F>(layout) else { return allocate_large_zeroed::<F>(layout) };
-    let (address, zeroed) = if F::CHECKS.keeps_states() {
-        allocate_noted::<F>(class)
-    } else {
-        match cache::<F>().magazine(class).pop() {
-            Some(address) => (address, false),
-            None => allocate_exhausted::<F>(class),
-        }
+    if F::CHECKS.keeps_states() {
+        return allocate_noted_zeroed::<F>(class).map(|address| slice(address, class.slot_bytes()));
+    }
+    let (address, zeroed) = match cache::<F>().magazine(class).pop() {
+        Some(address) => (address, false),
+        None => allocate_exhausted::<F>(class),
     };
     if address == 0 {
         return None;

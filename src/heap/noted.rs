@@ -5,10 +5,17 @@ use core::alloc::Layout;
 use super::{Family, checked, hardened};
 use crate::size_class::SizeClass;
 
-/// [`allocate`](super::allocate) where the family keeps states: the address, 0 if out of memory, and whether it reads zero.
+/// [`allocate`](super::allocate) where the family keeps states. `None`: out of memory.
 #[inline(always)]
-pub(super) fn allocate_noted<F: Family>(class: SizeClass) -> (usize, bool) {
-    if F::CHECKS.is_hardened() { (hardened::allocate::<F>(class), true) } else { checked::allocate::<F>(class) }
+pub(super) fn allocate_noted<F: Family>(class: SizeClass) -> Option<usize> {
+    if F::CHECKS.is_hardened() { hardened::allocate::<F>(class) } else { checked::allocate::<F>(class) }
+}
+
+/// [`allocate_zeroed`](super::allocate_zeroed) where the family keeps states. `None`: out of memory.
+#[inline(always)]
+pub(super) fn allocate_noted_zeroed<F: Family>(class: SizeClass) -> Option<usize> {
+    // What a hardened family has free reads zero.
+    if F::CHECKS.is_hardened() { hardened::allocate::<F>(class) } else { checked::allocate_zeroed::<F>(class) }
 }
 
 /// [`deallocate`](super::deallocate) where the family keeps states. `EXACT`: the layout is the one it was allocated with.

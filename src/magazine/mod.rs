@@ -24,13 +24,11 @@ use crate::bin::Fresh;
 use crate::capacity::{MAGAZINE_STARTS, magazine_slots};
 use crate::header::View;
 use crate::size_class::{CLASS_COUNT, SizeClass};
+use crate::states::LEAST_SHIFT;
 use crate::sync::{AtomicPtr, AtomicUsize, Cell, Relaxed};
 
 /// A tag that no slab has, nor the place where no slab is.
 const NO_TAG: u32 = u32::MAX;
-
-/// Not the address of any region.
-const NO_REGION: usize = 1;
 
 /// One class's part of a thread cache.
 #[repr(C, align(64))]
@@ -46,6 +44,8 @@ pub(crate) struct Magazine {
     fresh_end: Cell<usize>,
     /// Slots held when this magazine last exchanged with its bin: the difference is what the thread allocated since.
     noted: Cell<usize>,
+    /// Slots of this class in a region; 0 until the cache knows one. Only where the family keeps states.
+    region_slots: Cell<usize>,
 }
 
 impl Magazine {
@@ -59,6 +59,7 @@ impl Magazine {
             fresh_bytes: AtomicUsize::new(0),
             fresh_end: Cell::new(0),
             noted: Cell::new(0),
+            region_slots: Cell::new(0),
         }
     }
 
@@ -110,6 +111,11 @@ impl Magazine {
     #[inline(always)]
     pub(crate) fn tag(&self) -> u32 {
         self.tag.get()
+    }
+
+    #[inline(always)]
+    pub(crate) fn region_slots(&self) -> usize {
+        self.region_slots.get()
     }
 
     /// Slots in the array and in the fresh range; exact for the owner, recent for others.
@@ -183,8 +189,9 @@ impl Magazine {
 #[repr(C, align(64))]
 pub struct Cache {
     view: Cell<View>,
-    /// A region that is known to be the family's: the last that a slot was freed in. Only where the family keeps states.
-    region: Cell<usize>,
+    /// Where the slabs begin in a region that is known to be the family's: the last that a slot was freed in. Only where the
+    /// family keeps states.
+    slabs: Cell<usize>,
     /// Only where the family is hardened.
     random: Random,
     magazines: [Magazine; CLASS_COUNT],
@@ -202,7 +209,7 @@ impl Cache {
     pub(crate) const fn empty() -> Self {
         Self {
             view: Cell::new(View::CLOSED),
-            region: Cell::new(NO_REGION),
+            slabs: Cell::new(0),
             random: Random::new(),
             magazines: [const { Magazine::empty() }; CLASS_COUNT],
         }
@@ -221,13 +228,18 @@ impl Cache {
     }
 
     #[inline(always)]
-    pub(crate) fn region(&self) -> usize {
-        self.region.get()
+    pub(crate) fn slabs(&self) -> usize {
+        self.slabs.get()
     }
 
-    /// Notes a region of the family. Not for the empty cache (M3).
-    pub(crate) fn set_region(&self, region: usize) {
-        self.region.set(region);
+    /// Notes where the slabs begin in a region of the family, and, the first time, how many slots of each class it has. Not for the
+    /// empty cache (M3).
+    pub(crate) fn set_slabs(&self, slabs: usize, region_slots: impl Fn(SizeClass) -> usize) {
+        if self.slabs.replace(slabs) == 0 {
+            for (index, magazine) in self.magazines.iter().enumerate().skip(LEAST_SHIFT as usize) {
+                magazine.region_slots.set(region_slots(SizeClass::from_index(index)));
+            }
+        }
     }
 
     pub(crate) fn is_empty_cache(&self) -> bool {

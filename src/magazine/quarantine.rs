@@ -6,27 +6,23 @@
 
 use super::{Cache, Cell, Magazine, Relaxed};
 
-/// A xorshift generator (Marsaglia 2003): not for secrets, only against luck.
+/// A linear congruential generator (Knuth's MMIX), whose upper bits are used: not for secrets, only against luck.
 pub(super) struct Random(Cell<u64>);
 
 impl Random {
-    /// Gives zeros until it is seeded.
     pub(super) const fn new() -> Self {
         Self(Cell::new(0))
     }
 
     #[inline(always)]
     fn next(&self) -> u64 {
-        let mut state = self.0.get();
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        self.0.set(state);
-        state
+        let next = self.0.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0.set(next);
+        next
     }
 }
 
-/// A number below `bound`, from 32 random bits.
+/// A number below `bound`, from the upper 32 random bits.
 #[inline(always)]
 fn below(random: u64, bound: usize) -> usize {
     ((random >> 32) as usize).wrapping_mul(bound) >> 32
@@ -35,7 +31,7 @@ fn below(random: u64, bound: usize) -> usize {
 impl Cache {
     /// Seeds the cache's random numbers. Not for the empty cache (M3).
     pub(crate) fn seed(&self, seed: u64) {
-        self.random.0.set(seed | 1);
+        self.random.0.set(seed);
     }
 
     /// The next random number. Not for the empty cache (M3).

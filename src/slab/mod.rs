@@ -214,23 +214,33 @@ impl Geometry<'_> {
         Ok(count)
     }
 
-    /// Puts used slots of one slab back whose free list is not trunks. `Err`: where the family keeps states, this one was freed twice.
+    /// Puts used slots back, as many of the first as lie in `slab`, where its free list is not trunks; returns how many. `Err`: where
+    /// the family keeps states, this one was freed twice.
     ///
     /// # Safety
-    /// `addresses` agree in all bits above the unit; they are used slots of `slab`, each once, which nobody uses any more; the
-    /// caller holds the lock of the slab's bin (S1).
-    pub(crate) unsafe fn give(&self, slab: &SlabHeader, addresses: &[usize]) -> Result<(), usize> {
-        self.verify(slab, addresses);
-        if self.checks.keeps_states() {
+    /// `addresses` are used slots of this bin, each once, which nobody uses any more, and the first is one of `slab`; the caller holds
+    /// the bin's lock (S1).
+    pub(crate) unsafe fn give(&self, slab: &SlabHeader, addresses: &[usize]) -> Result<usize, usize> {
+        let count = if self.checks.keeps_states() && !self.checks.is_hardened() {
             // SAFETY: the same contract.
-            unsafe { self.give_noted(slab, addresses) }?;
+            unsafe { self.give_noted(slab, addresses) }?
         } else {
-            debug_assert!(self.is_tiny(), "slots of other classes come back in runs");
-            // SAFETY: used slots are in no list, and the caller gives them up; S1.
-            unsafe { self.give_tiny(slab, addresses) };
-        }
-        self.count_given(slab, addresses.len());
-        Ok(())
+            // Neighbours often lie in one slab: its header is then opened once for all of them.
+            let is_here = |&&address: &&usize| (address ^ addresses[0]) >> self.unit_shift == 0;
+            let count = addresses.iter().take_while(is_here).count();
+            self.verify(slab, &addresses[..count]);
+            if self.checks.keeps_states() {
+                // SAFETY: the same contract, and all of them are slots of the slab.
+                unsafe { self.give_mixed(slab, &addresses[..count]) }?;
+            } else {
+                debug_assert!(self.is_tiny(), "slots of other classes come back in runs");
+                // SAFETY: used slots are in no list, and the caller gives them up; S1.
+                unsafe { self.give_tiny(slab, &addresses[..count]) };
+            }
+            count
+        };
+        self.count_given(slab, count);
+        Ok(count)
     }
 
     /// Whether the free lists are trunks, so that slots come back by [`give_run`](Self::give_run).

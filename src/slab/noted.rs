@@ -4,7 +4,7 @@
 //! the states of the smallest class would be for the units that hold the states themselves:
 //!
 //! ```text
-//!   region │ bits of unit 0 │ bits of unit 1 │ … │ states of the 16-byte class from the first slab on │ …
+//!   region │ … │ bits of unit 0 │ bits of unit 1 │ … │ states of the 16-byte class from the first slab on │ slabs …
 //! ```
 //!
 //! **N1** A slot's bit is set exactly while its state is `IN_BIN`. **N2** Only the holder of the bin's lock touches bits.
@@ -15,7 +15,8 @@ use core::ptr::NonNull;
 use super::Geometry;
 use crate::header::{STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT};
 use crate::os;
-use crate::states::{State, States, region_of};
+use crate::states::{LEAST_SHIFT, State, States, region_of};
+use crate::trunk::run_length;
 
 /// A unit's bits take one byte for 128 bytes of slots, as many as the smallest class has.
 const BITS_SHIFT: u32 = 7;
@@ -34,7 +35,8 @@ impl Geometry<'_> {
     fn bits(&self, slab: &SlabHeader) -> NonNull<u64> {
         let first = slab.memory().addr();
         let unit = (first >> self.unit_shift) % UNIT_COUNT;
-        let address = region_of(first, self.unit_shift) + (unit << (self.unit_shift - BITS_SHIFT));
+        let table = (UNIT_COUNT << self.unit_shift) >> LEAST_SHIFT;
+        let address = region_of(first, self.unit_shift) + table + (unit << (self.unit_shift - BITS_SHIFT));
         // The region's provenance is exposed where the region is claimed.
         NonNull::new(core::ptr::with_exposed_provenance_mut(address)).unwrap_or(NonNull::dangling())
     }
@@ -52,11 +54,44 @@ impl Geometry<'_> {
         }
     }
 
-    /// Puts used slots of one slab back. `Err`: this one is in the list already, or with a client: it was freed twice.
+    /// Puts used slots back, as many of the first as lie in `slab`; returns how many. `Err`: this one is in the list already, or with a
+    /// client: it was freed twice.
     ///
     /// # Safety
-    /// As for [`give`](Self::give).
-    pub(super) unsafe fn give_noted(&self, slab: &SlabHeader, addresses: &[usize]) -> Result<(), usize> {
+    /// As for [`give`](Self::give), where the family keeps states; the first address lies in the slab.
+    pub(super) unsafe fn give_noted(&self, slab: &SlabHeader, addresses: &[usize]) -> Result<usize, usize> {
+        let (bits, base, slot_bytes) = (self.bits(slab), slab.memory().addr(), self.class.slot_bytes());
+        // SAFETY: the first slot of an open slab of this class.
+        let first = unsafe { self.states().place(base) };
+        let mut given = 0;
+        while given < addresses.len() {
+            let offset = addresses[given].wrapping_sub(base);
+            if offset >> self.unit_shift != 0 && given > 0 {
+                break;
+            }
+            self.verify(slab, &addresses[given..=given]);
+            let slot = offset >> self.class.index();
+            // Neighbours often come back together, and two slabs may be neighbours too: a run ends with its slab.
+            let (length, ascends) = run_length(&addresses[given..], slot_bytes);
+            let count = length.min(if ascends { (self.unit_bytes() >> self.class.index()) - slot } else { slot + 1 });
+            let lowest = if ascends { slot } else { slot + 1 - count };
+            // SAFETY: a slot of the slab.
+            let place = unsafe { first.behind(lowest) };
+            // SAFETY: slots of the slab, which the caller gives up.
+            unsafe { place.go_all(count, State::CACHED, State::IN_BIN) }
+                .map_err(|wrong| base + ((lowest + wrong) << self.class.index()))?;
+            // SAFETY: slots of the slab; the bin's lock is held.
+            unsafe { set_bits(bits, lowest, count) }.map_err(|twice| base + (twice << self.class.index()))?;
+            given += count;
+        }
+        Ok(given)
+    }
+
+    /// Puts used slots of one slab back that lie in no order, as in hardened families. `Err`: as for [`give_noted`](Self::give_noted).
+    ///
+    /// # Safety
+    /// As for [`give`](Self::give), and all addresses are slots of `slab`.
+    pub(super) unsafe fn give_mixed(&self, slab: &SlabHeader, addresses: &[usize]) -> Result<(), usize> {
         let (bits, base) = (self.bits(slab), slab.memory().addr());
         // SAFETY: the first slot of an open slab of this class.
         let first = unsafe { self.states().place(base) };
@@ -71,7 +106,7 @@ impl Geometry<'_> {
             // SAFETY: committed with the region's first slab, and nobody else's (N2).
             let set = unsafe { word.read() };
             if set & 1 << (slot % 64) != 0 {
-                // The state was changed by a free that had found the slot live before the other gave it back.
+                // As in `set_bits`.
                 return Err(address);
             }
             // SAFETY: as above.
@@ -90,32 +125,52 @@ impl Geometry<'_> {
         let first = unsafe { self.states().place(base) };
         let word_count = self.word_count();
         let mut index = self.first_word(slab) % word_count;
-        let mut left = out.len();
+        let mixed = self.checks.is_hardened();
+        // The last is what a magazine pops first: addresses then rise.
+        let mut rest = out;
         // As many words as there are, and the first one again: it may have been left half.
         for _ in 0..=word_count {
             // SAFETY: below `word_count`, in the slab's own part of the side units.
             let word = unsafe { bits.add(index) };
             // SAFETY: committed with the region's first slab, and nobody else's (N2).
             let mut set = unsafe { word.read() };
-            while set != 0 && left > 0 {
-                let slot = index * 64 + set.trailing_zeros() as usize;
-                set &= set - 1;
-                left -= 1;
-                // The last is what a magazine pops first: addresses then rise.
-                out[left] = base + (slot << self.class.index());
-                // SAFETY: a slot of the slab.
-                if !unsafe { first.behind(slot) }.go(State::IN_BIN, State::CACHED) {
-                    return Err(out[left]);
+            while set != 0 && !rest.is_empty() {
+                let bit = set.trailing_zeros();
+                if mixed {
+                    // Slots of hardened families rarely have neighbours in the list.
+                    let (slot, last) = (index * 64 + bit as usize, rest.len() - 1);
+                    set &= set - 1;
+                    rest[last] = base + (slot << self.class.index());
+                    // SAFETY: a slot of the slab.
+                    if !unsafe { first.behind(slot) }.go(State::IN_BIN, State::CACHED) {
+                        return Err(rest[last]);
+                    }
+                    rest = &mut rest[..last];
+                    continue;
                 }
+                let count = ((set >> bit).trailing_ones() as usize).min(rest.len());
+                set &= !((u64::MAX >> (64 - count)) << bit);
+                let slot = index * 64 + bit as usize;
+                let address = base + (slot << self.class.index());
+                let (later, now) = rest.split_at_mut(rest.len() - count);
+                for (behind, place) in now.iter_mut().rev().enumerate() {
+                    *place = address + (behind << self.class.index());
+                }
+                // SAFETY: a slot of the slab.
+                let place = unsafe { first.behind(slot) };
+                // SAFETY: slots of the slab, which are in its list and so in the hands of who holds the bin's lock.
+                unsafe { place.go_all(count, State::IN_BIN, State::CACHED) }
+                    .map_err(|wrong| address + (wrong << self.class.index()))?;
+                rest = later;
             }
             // SAFETY: as for the read.
             unsafe { word.write(set) };
-            if left == 0 {
+            if rest.is_empty() {
                 break;
             }
             index = if index + 1 == word_count { 0 } else { index + 1 };
         }
-        debug_assert_eq!(left, 0, "the slab counts its free slots (N1)");
+        debug_assert!(rest.is_empty(), "the slab counts its free slots (N1)");
         slab.hint.set(index as u32);
         Ok(())
     }
@@ -149,4 +204,29 @@ impl Geometry<'_> {
         // SAFETY: the slab's own words, up to the last slot that was ever handed out.
         unsafe { self.bits(slab).write_bytes(0, words) };
     }
+}
+
+/// Sets the bits of slots that lie one after another. `Err`: this one's is set: its state was changed by a free that had found it live
+/// before the other gave it back.
+///
+/// # Safety
+/// The bits are in the slab's own part of the side units (N2).
+#[inline(always)]
+unsafe fn set_bits(bits: NonNull<u64>, lowest: usize, count: usize) -> Result<(), usize> {
+    let (mut slot, mut left) = (lowest, count);
+    while left > 0 {
+        let here = left.min(64 - slot % 64);
+        let ones = (u64::MAX >> (64 - here)) << (slot % 64);
+        // SAFETY: the caller's promise.
+        let word = unsafe { bits.add(slot / 64) };
+        // SAFETY: as above, committed with the region's first slab.
+        let set = unsafe { word.read() };
+        if set & ones != 0 {
+            return Err(slot - slot % 64 + (set & ones).trailing_zeros() as usize);
+        }
+        // SAFETY: as above.
+        unsafe { word.write(set | ones) };
+        (slot, left) = (slot + here, left - here);
+    }
+    Ok(())
 }
