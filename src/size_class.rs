@@ -32,9 +32,9 @@ impl SizeClass {
     pub(crate) const fn of_at_least(layout: Layout, least: usize) -> Self {
         let need = if layout.size() > layout.align() { layout.size() } else { layout.align() };
         // `need` is at least 1, because alignment is, so the logarithm of `2 need − 1`, rounded down, is that of `need`, rounded
-        // up. Its lowest bit is set anyhow; saying so spares the processor's zero case. With as many more as `least` it is as if
-        // `need` had been a slot of that class at least.
-        Self((((need << 1) - 1) | ((2 << least) - 1)).ilog2() as usize)
+        // up; also where `2 need` is one bit too long. Its lowest bit is set anyhow; saying so spares the processor's zero case.
+        // With as many more as `least` it is as if `need` had been a slot of that class at least.
+        Self(((need << 1).wrapping_sub(1) | ((2 << least) - 1)).ilog2() as usize)
     }
 
     /// The class with this index, which must be below [`CLASS_COUNT`].
@@ -93,7 +93,10 @@ mod tests {
     fn the_largest_layout_does_not_overflow() {
         let layout = Layout::from_size_align(isize::MAX as usize, 1).unwrap();
         assert_eq!(SizeClass::of(layout).index(), usize::BITS as usize - 1);
-        let layout = Layout::from_size_align(0, 1 << (usize::BITS - 2)).unwrap();
-        assert_eq!(SizeClass::of(layout).index(), usize::BITS as usize - 2);
+        for align_shift in [usize::BITS - 2, usize::BITS - 1] {
+            let layout = Layout::from_size_align(0, 1 << align_shift).unwrap();
+            assert_eq!(SizeClass::of(layout).index(), align_shift as usize);
+            assert_eq!(SizeClass::of_at_least(layout, 4).index(), align_shift as usize);
+        }
     }
 }

@@ -149,7 +149,7 @@ impl Model {
             } else {
                 // What is as long as this may have grown into a mapping, which another family may have later.
                 let known = units.get(&unit).copied().unwrap_or(doors.name);
-                let may_be_mapped = slot.memory.len() >= GROWN_FROM_BYTES;
+                let may_be_mapped = slot.range().len() >= GROWN_FROM_BYTES;
                 let owner = if may_be_mapped { known } else { *units.entry(unit).or_insert(doors.name) };
                 assert_eq!(owner, doors.name, "{slot:?}: in a slab of another family");
             }
