@@ -198,6 +198,13 @@ impl Directory {
         if base.is_null() { View::CLOSED } else { View { base, mask: self.mask.load(Relaxed) } }
     }
 
+    /// Whether no two addresses that the system gives out share an entry: then a tag is never that of another place.
+    pub(crate) fn tells_all_apart(&self) -> bool {
+        // Elsewhere a process of 64 bits may have addresses above `ADDRESS_BITS`.
+        const KNOWN: bool = cfg!(target_arch = "x86_64") || usize::BITS < 64;
+        KNOWN && self.unit_shift == *UNIT_SHIFTS.end() && self.mask.load(Relaxed) == TABLE_BYTES_MAX - HEADER_BYTES
+    }
+
     /// The header that belongs to an address, if a slab of a class is there now.
     pub(crate) fn slab(&self, address: usize) -> Option<&'static SlabHeader> {
         let header = self.header(address);

@@ -41,7 +41,7 @@ pub struct Stats {
     pub thread_caches: usize,
     /// Live allocations above the largest slot, and up to sixteen that have grown past 16 KiB and go on growing in mappings.
     pub large_allocations: usize,
-    /// Bytes of the live allocations above the largest slot.
+    /// Bytes of the mappings of these.
     pub large_bytes: usize,
     /// The size classes, smallest first.
     pub classes: [ClassStats; CLASS_COUNT],

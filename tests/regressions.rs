@@ -5,6 +5,7 @@ mod common;
 use allocator_api2::alloc::{Allocator, Layout};
 use common::child;
 use family_alloc::{Family, family};
+use std::alloc::GlobalAlloc;
 use std::cell::Cell;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -215,4 +216,55 @@ fn neighbours_in_two_slabs_go_back_to_both() {
         let class = Bordering::stats().classes[10];
         assert_eq!((class.slab_count, class.live_slots, class.cached_slots), (0, 0, 0), "{class:?}");
     }
+}
+
+family! { struct Grown; }
+
+/// An allocation that had grown into a mapping stayed where it was when a higher alignment was asked for.
+#[test]
+fn what_has_grown_is_aligned_as_its_next_layout_wants() {
+    let steps = [layout(20_000, 1), layout(60_000, 1), layout(60_000, 1 << 16)];
+    let larger = [layout(20_000, 1), layout(100_000, 1), layout(100_000, 1 << 17)];
+    let mut all = Vec::new();
+    for [old, grown, aligned] in [steps, larger].repeat(8) {
+        let memory = Grown.allocate(old).unwrap().cast();
+        // SAFETY: allocated above with `old`, which is shorter.
+        let memory = unsafe { Grown.grow(memory, old, grown) }.unwrap().cast();
+        // SAFETY: grown to this layout; the next is as long.
+        let memory = unsafe { Grown.grow(memory, grown, aligned) }.unwrap().cast::<u8>();
+        assert_eq!(memory.addr().get() % aligned.align(), 0, "{memory:p} for {aligned:?}");
+        all.push((memory, aligned));
+    }
+    for (memory, layout) in all {
+        // SAFETY: live, and of that layout.
+        unsafe { Grown.deallocate(memory, layout) };
+    }
+    assert_eq!(Grown::stats().live_bytes, 0);
+}
+
+family! { struct Marked { checks: Hardened } }
+
+/// A `realloc` that failed took away the mark that finds an overflow.
+#[test]
+fn an_overflow_is_found_after_a_resize_that_failed() {
+    const NAME: &str = "an_overflow_is_found_after_a_resize_that_failed";
+    if child::case().is_none() {
+        let lines = child::assert_aborted(NAME, "overflow");
+        assert!(lines.iter().any(|line| line.contains("overflow") && line.contains("family Marked")), "{lines:?}");
+        return;
+    }
+    let layout = layout(100, 1);
+    // SAFETY: the layout is not empty.
+    let memory = unsafe { GlobalAlloc::alloc(&Marked, layout) };
+    // SAFETY: live, and of that layout.
+    let refused = unsafe { GlobalAlloc::realloc(&Marked, memory, layout, 1 << 60) };
+    assert!(refused.is_null());
+    // SAFETY: inside the slot of 128 bytes, though not what was asked for.
+    let behind = unsafe { memory.add(100) };
+    // SAFETY: as above; the mark was written there.
+    let marked = unsafe { behind.read() };
+    // SAFETY: as above.
+    unsafe { behind.write(!marked) };
+    // SAFETY: live, as the failed call left it.
+    unsafe { GlobalAlloc::dealloc(&Marked, memory, layout) };
 }

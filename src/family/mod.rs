@@ -255,6 +255,10 @@ impl FamilyCore {
     /// A mapping for what has outgrown its slot and will be of this class. `None`: a slot has to serve.
     pub(crate) fn allocate_grown(&'static self, class: SizeClass) -> Option<Large> {
         self.register()?;
+        // A mapping is freed by the way of a slot, and must never be taken for one.
+        if !Directory::of(self.unit_shift).tells_all_apart() {
+            return None;
+        }
         let large = self.large.lock().allocate_grown(class.slot_bytes(), os::milliseconds())?;
         self.note(1, large.bytes);
         Some(large)

@@ -8,19 +8,36 @@ use super::{has_right_tag, put_back, slab_class, slice, slot, verify_slowly};
 use crate::large::{GROWN_FROM_BYTES, mapped_bytes};
 use crate::os;
 use crate::size_class::SizeClass;
-use crate::states::State;
+use crate::states::{Place, State};
 
-/// Ends the process if the slab that holds an address is not of this family and class, before anything is done to the slot.
+/// Ends the process if the slab that holds an address is not of this family and class, before anything is done to the slot. The
+/// slot's state, where the family keeps states.
 #[inline(always)]
-fn verify<F: Family>(ptr: NonNull<u8>, class: SizeClass, layout: Layout) {
+fn verify<F: Family>(ptr: NonNull<u8>, class: SizeClass, layout: Layout) -> Option<Place> {
     let address = ptr.addr().get();
     if F::CHECKS.keeps_states() {
-        // A mark behind the old size is no longer one.
-        return F::__core().verify_live(address, layout).set(State::LIVE);
+        return Some(F::__core().verify_live(address, layout));
     }
     if F::CHECKS.compares_tags() && !has_right_tag::<F>(cache::<F>(), class, address) {
         verify_slowly(F::__core(), class, address, layout);
     }
+    None
+}
+
+/// Notes that a mark behind the old size is no longer one, because the allocation gets another size or is given up.
+#[inline(always)]
+fn unmark(state: Option<Place>) {
+    if let Some(place) = state {
+        place.set(State::LIVE);
+    }
+}
+
+/// Whether an allocation of this class is aligned as another layout of the class wants it: any slot is, but what has grown into a
+/// mapping is aligned to a page only.
+#[inline(always)]
+fn stays_aligned<F: Family>(ptr: NonNull<u8>, class: SizeClass, new: Layout) -> bool {
+    let may_be_mapped = F::CHECKS.compares_tags() && !F::CHECKS.keeps_states() && class.slot_bytes() >= GROWN_FROM_BYTES;
+    !may_be_mapped || os::is_aligned(ptr, new.align())
 }
 
 /// Makes an allocation fit a layout of at least its size; the contents up to the old size stay. `None`: out of memory, the old
@@ -107,8 +124,13 @@ pub unsafe fn shrink<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> O
 #[inline(always)]
 unsafe fn resize<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout, kept: usize) -> Option<NonNull<[u8]>> {
     match (slab_class::<F>(old), slab_class::<F>(new)) {
-        (Some(old_class), Some(new_class)) if old_class == new_class && old.size() != 0 && new.size() != 0 => {
-            verify::<F>(ptr, old_class, old);
+        (Some(old_class), Some(new_class))
+            if old_class == new_class
+                && old.size() != 0
+                && new.size() != 0
+                && stays_aligned::<F>(ptr, new_class, new) =>
+        {
+            unmark(verify::<F>(ptr, old_class, old));
             Some(slice(ptr.as_ptr().expose_provenance(), new_class.slot_bytes()))
         }
         // SAFETY: the same contract.
@@ -188,6 +210,7 @@ unsafe fn resize_elsewhere<F: Family>(
     new: Layout,
     kept: usize,
 ) -> Option<NonNull<[u8]>> {
+    let mut state = None;
     if old.size() != 0 && new.size() != 0 {
         match (slab_class::<F>(old), slab_class::<F>(new)) {
             (None, None) => {
@@ -207,13 +230,14 @@ unsafe fn resize_elsewhere<F: Family>(
                         return Some(memory);
                     }
                 } else {
-                    verify::<F>(ptr, old_class, old);
+                    state = verify::<F>(ptr, old_class, old);
                 }
             }
             (None, Some(_)) => F::__core().verify_large(ptr, old),
         }
     }
     let memory = allocate::<F>(new)?;
+    unmark(state);
     // SAFETY: both are live and at least `kept` bytes long; a new allocation overlaps no live one.
     unsafe { core::ptr::copy_nonoverlapping(ptr.as_ptr(), memory.cast::<u8>().as_ptr(), kept) };
     // SAFETY: the contents have been copied, and the caller gives the old allocation up.

@@ -8,7 +8,7 @@
 //! Where the system takes back whole mappings only, a piece is one and serves allocations of its length.
 //!
 //! **K1** A piece belongs to nobody; its contents are not zero. **K2** `bytes` is the sum over all pieces. **K3** Where parts of
-//! mappings can be released and nothing is guarded, no two pieces touch: they would be one.
+//! mappings can be released and nothing is guarded, freed allocations that touch are one piece.
 
 use super::{HUGE_FROM_BYTES, pointer};
 use crate::os;
@@ -140,7 +140,8 @@ impl KeptSet {
     /// Keeps what was freed; where that cannot be, it goes back to the system.
     pub(super) fn keep(&mut self, mut freed: Piece) {
         self.release_aged(freed.since);
-        while self.bytes + freed.bytes > KEPT_BYTES && self.release_oldest() {}
+        // What is too long to be kept drives nothing else out.
+        while freed.bytes <= KEPT_BYTES && self.bytes + freed.bytes > KEPT_BYTES && self.release_oldest() {}
         let has_room = self.bytes + freed.bytes <= KEPT_BYTES;
         if os::TAKES_PARTS && !self.guarded && has_room {
             while let Some(neighbour) = self.take_neighbour(&freed) {

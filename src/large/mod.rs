@@ -152,9 +152,12 @@ impl LargeSet {
         let in_place = os::is_aligned(memory, align);
         let may_move = align <= os::page_bytes();
         if bytes == old_bytes {
+            if !in_place {
+                return Ok(None);
+            }
             // A mark behind the old size is no longer one.
             self.table.set(place, Entry { length: bytes, ..self.table.entry(place) });
-            return Ok(in_place.then_some(Large { memory: own(memory), bytes }));
+            return Ok(Some(Large { memory: own(memory), bytes }));
         }
         if self.kept.guarded || !(in_place || may_move) || bytes > isize::MAX as usize {
             return Ok(None);

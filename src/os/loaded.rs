@@ -5,7 +5,7 @@
 /// `pthread` key, and leave them behind each time: 4 GiB of address space and one of the system's 1024 keys.
 ///
 /// Called with no lock held: the loader has one of its own. Where the loader cannot be asked, the library is as safe as its
-/// thread-locals make it: systems don't unload code that has one to destroy.
+/// thread-locals make it: systems don't unload code that has one to destroy. Asking clears an error that `dlerror` has not told yet.
 #[cfg(all(target_os = "linux", target_env = "gnu", not(target_feature = "crt-static"), not(miri)))]
 pub(crate) fn stay_loaded() {
     use core::ffi::{c_char, c_int, c_void};
