@@ -36,7 +36,8 @@ fn unmark(state: Option<Place>) {
 /// mapping is aligned to a page only.
 #[inline(always)]
 fn stays_aligned<F: Family>(ptr: NonNull<u8>, class: SizeClass, new: Layout) -> bool {
-    let may_be_mapped = F::CHECKS.compares_tags() && !F::CHECKS.keeps_states() && class.slot_bytes() >= GROWN_FROM_BYTES;
+    let may_be_mapped =
+        F::CHECKS.compares_tags() && !F::CHECKS.keeps_states() && class.slot_bytes() >= GROWN_FROM_BYTES;
     !may_be_mapped || os::is_aligned(ptr, new.align())
 }
 
