@@ -97,7 +97,7 @@ impl Bin {
         })
     }
 
-    /// Takes one slot, for a caller without a cache.
+    /// Takes one slot, for a caller without a cache. Where the family keeps states it is `CACHED`, also a fresh one.
     pub(crate) fn take_one(&self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<Option<(usize, bool)>, Twice> {
         let mut state = self.0.lock();
         let mut one = [0];
@@ -105,7 +105,14 @@ impl Bin {
             state.empty_depot(geometry, depot)?;
         }
         Ok(match state.take_recycled(geometry, &mut one)? {
-            0 => state.carve(geometry, 1).map(|fresh| (fresh.range.start, fresh.zeroed)),
+            0 => match state.carve(geometry, 1) {
+                Some(fresh) => {
+                    // SAFETY: a slot that was carved just now.
+                    unsafe { geometry.note_fresh(fresh.range.clone()) }.map_err(Twice)?;
+                    Some((fresh.range.start, fresh.zeroed))
+                }
+                None => None,
+            },
             _ => Some((one[0], false)),
         })
     }
@@ -149,7 +156,7 @@ impl Bin {
             return Ok(());
         }
         // SAFETY: the rest of a range of this bin's, which nobody has touched.
-        unsafe { geometry.note_fresh(range.clone()) };
+        unsafe { geometry.note_fresh(range.clone()) }.map_err(Twice)?;
         for address in range.step_by(geometry.class.slot_bytes()) {
             // SAFETY: a slot of the range, which the caller gives up.
             unsafe { state.give_to_slabs(geometry, &[address]) }?;
@@ -274,11 +281,12 @@ impl State {
                 // A racing free of the same slot has let the slab be closed: the header may be another bin's by now (S1).
                 return Err(Twice(slots[start]));
             }
-            if geometry.recycled(slab) == 0 {
-                self.link(slab);
-            }
+            let was_full = geometry.recycled(slab) == 0;
             // SAFETY: used slots of this bin, whose lock is held, the first of them in this slab.
             let given = unsafe { geometry.give(slab, &slots[start..]) }.map_err(Twice)?;
+            if was_full {
+                self.link(slab);
+            }
             start += given;
             self.used_slots -= given;
             if slab.used.get() == 0 {
@@ -368,10 +376,7 @@ mod tests {
     const NO_DEPOT: DepotMemory = DepotMemory(core::ptr::null_mut());
 
     fn fresh(bin: &Bin, geometry: &Geometry<'_>) -> usize {
-        let (address, _) = bin.take_one(geometry, NO_DEPOT).unwrap().unwrap();
-        // SAFETY: carved just now.
-        unsafe { geometry.note_fresh(address..address + 1) };
-        address
+        bin.take_one(geometry, NO_DEPOT).unwrap().unwrap().0
     }
 
     #[test]
@@ -410,10 +415,10 @@ mod tests {
     #[test]
     fn a_slot_that_comes_back_twice_is_told_also_where_its_slab_is_gone() {
         let class = SizeClass::from_index(15);
-        let pool = Lock::new(UnitPool::new(UNIT_SHIFT).with_states(true));
-        let geometry =
-            Geometry { class, unit_shift: UNIT_SHIFT, tag: 77, checks: Checks::Checked, pool: &pool, family: "Test" };
         for others in [0, 1] {
+            let pool = Lock::new(UnitPool::new(UNIT_SHIFT).with_states(true));
+            let checks = Checks::Checked;
+            let geometry = Geometry { class, unit_shift: UNIT_SHIFT, tag: 77, checks, pool: &pool, family: "Test" };
             let bin = Bin::new();
             let take = || bin.take_one(&geometry, NO_DEPOT).unwrap().unwrap().0;
             let (slot, others) = (take(), (0..others).map(|_| take()).collect::<Vec<_>>());

@@ -71,7 +71,7 @@ pub(crate) struct Trunks {
     top: Cell<u32>,
     /// Offsets of the second and the third trunk, or [`NONE`].
     next: [Cell<u32>; 2],
-    /// Entries of the trunks that were filled since [`forget_loose`](Self::forget_loose).
+    /// See [`loose`](Self::loose).
     loose: Cell<u32>,
 }
 
@@ -94,8 +94,8 @@ impl Trunks {
         self.top.get() == NONE
     }
 
-    /// How many entries the trunks hold that were filled since the last [`forget_loose`](Self::forget_loose): about as many as runs
-    /// were added, where those are many, and none where all are in one trunk or slots have no room for entries.
+    /// How many slots the trunks list that were filled since the last [`forget_loose`](Self::forget_loose), themselves included, if each
+    /// entry is one slot. Also those that were taken again meanwhile.
     #[inline(always)]
     pub(crate) fn loose(&self) -> u32 {
         self.loose.get()
@@ -148,15 +148,14 @@ impl Trunks {
             let offset = slot * slot_bytes as u32;
             // SAFETY: the slot is free from now on, so its first word is the list's.
             unsafe { word(memory, offset).write(self.next[1].get()) };
-            let top = self.top.get();
+            let top = self.top.replace(offset);
             self.next[1].set(self.next[0].get());
             if top == NONE {
                 self.next[0].set(NONE);
             } else {
                 self.next[0].set(top & !mask);
-                self.loose.set(self.loose.get() + mask / 4);
+                self.loose.set(self.loose.get().saturating_add(mask.div_ceil(4)));
             }
-            self.top.set(offset);
             if length == 0 {
                 return;
             }

@@ -45,15 +45,15 @@ impl FamilyCore {
         }
     }
 
-    /// Makes a slot live that came from a magazine, from a fresh range or from the bin. Where it is not free, it was freed twice, the
-    /// other free has handed it out already, and the process ends.
+    /// Makes a slot live whose state is to be `from`: `NEVER` where it was carved, else `CACHED`. Where it is not, it was freed twice,
+    /// the other free has handed it out already or let its slab go, and the process ends.
     ///
     /// # Safety
-    /// The family keeps states, and the address is a slot of it and of this class.
-    pub(crate) unsafe fn make_live(&self, address: usize, class: SizeClass) {
-        // SAFETY: the same contract.
+    /// The family keeps states, and the address is a slot of it and of this class, or was.
+    pub(crate) unsafe fn make_live(&self, address: usize, class: SizeClass, from: State) {
+        // SAFETY: the same contract; a region that had a slab keeps its states.
         let place = unsafe { self.place(address, class) };
-        if !(place.go(State::CACHED, State::LIVE) || place.go(State::NEVER, State::LIVE)) {
+        if !place.go(from, State::LIVE) {
             self.report_slot(FaultKind::DoubleFree, address, class, Truth::Said);
         }
     }

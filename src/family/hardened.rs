@@ -23,7 +23,8 @@ impl FamilyCore {
         for _ in magazine.stored_slots() - first..batch {
             let Some((address, _)) = magazine.carve(class.slot_bytes()) else { break };
             // SAFETY: a slot of the fresh range, which is this thread's.
-            unsafe { geometry.note_fresh(address..address + 1) };
+            let noted = unsafe { geometry.note_fresh(address..address + 1) };
+            noted.unwrap_or_else(|twice| self.report_freed_twice(twice, class));
             magazine.push(address);
         }
         magazine.shuffle_from(first, || cache.random());

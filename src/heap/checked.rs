@@ -2,11 +2,12 @@
 
 use core::alloc::Layout;
 
-use super::{Cache, CacheSlot, Family, allocate_exhausted, cache, put_back, slot};
+use super::{Cache, CacheSlot, Family, cache, put_back, slot};
 use crate::family::FamilyCore;
 use crate::magazine::Magazine;
 use crate::size_class::SizeClass;
 use crate::states::{Place, State, States, slabs_of};
+use crate::thread::attach;
 
 /// Where the family has the states of a class's slots.
 #[inline(always)]
@@ -109,16 +110,37 @@ unsafe fn push<F: Family>(cache: &Cache, address: usize, class: SizeClass) -> bo
     })
 }
 
-/// The other half of [`allocate`]: the array is empty.
+/// The other half of [`allocate`]: the array is empty. Returns the address, 0 if out of memory, and whether it reads zero.
 #[cold]
 #[inline(never)]
 fn allocate_slowly<F: Family>(class: SizeClass) -> (usize, bool) {
-    let (address, zeroed) = allocate_exhausted::<F>(class);
-    if address != 0 {
-        // SAFETY: a slot of this family and class, from its magazine or its bin.
-        unsafe { F::__core().make_live(address, class) };
-    }
+    let Some((address, zeroed, from)) = obtain(F::__core(), slot::<F>(), class) else { return (0, false) };
+    // SAFETY: a slot of this family and class, from its magazine or its bin.
+    unsafe { F::__core().make_live(address, class, from) };
     (address, zeroed)
+}
+
+/// A slot, whether it reads zero, and the state that it has. Only what was just carved may never have been allocated: an address that
+/// came back and reads so is what is left of a slot that was freed twice, of a slab that has been closed since.
+fn obtain(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Option<(usize, bool, State)> {
+    let carve = |magazine: &Magazine| {
+        magazine.carve(class.slot_bytes()).map(|(address, zeroed)| (address, zeroed, State::NEVER))
+    };
+    if let Some(carved) = carve(slot.get().magazine(class)) {
+        return Some(carved);
+    }
+    let cache = match slot.get() {
+        cache if cache.is_empty_cache() => match attach(family, slot) {
+            Some(cache) => cache,
+            None => return family.take_one(class).map(|(address, zeroed)| (address, zeroed, State::CACHED)),
+        },
+        cache => cache,
+    };
+    if !family.refill(cache, class) {
+        return None;
+    }
+    let magazine = cache.magazine(class);
+    magazine.pop().map(|address| (address, false, State::CACHED)).or_else(|| carve(magazine))
 }
 
 /// The other half of [`allocate_zeroed`].
@@ -178,4 +200,72 @@ unsafe fn release(family: &'static FamilyCore, slot: &CacheSlot, address: usize,
     family.verify_live(address, layout).set(State::CACHED);
     // SAFETY: it was live, and the client gives it up.
     unsafe { put_back(family, slot, address, family.class_of(layout)) };
+}
+
+#[cfg(test)]
+mod tests {
+    use core::ptr::NonNull;
+
+    use super::*;
+
+    crate::family! { struct Late { slab_bytes: 64 * 1024, checks: Checked } }
+
+    fn take(layout: Layout) -> usize {
+        crate::heap::allocate::<Late>(layout).unwrap().cast::<u8>().as_ptr().expose_provenance()
+    }
+
+    fn give(address: usize, layout: Layout) {
+        let memory = NonNull::new(core::ptr::with_exposed_provenance_mut(address)).unwrap();
+        // SAFETY: a live slot of this layout, but for the one that is freed twice.
+        unsafe { crate::heap::deallocate::<Late>(memory, layout) };
+    }
+
+    /// Two threads free one slot at the same instant. One of the two copies lets the slab be closed; the other waits in the depot, and is
+    /// handed out when another class has the slab.
+    fn hand_out_what_is_left_of_a_closed_slab() {
+        let (large, small) = (Layout::array::<u8>(32_768).unwrap(), Layout::array::<u8>(16_384).unwrap());
+        let class = SizeClass::of(large);
+        let slots: Vec<usize> = std::thread::spawn(move || (0..12).map(|_| take(large)).collect()).join().unwrap();
+        let in_one_slab = |&&slot: &&usize| slot % 65_536 == 0 && slots.contains(&(slot + 32_768));
+        let twice = *slots.iter().find(in_one_slab).unwrap();
+        let rest: Vec<usize> = slots.iter().copied().filter(|slot| slot >> 16 != twice >> 16).collect();
+        std::thread::scope(|scope| {
+            rest[..3].iter().for_each(|&slot| give(slot, large));
+            give(twice, large);
+            // What the other has seen when it looked at the same instant.
+            // SAFETY: a slot of the family.
+            unsafe { place::<Late>(twice, class) }.set(State::LIVE);
+            let other = scope.spawn(move || [twice, twice + 32_768].map(|slot| give(slot, large)));
+            other.join().unwrap();
+            // This thread's copy goes to the depot.
+            rest[3..8].iter().for_each(|&slot| give(slot, large));
+            let victim = scope.spawn(move || take(small)).join().unwrap();
+            assert_eq!(victim >> 16, twice >> 16, "another class has the slab now");
+        });
+        for _ in 0..20 {
+            let again = std::thread::spawn(move || take(large)).join().unwrap();
+            assert_ne!(again >> 16, twice >> 16, "a live slot is handed out again");
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_is_left_of_a_closed_slab_is_not_handed_out() {
+        use std::os::unix::process::ExitStatusExt;
+
+        const NAME: &str = "heap::checked::tests::what_is_left_of_a_closed_slab_is_not_handed_out";
+        const CHILD: &str = "FAMILY_ALLOC_TEST_CHILD";
+        if std::env::var_os(CHILD).is_some() {
+            return hand_out_what_is_left_of_a_closed_slab();
+        }
+        let program = std::env::current_exe().unwrap();
+        let output = std::process::Command::new(program)
+            .args(["--exact", NAME, "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{}: {text}", output.status);
+        assert!(text.contains("double free") && text.contains("family Late"), "{text}");
+    }
 }

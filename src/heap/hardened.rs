@@ -187,7 +187,7 @@ fn written_after_free(family: &FamilyCore, address: usize, class: SizeClass) -> 
 fn allocate_slowly<F: Family>(class: SizeClass) -> Option<usize> {
     let address = refill(F::__core(), slot::<F>(), class)?;
     // SAFETY: a slot of this family and class, from its magazine or its bin.
-    unsafe { F::__core().make_live(address, class) };
+    unsafe { F::__core().make_live(address, class, State::CACHED) };
     verify_zero::<F>(address, class);
     Some(address)
 }

@@ -41,17 +41,21 @@ impl Geometry<'_> {
         NonNull::new(core::ptr::with_exposed_provenance_mut(address)).unwrap_or(NonNull::dangling())
     }
 
-    /// Makes carved slots that nobody has had look as those that come back from a client, where the family keeps states.
+    /// Makes carved slots that nobody has had look as those that come back from a client, where the family keeps states. `Err`: this
+    /// one has been with somebody, who freed it twice.
     ///
     /// # Safety
     /// Slots of one slab of this bin that were carved and are the caller's.
-    pub(crate) unsafe fn note_fresh(&self, range: Range<usize>) {
+    pub(crate) unsafe fn note_fresh(&self, range: Range<usize>) -> Result<(), usize> {
         if self.checks.keeps_states() {
             for address in range.step_by(self.class.slot_bytes()) {
                 // SAFETY: a slot of an open slab of this class.
-                unsafe { self.states().place(address) }.go(State::NEVER, State::CACHED);
+                if !unsafe { self.states().place(address) }.go(State::NEVER, State::CACHED) {
+                    return Err(address);
+                }
             }
         }
+        Ok(())
     }
 
     /// Puts used slots back, as many of the first as lie in `slab`; returns how many. `Err`: this one is in the list already, or with a
@@ -143,6 +147,8 @@ impl Geometry<'_> {
                     rest[last] = base + (slot << self.class.index());
                     // SAFETY: a slot of the slab.
                     if !unsafe { first.behind(slot) }.go(State::IN_BIN, State::CACHED) {
+                        // SAFETY: as for the read; those before were taken.
+                        unsafe { word.write(set) };
                         return Err(rest[last]);
                     }
                     rest = &mut rest[..last];
@@ -159,8 +165,11 @@ impl Geometry<'_> {
                 // SAFETY: a slot of the slab.
                 let place = unsafe { first.behind(slot) };
                 // SAFETY: slots of the slab, which are in its list and so in the hands of who holds the bin's lock.
-                unsafe { place.go_all(count, State::IN_BIN, State::CACHED) }
-                    .map_err(|wrong| address + (wrong << self.class.index()))?;
+                if let Err(wrong) = unsafe { place.go_all(count, State::IN_BIN, State::CACHED) } {
+                    // SAFETY: as for the read; those before were taken.
+                    unsafe { word.write(set) };
+                    return Err(address + (wrong << self.class.index()));
+                }
                 rest = later;
             }
             // SAFETY: as for the read.

@@ -10,16 +10,19 @@ use crate::os;
 use crate::trunk::Run;
 
 /// One slot in this many must be free: fewer are soon handed out again in any order.
-const LEAST_FREE: usize = 8;
+const LEAST_PART: usize = 8;
+/// So many must be free: with fewer the bitmap costs more than it gives. Small slabs lie close together anyhow.
+const LEAST_FREE: usize = 1024;
 
 impl Geometry<'_> {
-    /// Whether putting the list in order is worth it: it costs a few nanoseconds for each free slot, and at least every second one was
-    /// freed on its own since the last time.
+    /// Whether putting the list in order is worth it: it costs a few nanoseconds for each free slot, and of four at least three were
+    /// freed on their own since the last time. Lists without entries have an order and no runs.
     #[inline]
     pub(super) fn is_disordered(&self, slab: &SlabHeader) -> bool {
-        let recycled = self.recycled(slab);
-        slab.trunks.loose() as usize > recycled / 4
-            && recycled >= (self.unit_bytes() / LEAST_FREE) >> self.class.index()
+        let (recycled, slots) = (self.recycled(slab), self.unit_bytes() >> self.class.index());
+        recycled >= LEAST_FREE.max(slots / LEAST_PART)
+            && slab.trunks.loose() as usize >= recycled / 4 * 3
+            && self.class.slot_bytes() > 4
     }
 
     /// Puts the list in order, or leaves it as it is where memory for the bitmap cannot be had.
@@ -44,7 +47,7 @@ impl Geometry<'_> {
         });
         // The new list's trunks are in order.
         slab.trunks.forget_loose();
-        // SAFETY: mapped above with this length, and not used any more. If that fails, the memory is lost.
+        // SAFETY: mapped above with this length, and not used any more. Should that fail, its space is lost.
         unsafe { os::release(map, bytes) };
     }
 }
