@@ -269,7 +269,7 @@ impl Run<'_> {
         match (same_kind, same_length, slot.start() == address) {
             (true, true, true) => {
                 let exact_twice = doors.is_exact && slot.doors.is_exact && doors.checks == Checks::Hardened;
-                let is_doubtful = exact_twice && !is_large && slot.layout.size() != layout.size();
+                let is_doubtful = exact_twice && slot.layout.size() != layout.size();
                 if is_doubtful { Verdict::Doubtful(place) } else { Verdict::Right(place) }
             }
             (true, false, true) if is_large => Verdict::Wrong(&[FaultKind::WrongSize]),
@@ -390,7 +390,7 @@ impl Run<'_> {
         let (offset, resizes) = (self.input.below(CANARY_BYTES)?, self.input.any::<bool>()?);
         let Some(slot) = slot else { return Ok(()) };
         let slack = slot.range().len() - slot.layout.size();
-        if slack <= offset || slot.doors.is_large(slot.layout) {
+        if slack <= offset {
             return Ok(());
         }
         let others: Vec<_> = self.holdings.live.iter().filter(|other| other.start() != slot.start()).copied().collect();
