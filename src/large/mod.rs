@@ -1,7 +1,7 @@
 //! Allocations above the largest slot, and a few that are growing there: mapped singly, nothing attached to them.
 //!
 //! The length of each is kept in a table of the family's, two words per allocation, so that a free with a wrong length, a
-//! pointer into the middle and a second free are found. Freed mappings are [kept](kept) for a while:
+//! pointer into the middle and a second free are found. Freed mappings are [`kept`] for a while:
 //!
 //! ```text
 //!   map ──► live ──► kept, whole or in parts ──► live …        grown: into what is kept behind it, else by remapping
