@@ -268,3 +268,34 @@ fn an_overflow_is_found_after_a_resize_that_failed() {
     // SAFETY: live, as the failed call left it.
     unsafe { GlobalAlloc::dealloc(&Marked, memory, layout) };
 }
+
+family! { struct Scribbled; }
+
+/// A list that somebody had written over made a panic under a lock when it was put in order.
+#[test]
+fn a_list_that_was_written_over_ends_the_process() {
+    const NAME: &str = "a_list_that_was_written_over_ends_the_process";
+    if child::case().is_none() {
+        let lines = child::assert_aborted(NAME, "scribble");
+        assert!(lines.iter().any(|line| line.starts_with("family_alloc: ")), "{lines:?}");
+        assert!(!lines.iter().any(|line| line.contains("panicked")), "{lines:?}");
+        return;
+    }
+    // Whole slabs: all of them have enough that is free.
+    let slots: Vec<usize> = (0..3 * 32_768).map(|_| Scribbled::malloc(64).expose_provenance()).collect();
+    // Seven apart, so that none comes back with a neighbour.
+    let freed: Vec<usize> = (0..7).flat_map(|first| slots.iter().copied().skip(first).step_by(7)).step_by(2).collect();
+    for &slot in &freed {
+        // SAFETY: each is freed once.
+        unsafe { Scribbled::free(core::ptr::with_exposed_provenance_mut(slot), 64) };
+    }
+    for slot in freed {
+        // Not the first word, which links the list.
+        let entries = core::ptr::with_exposed_provenance_mut::<u8>(slot + 4);
+        // SAFETY: a misuse of a slot that is mapped still.
+        unsafe { entries.write_bytes(0xFF, 60) };
+    }
+    for _ in 0..50_000 {
+        assert!(!Scribbled::malloc(64).is_null());
+    }
+}

@@ -39,8 +39,16 @@ impl Geometry<'_> {
         let Some(map) = os::map(bytes, os::page_bytes()) else { return };
         // SAFETY: zero memory of that length, ours alone until it is released.
         let bits = unsafe { core::slice::from_raw_parts_mut(map.cast::<u64>().as_ptr(), word_count) };
+        let put = |run: Run| {
+            let last = run.index() as usize + run.length() - 1;
+            if last >= self.unit_bytes() / slot_bytes {
+                // Somebody has written to a slot that was free: the process ends here, where else it would unwind under the lock.
+                self.report_no_slot(memory.addr().get(), &[memory.addr().get() + last * slot_bytes]);
+            }
+            set(bits, run);
+        };
         // SAFETY: the slab's own list (S1).
-        unsafe { slab.trunks.drain(memory, slot_bytes, |run| set(bits, run)) };
+        unsafe { slab.trunks.drain(memory, slot_bytes, put) };
         runs_from_the_end(bits, |run| {
             // SAFETY: the slots were in the list, which is empty but for those of earlier runs.
             unsafe { slab.trunks.push(memory, slot_bytes, run, true) };
