@@ -26,6 +26,8 @@ const GUARDED_FROM_BYTES: usize = 64 << 10;
 /// Slots, and bytes of them, that a hardened family may hand out before one that has been freed.
 const WAITING: usize = 300;
 const WAITING_BYTES: usize = 1 << 20;
+/// Slots from here on may be mappings, if they have grown.
+const GROWN_FROM_BYTES: usize = 32 << 10;
 /// A mark behind an allocation is as long.
 const CANARY_BYTES: usize = 8;
 
@@ -275,6 +277,9 @@ impl Run<'_> {
             (true, false, true) if is_large => Verdict::Wrong(&[FaultKind::WrongSize]),
             (true, true, false) if !is_large && keeps_states => Verdict::Wrong(&[FaultKind::InteriorPointer]),
             (true, true, false) if !is_large => Verdict::Undefined,
+            (false, _, true) if is_large && slot.doors.name == doors.name && slot.range().len() >= GROWN_FROM_BYTES => {
+                Verdict::Wrong(&[FaultKind::InvalidFree, FaultKind::WrongSize])
+            }
             _ => Verdict::Wrong(&[FaultKind::InvalidFree]),
         }
     }
