@@ -1,4 +1,4 @@
-//! Layer 8: the `Allocator` traits, one impl of each enabled world for every family.
+//! Layer 10: the `Allocator` traits, one impl of each enabled world for every family.
 //!
 //! A *world* is one definition of the trait: `allocator_api2` 0.2, 0.3 and 0.4, and core's own. Families are declared
 //! in other crates, where our features cannot be seen; so the choice is made here, by which of two definitions a macro

@@ -124,8 +124,9 @@ thread_local! {
 /// Sets what is called when a misuse has been found, after its line was written and before the process aborts; for test
 /// harnesses and crash reporters. The last one set counts.
 ///
-/// A pointer that is found wrong only when it goes back to its slab (possible with `Unchecked` and `Default`) is not told.
-/// Otherwise it runs on the thread that made the call, with no lock of this crate held. It cannot save the process: if it returns or
+/// What is found wrong only in a slab's list, when a slot goes back to it or its free slots are put in order (possible with `Unchecked`
+/// and `Default`), is not told. Otherwise it runs on the thread that made the call, with no lock of this crate held. It must not use the
+/// family that found the fault, which may be in the middle of an exchange. It cannot save the process: if it returns or
 /// unwinds, the process aborts. A further fault on the same thread while it runs aborts at once.
 ///
 /// ```

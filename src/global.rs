@@ -1,4 +1,4 @@
-//! Layer 8: `GlobalAlloc` for every family, so that any of them can be a program's `#[global_allocator]`.
+//! Layer 10: `GlobalAlloc` for every family, so that any of them can be a program's `#[global_allocator]`.
 //!
 //! [`__impl_global_alloc!`](crate::__impl_global_alloc) forwards to the engine and turns its `Option` into the null
 //! pointer that `GlobalAlloc` knows. It holds no state and no rule of its own.

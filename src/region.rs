@@ -58,18 +58,17 @@ impl UnitPool {
     /// Takes a free unit, one that still holds memory if there is one, else backed by a huge page if that is wanted and possible.
     /// `None`: no address space or no memory.
     pub(crate) fn take(&mut self, huge: bool) -> Option<Unit> {
-        let region = match self.with_room {
-            Some(region) => {
-                self.bring_dirty_to_front();
-                self.with_room.unwrap_or(region)
-            }
-            None => self.grow()?,
+        match self.with_room {
+            Some(_) => self.bring_dirty_to_front(),
+            None => _ = self.grow()?,
+        }
+        let (region, bit, memory) = match self.with_room.and_then(|first| self.committed_unit(first)) {
+            Some(found) => found,
+            // Where the system refuses memory there may be some in another region yet.
+            None => self.bring_committed_to_front()?,
         };
         let (clean, dirty) = (region.clean.get(), region.dirty.get());
-        let zeroed = dirty == 0;
-        let bit = if zeroed { lowest(clean) } else { lowest(dirty) };
-        self.commit_states(region)?;
-        let memory = self.commit(region, bit)?;
+        let zeroed = dirty & bit == 0;
         if zeroed {
             region.clean.set(clean & !bit);
         } else {
@@ -89,6 +88,32 @@ impl UnitPool {
         // Relaxed: published by the tag, which the slab is not found without.
         header.memory.store(memory.as_ptr(), Relaxed);
         Some(Unit { header, zeroed })
+    }
+
+    /// The best free unit of a region: dirty, else committed, else any, which is then committed. `None`: the system refuses memory for it.
+    fn committed_unit(&self, region: &'static RegionHeader) -> Option<(&'static RegionHeader, u64, NonNull<u8>)> {
+        let (clean, dirty) = (region.clean.get(), region.dirty.get());
+        let best = [dirty, clean & region.committed.get(), clean].into_iter().find(|&units| units != 0)?;
+        self.commit_states(region)?;
+        let bit = lowest(best);
+        Some((region, bit, self.commit(region, bit)?))
+    }
+
+    /// Makes the first region that can serve without the system the first of those with room, and finds its unit.
+    #[cold]
+    fn bring_committed_to_front(&mut self) -> Option<(&'static RegionHeader, u64, NonNull<u8>)> {
+        let first = self.with_room?;
+        let mut before = first;
+        while let Some(region) = before.next_with_room.get() {
+            let ready = (region.clean.get() | region.dirty.get()) & region.committed.get();
+            if let Some(found) = (ready != 0).then(|| self.committed_unit(region)).flatten() {
+                before.next_with_room.set(region.next_with_room.replace(Some(first)));
+                self.with_room = Some(region);
+                return Some(found);
+            }
+            before = region;
+        }
+        None
     }
 
     /// Takes back the unit of an emptied slab.
@@ -152,8 +177,7 @@ impl UnitPool {
         let mut before = first;
         while let Some(region) = before.next_with_room.get() {
             if region.dirty.get() != 0 {
-                before.next_with_room.set(region.next_with_room.get());
-                region.next_with_room.set(Some(first));
+                before.next_with_room.set(region.next_with_room.replace(Some(first)));
                 self.with_room = Some(region);
                 return;
             }
@@ -224,7 +248,7 @@ impl UnitPool {
         (1 << self.side_unit_count()) - 1
     }
 
-    fn commit_states(&mut self, region: &RegionHeader) -> Option<()> {
+    fn commit_states(&self, region: &RegionHeader) -> Option<()> {
         let mut missing = if self.keeps_states { self.side_units() & !region.committed.get() } else { 0 };
         while missing != 0 {
             let memory = self.commit(region, lowest(missing))?;
@@ -245,7 +269,7 @@ impl UnitPool {
         NonNull::new(memory).unwrap_or(NonNull::dangling())
     }
 
-    fn commit(&mut self, region: &RegionHeader, bit: u64) -> Option<NonNull<u8>> {
+    fn commit(&self, region: &RegionHeader, bit: u64) -> Option<NonNull<u8>> {
         let memory = self.unit_memory(region, bit);
         if region.committed.get() & bit == 0 {
             // SAFETY: the unit lies in the region's reservation, which is never released.
@@ -288,6 +312,24 @@ mod tests {
             next.zeroed && address(&next) == address(&units[63]) + (1 << 16),
             "the others are still there, in order"
         );
+    }
+
+    /// With the first of two regions full, all of the second's committed units out, and the first's back and clean.
+    #[test]
+    #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+    fn committed_units_serve_where_no_more_can_be_committed() {
+        let mut pool = UnitPool::new(16);
+        let units: Vec<Unit> = (0..70).map(|_| pool.take(false).unwrap()).collect();
+        units[..63].iter().for_each(|unit| pool.give(unit.header, 0));
+        pool.purge_all(0);
+        let first = pool.with_room.unwrap();
+        let second = first.next_with_room.replace(None).unwrap();
+        second.next_with_room.set(Some(first));
+        pool.with_room = Some(second);
+        let (region, ..) = pool.bring_committed_to_front().unwrap();
+        assert!(core::ptr::eq(region, first) && core::ptr::eq(pool.with_room.unwrap(), first));
+        assert!(core::ptr::eq(first.next_with_room.get().unwrap(), second) && second.next_with_room.get().is_none());
+        assert_eq!(address(&pool.take(false).unwrap()), address(&units[0]));
     }
 
     #[test]

@@ -20,8 +20,9 @@ pub struct Stats {
     /// Bytes of the slots and mappings that clients hold now.
     pub live_bytes: usize,
     /// The largest `live_allocations` seen: whenever a thread's cache and its bin exchanged slots, and whenever this was read. So it
-    /// is never below `live_allocations`, but what a thread allocates and frees between two exchanges (a few hundred small slots, a few
-    /// large ones) is not seen: it costs the calls nothing.
+    /// is never below `live_allocations`, but what a thread allocates and frees between two exchanges (at most 128 slots or 256 KiB of a
+    /// class) is seen late or not at all: the peak may be too low by that for the thread that looks, and too high by what each other
+    /// thread has freed meanwhile. It costs the calls nothing.
     pub peak_live_allocations: usize,
     /// The largest `live_bytes` seen, at the same moments.
     pub peak_live_bytes: usize,

@@ -14,6 +14,7 @@
 //!   run       length − 1, 13 bits │ index of the first slot, 19 bits
 //! ```
 
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use crate::sync::Cell;
@@ -186,20 +187,24 @@ impl Trunks {
         trunk
     }
 
-    /// Removes all free slots, a run at a time.
+    /// Removes all free slots, several at a time: `each` gets the offset at which it is said that they are free, and their indices. Those of
+    /// a trunk itself are told before it is read; they may be any, if clients have written to free slots.
     ///
     /// # Safety
-    /// As for [`push`](Self::push).
-    pub(crate) unsafe fn drain(&self, memory: NonNull<u8>, slot_bytes: usize, mut each: impl FnMut(Run)) {
+    /// As for [`push`](Self::push), but that `each` may diverge at what was not pushed.
+    pub(crate) unsafe fn drain(&self, memory: NonNull<u8>, slot_bytes: usize, mut each: impl FnMut(u32, Range<usize>)) {
         while !self.is_empty() {
             let entries = (self.top.get() & Self::mask(slot_bytes)) / 4;
-            self.top.set(self.top.get() - 4 * entries);
+            // A link that was written over need not lead to the first byte of a slot.
+            self.top.set((self.top.get() - 4 * entries) & !(slot_bytes as u32 - 1));
+            let index = self.top.get() as usize / slot_bytes;
+            each(self.top.get(), index..index + 1);
             // SAFETY: the same contract; `top` is the first trunk.
             let trunk = unsafe { self.pop_trunk(memory, slot_bytes) };
-            each(Run::new(trunk / slot_bytes as u32, 1));
-            for index in 1..=entries {
+            for place in (1..=entries).map(|entry| trunk + 4 * entry) {
                 // SAFETY: `push` wrote the trunk's entries.
-                each(Run(unsafe { word(memory, trunk + 4 * index).read() }));
+                let run = Run(unsafe { word(memory, place).read() });
+                each(place, run.index() as usize..run.index() as usize + run.length());
             }
         }
     }

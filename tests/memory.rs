@@ -415,3 +415,26 @@ fn an_emptied_slab_serves_any_class_of_its_family() {
     assert_eq!(reserved, 64 * Reused::SLAB_BYTES, "one region was enough");
     assert!(page_bytes() <= Reused::SLAB_BYTES);
 }
+
+/// What was live at once bounds what is live and kept together, and is forgotten when nothing is kept any more, for whatever reason.
+#[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives whole mappings back only")]
+fn what_was_live_long_ago_is_forgotten() {
+    child::isolated("what_was_live_long_ago_is_forgotten", || {
+        family! { struct Shrunk; }
+        let doors = Doors::of::<Shrunk>();
+        let [long, short] = [128 * MIB, 2 * MIB].map(|size| allocate(doors, size));
+        // SAFETY: live, with its layout, and shorter.
+        let long = unsafe { (doors.shrink)(long.cast(), layout(128 * MIB, 1), layout(2 * MIB, 1)) }.expect("memory");
+        assert_eq!((doors.stats)().kept_bytes, 0, "what was cut off is not kept");
+        free(doors, short);
+        for size in (3..15).map(|count| count * MIB) {
+            let memory = (doors.allocate_zeroed)(layout(size, 1)).expect("memory");
+            free(doors, memory);
+            let stats = (doors.stats)();
+            let most = 2 * MIB + size + 4 * MIB;
+            assert!(stats.large_bytes + stats.kept_bytes <= most, "{size}: {stats}");
+        }
+        free(doors, long);
+    });
+}

@@ -19,6 +19,7 @@ family! {
     struct Slots;
     struct Small { slab_bytes: 64 * 1024 }
     struct Larges;
+    struct Mixed;
 }
 
 const MIB: usize = 1 << 20;
@@ -243,4 +244,24 @@ fn absurd_layouts_are_refused_and_cost_nothing() {
         let stats = (doors.stats)();
         assert_eq!((stats.live_allocations, stats.live_bytes, stats.large_bytes), (0, 0, 0), "{stats}");
     }
+}
+
+#[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend keeps nothing for long")]
+fn what_large_allocations_leave_becomes_slots() {
+    child::isolated("what_large_allocations_leave_becomes_slots", || {
+        let mut slots = Chain::new(Doors::of::<Mixed>(), layout(MIB, 1));
+        let large = layout(200 * MIB, 1);
+        // The first region is there before the limit.
+        let first = (slots.doors.allocate)(layout(MIB, 1)).expect("memory");
+        // SAFETY: allocated above.
+        unsafe { (slots.doors.deallocate)(first.cast(), layout(MIB, 1)) };
+        set_limit(libc::RLIMIT_AS, (mapped_bytes() + 210 * MIB) as u64);
+        let memory = (slots.doors.allocate)(large).expect("memory");
+        // SAFETY: allocated above.
+        unsafe { (slots.doors.deallocate)(memory.cast(), large) };
+        assert_eq!((slots.doors.stats)().kept_bytes, 200 * MIB);
+        println!("{} slots of 1 MiB", slots.fill(250 * MIB));
+        slots.free_all();
+    });
 }

@@ -277,19 +277,11 @@ fn a_list_that_was_written_over_ends_the_process() {
     const NAME: &str = "a_list_that_was_written_over_ends_the_process";
     if child::case().is_none() {
         let lines = child::assert_aborted(NAME, "scribble");
-        assert!(lines.iter().any(|line| line.starts_with("family_alloc: ")), "{lines:?}");
-        assert!(!lines.iter().any(|line| line.contains("panicked")), "{lines:?}");
+        assert!(lines[0].starts_with("family_alloc: write after free of 0x"), "{lines:?}");
+        assert!(lines[0].contains(" (64-byte class, family Scribbled): at offset "), "{lines:?}");
         return;
     }
-    // Whole slabs: all of them have enough that is free.
-    let slots: Vec<usize> = (0..3 * 32_768).map(|_| Scribbled::malloc(64).expose_provenance()).collect();
-    // Seven apart, so that none comes back with a neighbour.
-    let freed: Vec<usize> = (0..7).flat_map(|first| slots.iter().copied().skip(first).step_by(7)).step_by(2).collect();
-    for &slot in &freed {
-        // SAFETY: each is freed once.
-        unsafe { Scribbled::free(core::ptr::with_exposed_provenance_mut(slot), 64) };
-    }
-    for slot in freed {
+    for slot in free_apart::<Scribbled>() {
         // Not the first word, which links the list.
         let entries = core::ptr::with_exposed_provenance_mut::<u8>(slot + 4);
         // SAFETY: a misuse of a slot that is mapped still.
@@ -298,4 +290,69 @@ fn a_list_that_was_written_over_ends_the_process() {
     for _ in 0..50_000 {
         assert!(!Scribbled::malloc(64).is_null());
     }
+}
+
+/// Allocates three whole slabs of 64-byte slots, and frees half of them so that none comes back with a neighbour: all three slabs
+/// have enough that is free to be put in order.
+fn free_apart<F: Family>() -> Vec<usize> {
+    let slots: Vec<usize> = (0..3 * 32_768).map(|_| F::malloc(64).expose_provenance()).collect();
+    let freed: Vec<usize> = (0..7).flat_map(|first| slots.iter().copied().skip(first).step_by(7)).step_by(2).collect();
+    for &slot in &freed {
+        // SAFETY: each is freed once.
+        unsafe { F::free(core::ptr::with_exposed_provenance_mut(slot), 64) };
+    }
+    freed
+}
+
+family! { struct Repeated; }
+
+/// A slot that is in a list twice was once when the list had been put in order, and counted twice: a slot of another slab's memory was
+/// handed out for it.
+#[test]
+fn a_slot_that_is_listed_twice_ends_the_process() {
+    const NAME: &str = "a_slot_that_is_listed_twice_ends_the_process";
+    if child::case().is_none() {
+        let lines = child::assert_aborted(NAME, "repeat");
+        assert!(lines[0].starts_with("family_alloc: double free of 0x"), "{lines:?}");
+        assert!(lines[0].ends_with(" (64-byte class, family Repeated)"), "{lines:?}");
+        return;
+    }
+    let freed = free_apart::<Repeated>();
+    // It is in its slab's list long since.
+    // SAFETY: a misuse: the second free.
+    unsafe { Repeated::free(core::ptr::with_exposed_provenance_mut(freed[10]), 64) };
+    Repeated::trim();
+    for _ in 0..50_000 {
+        assert!(!Repeated::malloc(64).is_null());
+    }
+}
+
+family! { struct Closed { checks: Hardened } }
+
+/// A slab that was closed has no guards, and what is written to it then was not looked for: it was in the next allocation, and that as zero.
+#[test]
+fn what_is_written_to_a_closed_slab_is_found() {
+    const NAME: &str = "what_is_written_to_a_closed_slab_is_found";
+    let Some(case) = child::case() else {
+        for case in ["trimmed", "thread", "other class"] {
+            let lines = child::assert_aborted(NAME, case);
+            assert!(lines[0].starts_with("family_alloc: write after free of 0x"), "{case}: {lines:?}");
+            assert!(lines[0].ends_with("-byte class, family Closed): at offset 12345"), "{case}: {lines:?}");
+        }
+        return;
+    };
+    let used = || {
+        let memory = Closed::malloc(64 << 10);
+        // SAFETY: allocated above.
+        unsafe { memory.write_bytes(7, 64 << 10) };
+        // SAFETY: as above.
+        unsafe { Closed::free(memory, 64 << 10) };
+        memory.expose_provenance()
+    };
+    let address = if case == "thread" { std::thread::spawn(used).join().expect("no panic") } else { used() };
+    Closed::trim();
+    let stale = core::ptr::with_exposed_provenance_mut::<u8>(address + 12_345);
+    // SAFETY: a misuse of memory that is mapped still.
+    unsafe { stale.write(0x41) };
+    _ = Closed::malloc(if case == "other class" { 128 << 10 } else { 64 << 10 });
 }

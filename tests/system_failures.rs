@@ -136,3 +136,34 @@ fn without_madvise_nothing_is_taken_for_zero() {
         assert_empty(doors);
     });
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend makes other calls")]
+fn a_free_leaves_errno_alone() {
+    child::isolated("a_free_leaves_errno_alone", || {
+        family! { struct Plain; struct Guarded { checks: Hardened } }
+        let doors = [Doors::of::<Plain>(), Doors::of::<Guarded>()];
+        let sizes = [64, 64 << 10, 3 * MIB, 64 * MIB];
+        let slots: Vec<_> = doors.iter().flat_map(|&doors| sizes.map(|size| (doors, fill_one(doors, size)))).collect();
+        forbid::call(libc::SYS_madvise);
+        forbid::call(libc::SYS_munmap);
+        // SAFETY: no preconditions.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: the thread's own.
+        unsafe { errno.write(7654) };
+        for (doors, memory) in slots {
+            free(doors, memory);
+            (doors.trim)();
+        }
+        assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(7654));
+    });
+}
+
+/// An allocation whose first and last bytes are written.
+#[cfg(target_os = "linux")]
+fn fill_one(doors: Doors, size: usize) -> std::ptr::NonNull<[u8]> {
+    let memory = (doors.allocate)(layout(size, 1)).expect("memory");
+    pattern::fill(memory, 1);
+    memory
+}

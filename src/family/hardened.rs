@@ -11,8 +11,9 @@ use crate::os;
 use crate::size_class::SizeClass;
 
 impl FamilyCore {
-    /// Adds a batch of slots to a magazine that is down to its quarantine, in no order. Without memory nothing is added.
-    pub(crate) fn refill_mixed(&'static self, cache: &Cache, class: SizeClass) {
+    /// Adds a batch of slots to a magazine that is down to its quarantine, in no order; `prepare` gets the address of each that was not
+    /// used before. Without memory nothing is added.
+    pub(crate) fn refill_mixed(&'static self, cache: &Cache, class: SizeClass, prepare: impl Fn(usize)) {
         let magazine = cache.magazine(class);
         self.note_live(cache, class);
         let (first, batch) = (magazine.stored_slots(), batch_slots(class));
@@ -25,6 +26,7 @@ impl FamilyCore {
             // SAFETY: a slot of the fresh range, which is this thread's.
             let noted = unsafe { geometry.note_fresh(address..address + 1) };
             noted.unwrap_or_else(|twice| self.report_freed_twice(twice, class));
+            prepare(address);
             magazine.push(address);
         }
         magazine.shuffle_from(first, || cache.random());

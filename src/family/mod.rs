@@ -163,13 +163,24 @@ impl FamilyCore {
     /// Takes recycled slots from the bin and returns how many, or gives the magazine a new fresh range.
     fn take(&self, magazine: &Magazine, class: SizeClass, places: &mut [usize]) -> usize {
         let (bin, geometry, depot) = self.bin(class);
-        match bin.take(&geometry, depot, places) {
-            Ok(Some(Taken::Recycled(count))) => return count,
-            Ok(Some(Taken::Fresh(range))) => magazine.set_fresh(range),
-            Ok(None) => {}
-            Err(twice) => self.report_twice(twice, class),
+        let taken = self.with_what_is_kept(|| {
+            bin.take(&geometry, depot, places).unwrap_or_else(|twice| self.report_twice(twice, class))
+        });
+        match taken {
+            Some(Taken::Recycled(count)) => return count,
+            Some(Taken::Fresh(range)) => magazine.set_fresh(range),
+            None => {}
         }
         0
+    }
+
+    /// Tries again where memory is refused, if the family keeps freed mappings: they may be what is missing. No lock may be held.
+    #[inline(always)]
+    fn with_what_is_kept<T>(&self, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+        attempt().or_else(|| {
+            let released = self.large.lock().release_spare();
+            if released { attempt() } else { None }
+        })
     }
 
     /// Makes room in a full magazine.
@@ -215,7 +226,9 @@ impl FamilyCore {
     pub(crate) fn take_one(&'static self, class: SizeClass) -> Option<(usize, bool)> {
         self.register()?;
         let (bin, geometry, depot) = self.bin(class);
-        let taken = bin.take_one(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class))?;
+        let taken = self.with_what_is_kept(|| {
+            bin.take_one(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class))
+        })?;
         self.note(1, class.slot_bytes());
         Some(taken)
     }
@@ -332,6 +345,10 @@ impl FamilyCore {
     /// A cache for the calling thread, all empty. `None`: out of memory.
     pub(crate) fn acquire_cache(&'static self) -> Option<&'static ThreadCache> {
         self.register()?;
+        self.with_what_is_kept(|| self.free_or_new_cache())
+    }
+
+    fn free_or_new_cache(&'static self) -> Option<&'static ThreadCache> {
         let mut caches = self.caches.lock();
         if let Some(cache) = caches.free {
             caches.free = cache.next_free.take();

@@ -18,8 +18,9 @@ fn owner(address: usize) -> Truth {
         let core = family.0;
         let slab = Directory::of(core.unit_shift).slab(address);
         // A small table serves several addresses with one header: only the slab's own memory counts.
-        if let Some(slab) = slab.filter(|slab| address >> core.unit_shift == slab.memory().addr() >> core.unit_shift) {
-            let tag = slab.tag.load(Relaxed);
+        let slab = slab.filter(|slab| address >> core.unit_shift == slab.memory().addr() >> core.unit_shift);
+        // It may have been closed since it was found.
+        if let Some(tag) = slab.map(|slab| slab.tag.load(Relaxed)).filter(|&tag| tag != 0) {
             let class = SizeClass::from_index(tag as usize & ((1 << CLASS_BITS) - 1));
             let name = FamilyCore::with_number(tag >> CLASS_BITS).map_or("unknown", |family| family.name());
             return Truth::Slab { family: name, slot_bytes: class.slot_bytes() };

@@ -181,6 +181,17 @@ fn written_after_free(family: &FamilyCore, address: usize, class: SizeClass) -> 
     family.report_slot(FaultKind::WriteAfterFree, address, class, truth)
 }
 
+/// Guards a slot that was carved, as if it had been freed. Its unit may have been another slab before, to which somebody wrote when it was
+/// closed already: that is found now, because what has guards is not looked at later.
+fn prepare_fresh(family: &FamilyCore, address: usize, class: SizeClass) {
+    if Checks::Hardened.guards_slots_of(class.slot_bytes()) {
+        if !is_zero(words(address, class.slot_bytes())) {
+            written_after_free(family, address, class);
+        }
+        close(address, class.slot_bytes());
+    }
+}
+
 /// The other half of [`allocate`]: the array is down to its quarantine.
 #[cold]
 #[inline(never)]
@@ -193,14 +204,21 @@ fn allocate_slowly<F: Family>(class: SizeClass) -> Option<usize> {
 }
 
 fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Option<usize> {
+    let prepare = |address| prepare_fresh(family, address, class);
     let cache = match slot.get() {
         cache if cache.is_empty_cache() => match attach(family, slot) {
             Some(cache) => cache,
-            None => return family.take_one(class).map(|(address, _)| address),
+            None => {
+                let (address, is_fresh) = family.take_one(class)?;
+                if is_fresh {
+                    prepare(address);
+                }
+                return Some(address);
+            }
         },
         cache => cache,
     };
-    family.refill_mixed(cache, class);
+    family.refill_mixed(cache, class, prepare);
     // Where memory is short the quarantine has to end.
     cache.magazine(class).pop()
 }

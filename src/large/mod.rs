@@ -86,7 +86,7 @@ impl LargeSet {
     /// Allocates; with `want_zero` only memory that reads zero is returned.
     pub(crate) fn allocate(&mut self, layout: Layout, want_zero: bool, now: u64) -> Option<Large> {
         let bytes = mapped_bytes(layout)?;
-        self.make_room()?;
+        self.make_room().or_else(|| self.release_spare().then(|| self.make_room())?)?;
         let memory = match if want_zero { None } else { self.reuse(bytes, layout.align()) } {
             Some(memory) => memory,
             None => self.map(bytes, layout.align(), now)?,
@@ -204,8 +204,17 @@ impl LargeSet {
     fn count_bytes(&mut self, old_bytes: usize, bytes: usize) {
         self.bytes = self.bytes - old_bytes + bytes;
         self.peak_bytes = self.peak_bytes.max(self.bytes);
+        self.forget_peak();
         if os::TAKES_PARTS && !self.kept.guarded {
             self.kept.release_beyond(self.peak_bytes - self.bytes + SPARE_BYTES);
+            self.forget_peak();
+        }
+    }
+
+    /// Where nothing is kept the peak begins anew.
+    fn forget_peak(&mut self) {
+        if self.kept.bytes == 0 {
+            self.peak_bytes = self.bytes;
         }
     }
 
@@ -216,10 +225,15 @@ impl LargeSet {
             Some(now) => self.kept.release_aged(now),
             None => self.kept.release_all(),
         }
-        if self.kept.bytes == 0 {
-            self.peak_bytes = self.bytes;
-        }
+        self.forget_peak();
         before - self.kept_bytes()
+    }
+
+    /// Releases all that is kept; `false`: there was nothing.
+    pub(crate) fn release_spare(&mut self) -> bool {
+        let was_kept = self.kept.bytes > 0;
+        self.release_kept(None);
+        was_kept
     }
 
     /// Memory from what is kept.

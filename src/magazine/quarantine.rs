@@ -25,7 +25,7 @@ impl Random {
 /// A number below `bound`, from the upper 32 random bits.
 #[inline(always)]
 fn below(random: u64, bound: usize) -> usize {
-    ((random >> 32) as usize).wrapping_mul(bound) >> 32
+    (((random >> 32) * bound as u64) >> 32) as usize
 }
 
 impl Cache {

@@ -1,9 +1,10 @@
-//! The contract of [`os`](super) on Unix: `mmap`, `mprotect`, `madvise`, `munmap`, and Linux's `mremap`.
+//! The contract of [`os`](super) on Unix: `mmap`, `mprotect`, `madvise`, `munmap`, and Linux's `mremap`. `errno` stays as it was in
+//! all calls that a free may make.
 
 use core::ptr::NonNull;
 
 use super::is_aligned;
-use crate::sync::{AtomicUsize, Relaxed};
+use crate::sync::{AtomicUsize, Relaxed, keeping_errno};
 
 /// Committing touches no page.
 pub(crate) const COMMIT_IS_FREE: bool = true;
@@ -121,8 +122,9 @@ fn cut(roomy: NonNull<u8>, bytes: usize, align: usize) -> NonNull<u8> {
 /// # Safety
 /// As for [`commit`](super::commit).
 pub(crate) unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: the caller owns the range; opening its protection takes nothing away from anyone.
-    unsafe { libc::mprotect(start.as_ptr().cast(), bytes, libc::PROT_READ | libc::PROT_WRITE) == 0 }
+    keeping_errno(|| unsafe { libc::mprotect(start.as_ptr().cast(), bytes, protection) }) == 0
 }
 
 /// # Safety
@@ -138,7 +140,7 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
     // Linux promises zero after MADV_DONTNEED on private anonymous memory; elsewhere it is only a hint.
     const ZEROES: bool = cfg!(any(target_os = "linux", target_os = "android"));
     // SAFETY: the caller gives the contents up.
-    let done = unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) } == 0;
+    let done = keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) }) == 0;
     done && ZEROES
 }
 
@@ -149,7 +151,7 @@ pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
     const INSTALL: libc::c_int = 102;
     // SAFETY: the caller gives the contents up.
     cfg!(any(target_os = "linux", target_os = "android"))
-        && unsafe { libc::madvise(start.as_ptr().cast(), bytes, INSTALL) } == 0
+        && keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, INSTALL) }) == 0
 }
 
 /// # Safety
@@ -159,14 +161,14 @@ pub(crate) unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
     const REMOVE: libc::c_int = 103;
     // SAFETY: only guards go, and no memory.
     cfg!(any(target_os = "linux", target_os = "android"))
-        && unsafe { libc::madvise(start.as_ptr().cast(), bytes, REMOVE) } == 0
+        && keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, REMOVE) }) == 0
 }
 
 /// # Safety
 /// As for [`forbid`](super::forbid).
 pub(crate) unsafe fn forbid(start: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: the caller owns the range and does not use it.
-    unsafe { libc::mprotect(start.as_ptr().cast(), bytes, libc::PROT_NONE) == 0 }
+    keeping_errno(|| unsafe { libc::mprotect(start.as_ptr().cast(), bytes, libc::PROT_NONE) }) == 0
 }
 
 /// Random bits from the system; weak ones where it has none to give.
@@ -189,7 +191,7 @@ pub(crate) fn random() -> u64 {
 /// The range was mapped by this module and nobody uses it any more. Here it may also be a part of what was mapped.
 pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: the caller gives the range up.
-    unsafe { libc::munmap(start.as_ptr().cast(), bytes) == 0 }
+    keeping_errno(|| unsafe { libc::munmap(start.as_ptr().cast(), bytes) }) == 0
 }
 
 /// # Safety

@@ -164,14 +164,13 @@ impl Geometry<'_> {
             address.wrapping_sub(base) & (slot_bytes - 1) == 0 && address.wrapping_sub(base) >> self.unit_shift == 0
         };
         let address = addresses.iter().find(|address| !is_slot(address)).copied().unwrap_or(0);
-        report_under_lock(&Fault {
-            kind: FaultKind::InvalidFree,
-            address,
-            size: None,
-            class_bytes: Some(slot_bytes),
-            family: self.family,
-            truth: Truth::NoSlot,
-        })
+        self.report_under_lock(FaultKind::InvalidFree, address, Truth::NoSlot)
+    }
+
+    /// Ends the process: a fault of a slot of this class, found under its bin's lock.
+    fn report_under_lock(&self, kind: FaultKind, address: usize, truth: Truth) -> ! {
+        let class_bytes = Some(self.class.slot_bytes());
+        report_under_lock(&Fault { kind, address, size: None, class_bytes, family: self.family, truth })
     }
 
     /// The equation of the module's head, in debug builds.

@@ -4,7 +4,10 @@
 //! then allocated together lies apart, and is scattered again when it is freed. So before a slab with many such entries is taken
 //! from, its list is made anew from a bitmap of its free slots, which needs memory only meanwhile.
 
+use core::ops::Range;
+
 use super::{Geometry, slab_memory};
+use crate::fault::{FaultKind, Truth};
 use crate::header::SlabHeader;
 use crate::os;
 use crate::trunk::Run;
@@ -39,16 +42,24 @@ impl Geometry<'_> {
         let Some(map) = os::map(bytes, os::page_bytes()) else { return };
         // SAFETY: zero memory of that length, ours alone until it is released.
         let bits = unsafe { core::slice::from_raw_parts_mut(map.cast::<u64>().as_ptr(), word_count) };
-        let put = |run: Run| {
-            let last = run.index() as usize + run.length() - 1;
-            if last >= self.unit_bytes() / slot_bytes {
-                // Somebody has written to a slot that was free: the process ends here, where else it would unwind under the lock.
-                self.report_no_slot(memory.addr().get(), &[memory.addr().get() + last * slot_bytes]);
+        let (mut count, mut seen) = (0, 0);
+        let put = |place: u32, slots: Range<usize>| {
+            // Clients may have written to free slots, or freed some twice. Where the list is told from what it must be the process ends: the
+            // count of the free slots is right only for a whole list.
+            if slots.end > self.unit_bytes() / slot_bytes {
+                self.report_written(slab, place);
             }
-            set(bits, run);
+            count += slots.len();
+            seen = place;
+            if let Some(twice) = set(bits, slots) {
+                self.report_listed_twice(slab, twice);
+            }
         };
         // SAFETY: the slab's own list (S1).
         unsafe { slab.trunks.drain(memory, slot_bytes, put) };
+        if count != self.recycled(slab) {
+            self.report_written(slab, seen);
+        }
         runs_from_the_end(bits, |run| {
             // SAFETY: the slots were in the list, which is empty but for those of earlier runs.
             unsafe { slab.trunks.push(memory, slot_bytes, run, true) };
@@ -58,24 +69,39 @@ impl Geometry<'_> {
         // SAFETY: mapped above with this length, and not used any more. Should that fail, its space is lost.
         unsafe { os::release(map, bytes) };
     }
+
+    /// Ends the process: the list has a slot twice.
+    #[cold]
+    #[inline(never)]
+    fn report_listed_twice(&self, slab: &SlabHeader, slot: usize) -> ! {
+        let address = slab.memory().addr() + slot * self.class.slot_bytes();
+        self.report_under_lock(FaultKind::DoubleFree, address, Truth::Said)
+    }
+
+    /// Ends the process: the list is not as it was left, at this offset or before.
+    #[cold]
+    #[inline(never)]
+    fn report_written(&self, slab: &SlabHeader, place: u32) -> ! {
+        let offset = place as usize % self.class.slot_bytes();
+        let address = slab.memory().addr() + place as usize - offset;
+        self.report_under_lock(FaultKind::WriteAfterFree, address, Truth::Offset(offset))
+    }
 }
 
-/// Sets the bits of a run.
-fn set(bits: &mut [u64], run: Run) {
-    let (first, end) = (run.index() as usize, run.index() as usize + run.length());
-    if run.length() == 1 {
-        bits[first / 64] |= 1 << (first % 64);
-        return;
+/// Sets the bits of slots that lie one after another; returns one of them that was set already, if there is any.
+fn set(bits: &mut [u64], slots: Range<usize>) -> Option<usize> {
+    let mut first = slots.start;
+    while first < slots.end {
+        let here = (slots.end - first).min(64 - first % 64);
+        let ones = (u64::MAX >> (64 - here)) << (first % 64);
+        let word = &mut bits[first / 64];
+        if *word & ones != 0 {
+            return Some(first - first % 64 + (*word & ones).trailing_zeros() as usize);
+        }
+        *word |= ones;
+        first += here;
     }
-    let (low, high) = (u64::MAX << (first % 64), u64::MAX >> (63 - (end - 1) % 64));
-    let (first, last) = (first / 64, (end - 1) / 64);
-    if first == last {
-        bits[first] |= low & high;
-        return;
-    }
-    bits[first] |= low;
-    bits[first + 1..last].fill(u64::MAX);
-    bits[last] |= high;
+    None
 }
 
 /// The runs of set bits, as long as runs may be, the last first.
@@ -123,7 +149,8 @@ mod tests {
             while let Some(start) = slots[first..].iter().position(|&free| free).map(|place| first + place) {
                 let length = slots[start..].iter().take_while(|&&free| free).count();
                 for part in (0..length).step_by(Run::LENGTH_MAX) {
-                    set(&mut bits, Run::new((start + part) as u32, (length - part).min(Run::LENGTH_MAX)));
+                    let end = start + length.min(part + Run::LENGTH_MAX);
+                    assert_eq!(set(&mut bits, start + part..end), None);
                 }
                 first = start + length;
             }

@@ -2,6 +2,9 @@
 //!
 //! Order in which locks are taken: registry, family, bin, pool, directory. Nothing is called out to under a lock.
 
+#[cfg(all(unix, not(miri)))]
+#[allow(dead_code, reason = "not every combination of system and backend calls the system")]
+mod errno;
 mod lock;
 mod wait;
 
@@ -12,6 +15,9 @@ pub(crate) use core::sync::atomic::{
 };
 pub(crate) use std::thread_local;
 
+#[cfg(all(unix, not(miri)))]
+#[allow(unused_imports, reason = "as above")]
+pub(crate) use errno::keeping_errno;
 pub(crate) use lock::Lock;
 #[cfg(test)]
 pub(crate) use lock::TAKEN;

@@ -1,0 +1,39 @@
+//! The C library's `errno`, which a free is expected to leave as it was.
+
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple", target_os = "freebsd"))]
+mod imp {
+    /// Calls the system; `errno` is afterwards what it was.
+    pub(crate) fn keeping_errno<T>(call: impl FnOnce() -> T) -> T {
+        let errno = errno();
+        // SAFETY: the thread's own `errno`.
+        let before = unsafe { *errno };
+        let result = call();
+        // SAFETY: as above.
+        unsafe { *errno = before };
+        result
+    }
+
+    fn errno() -> *mut libc::c_int {
+        #[cfg(target_os = "android")]
+        // SAFETY: no preconditions; the result is good as long as the thread.
+        let errno = unsafe { libc::__errno() };
+        #[cfg(target_os = "linux")]
+        // SAFETY: as above.
+        let errno = unsafe { libc::__errno_location() };
+        #[cfg(any(target_vendor = "apple", target_os = "freebsd"))]
+        // SAFETY: as above.
+        let errno = unsafe { libc::__error() };
+        errno
+    }
+}
+
+/// Where it is not known how to write to `errno` it changes.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple", target_os = "freebsd")))]
+mod imp {
+    /// Calls the system.
+    pub(crate) fn keeping_errno<T>(call: impl FnOnce() -> T) -> T {
+        call()
+    }
+}
+
+pub(crate) use imp::keeping_errno;
