@@ -1,7 +1,7 @@
 //! The cases about what is written and read: after a free, past an end, in what order.
 
-use crate::cases::{many, neighbours, pair};
 use crate::subject::{NOT_FOUND, NOTHING, SIGSEGV, Subject, Try, expect, read, write};
+use crate::twice::{many, neighbours, pair};
 
 case!(alloc_zeroed_after_dirty_free, |t| {
     expect(NOTHING);

@@ -17,9 +17,13 @@ macro_rules! case {
 mod cases;
 mod contents;
 mod handler;
+mod layouts;
 mod peers;
+mod pointers;
+mod resizes;
 mod subject;
 mod table;
+mod twice;
 mod zygote;
 
 use std::collections::BTreeMap;
