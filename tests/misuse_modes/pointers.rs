@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crate::subject::{NOT_FOUND, Subject, Try, bytes, expect};
+use crate::subject::{NOT_FOUND, NOTHING, Subject, Try, bytes, expect};
 use crate::twice::{on_thread, released};
 
 case!(family_wrong_same_class, |t| {
@@ -25,6 +25,21 @@ case!(family_wrong_after_owner_exit, |t| {
     t.free(address);
 });
 
+fn clone_of<F: Clone>(family: &F) -> F {
+    family.clone()
+}
+
+case!(family_clone_frees_sibling_ok, |t| {
+    let family = F::default();
+    let sibling = clone_of(&family);
+    expect(NOTHING);
+    t.free_by(&sibling, t.allocate_by(&family, bytes(t.size)), bytes(t.size));
+    t.free_by(&family, t.allocate_by(&sibling, bytes(t.size)), bytes(t.size));
+    let address = t.allocate_by(&family, bytes(t.size));
+    on_thread(move || t.free_by(&sibling, address, bytes(t.size)));
+    assert_eq!(F::stats().live_allocations, 0);
+});
+
 /// Frees what no family allocated, after the family has been used.
 fn foreign<F: Subject, Other: Subject>(t: Try<F, Other>, address: usize) {
     t.allocate();
@@ -45,6 +60,18 @@ case!(foreign_stack, |t| {
 pub(crate) static STATIC: u64 = 7;
 
 case!(foreign_static, |t| { foreign(t, (&raw const STATIC).expose_provenance()) });
+/// A mapping that is nobody's allocation, with this access.
+fn mapping(bytes: usize, access: libc::c_int) -> usize {
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping.
+    let memory = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, kind, -1, 0) };
+    assert_ne!(memory, libc::MAP_FAILED);
+    memory.expose_provenance()
+}
+
+// A write to the first, and any access to the second, would end the process in another way.
+case!(foreign_mmap, |t| { foreign(t, mapping(t.size, libc::PROT_READ)) });
+case!(foreign_mmap_none, |t| { foreign(t, mapping(t.size, libc::PROT_NONE)) });
 case!(foreign_wild, |t| { foreign(t, 0x0123_4560_0000) });
 case!(foreign_null_page, |t| { foreign(t, 0x10) });
 
@@ -88,6 +115,31 @@ fn interior<F: Subject, Other: Subject>(t: Try<F, Other>, offset: usize) {
     }
     t.free(address + offset);
 }
+
+/// Frees what the default mode takes for a slot until it goes back to its slab.
+fn found_at_the_slab<F: Subject, Other: Subject>(t: Try<F, Other>, address: usize) {
+    if !t.keeps_states() {
+        expect(&t.state_line("invalid free of", address, ": it is no slot; found when it went back to its slab"));
+    }
+    t.free(address);
+    F::trim();
+}
+
+case!(foreign_high_bits_then_trim, |t| {
+    let address = t.allocate() | 1 << 60;
+    if t.keeps_states() {
+        t.expect_invalid(address, bytes(t.size), "no family has allocated it");
+    }
+    found_at_the_slab(t, address);
+});
+
+case!(interior_plus_1_then_trim, |t| {
+    let address = t.allocate();
+    if t.keeps_states() {
+        t.expect_state("free of interior pointer", address + 1, &format!(": its slot begins at {address:#x}"));
+    }
+    found_at_the_slab(t, address + 1);
+});
 
 case!(interior_plus_1, |t| { interior(t, 1) });
 case!(interior_plus_16, |t| { interior(t, 16) });

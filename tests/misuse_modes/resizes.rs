@@ -1,5 +1,6 @@
 //! The cases about what is resized from a wrong layout or pointer, and freed with the layout that it had before.
 
+use crate::common::doors::layout;
 use crate::pointers::STATIC;
 use crate::subject::{Subject, Try, bytes};
 use crate::twice::pair;
@@ -13,6 +14,25 @@ case!(realloc_wrong_old_size, |t| {
         t.expect_invalid(address, bytes(wrong), &t.slot_of(t.size, F::NAME));
     }
     t.resize(address, wrong, wrong * 2);
+});
+
+case!(realloc_wrong_align, |t| {
+    let address = t.allocate();
+    let wrong = layout(t.size, t.slot_bytes(t.size) * 2);
+    if t.is_large() {
+        t.expect_wrong_length(address, t.size);
+    } else {
+        t.expect_invalid(address, wrong, &t.slot_of(t.size, F::NAME));
+    }
+    t.resize_from(address, wrong, t.size * 2);
+});
+
+// What stands in an empty collection, resized as if it had memory.
+case!(realloc_dangling, |t| {
+    t.allocate();
+    let address = std::ptr::NonNull::<u64>::dangling().addr().get();
+    t.expect_invalid(address, bytes(t.size), "no family has allocated it");
+    t.resize(address, t.size, t.size * 2);
 });
 
 case!(realloc_after_free, |t| {

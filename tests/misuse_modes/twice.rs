@@ -3,7 +3,7 @@
 use std::sync::Barrier;
 use std::thread;
 
-use crate::subject::{Subject, Try, bytes};
+use crate::subject::{NOT_FOUND, NOTHING, Subject, THIS_TIME, Try, bytes, expect};
 
 case!(df_same_thread_immediate, |t| {
     let address = t.allocate();
@@ -130,13 +130,28 @@ case!(df_after_slab_reused_by_other_class, |t| {
     t.free(address);
 });
 
+// Who had it first frees what somebody else may have by now. How often that is so: `stale`.
 case!(stale_free_after_reuse, |t| {
+    let address = t.allocate();
+    t.free(address);
+    let is_reused = t.allocate() == address;
+    if t.is_hardened() {
+        let line = t.state_line("double free of", address, "");
+        expect(&format!("{THIS_TIME}{}", if is_reused { NOTHING } else { &line }));
+    } else {
+        assert!(is_reused, "the last one freed is the next one handed out");
+        expect(NOT_FOUND);
+    }
+    t.free(address);
+});
+
+case!(stale_free_found_at_the_next, |t| {
     let address = t.allocate();
     t.free(address);
     let again = t.allocate();
     t.expect_double_free(address);
-    // Who had it first frees what somebody else may have by now; that one's free is the second.
     t.free(address);
     assert_eq!(address, again, "or it was found already");
+    // To whoever has it now, this is the first.
     t.free(again);
 });
