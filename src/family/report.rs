@@ -20,9 +20,9 @@ fn owner(address: usize) -> Truth {
         // A small table serves several addresses with one header: only the slab's own memory counts.
         if let Some(slab) = slab.filter(|slab| address >> core.unit_shift == slab.memory().addr() >> core.unit_shift) {
             let tag = slab.tag.load(Relaxed);
-            let class = SizeClass::from_index(tag as usize & ((1 << CLASS_BITS) - 1));
             let name = FamilyCore::with_number(tag >> CLASS_BITS).map_or("unknown", |family| family.name());
-            return Truth::Slab { family: name, slot_bytes: class.slot_bytes() };
+            // Not a `SizeClass`: a tag that somebody has written over may name none.
+            return Truth::Slab { family: name, slot_bytes: 1 << (tag & ((1 << CLASS_BITS) - 1)) };
         }
         if let Some((start, bytes)) = core.large.lock().containing(address) {
             return Truth::Large { family: core.name, address: start, bytes };
