@@ -4,13 +4,13 @@
 //! their units opened for other classes. A ledger knows whose each piece of address space is. With `FAMILY_ALLOC_TEST_LONG=1` it is a
 //! hundred million calls.
 
-#![cfg(target_arch = "x86_64")]
+#![cfg(all(target_arch = "x86_64", not(miri)))]
 
 mod common;
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
 use common::doors::{Doors, layout};
@@ -44,54 +44,49 @@ const THREADS: usize = 4;
 const ROUNDS: usize = 10;
 /// Calls of a thread from one filling to the next.
 const WAVE: usize = 20_000;
-/// The smallest unit.
-const PIECE_BYTES: usize = 64 << 10;
-/// Pieces of 47 bits of address: what a process has here.
-const PIECES: usize = (1 << 47) / PIECE_BYTES;
+/// The smallest unit, and the smallest region: 64 of them. What regions never share, units don't.
+const UNIT_BYTES: usize = 64 << 10;
+const REGION_BYTES: usize = 64 * UNIT_BYTES;
+/// Address space that a process has here.
+const ADDRESSES: usize = 1 << 47;
+/// Units whose last class is remembered.
+const REMEMBERED: usize = 1 << 16;
 
-/// A byte for each piece of address space, of which few are ever touched.
-struct Ledger(Vec<u8>);
-
-impl Ledger {
-    fn new() -> Self {
-        Self(vec![0; PIECES])
-    }
-
-    fn byte(&self, piece: usize) -> &AtomicU8 {
-        let byte = std::ptr::from_ref(&self.0[piece]).cast_mut();
-        // SAFETY: a byte of the ledger, which nobody uses in another way while it is borrowed.
-        unsafe { AtomicU8::from_ptr(byte) }
-    }
-}
-
-/// Whose each piece is, and of what class it was last.
+/// Whose each piece of address space is, and of what class units were last.
 struct Audit {
-    owners: Ledger,
-    classes: Ledger,
-    pieces: AtomicUsize,
+    owners: Vec<AtomicU8>,
+    /// A unit's number and its class.
+    classes: Vec<AtomicU64>,
+    regions: AtomicUsize,
     changes: AtomicUsize,
 }
 
 impl Audit {
-    /// Notes a slot that was handed out; its whole unit is the family's from now on.
-    fn note(&self, family: usize, slot: &Slot) {
-        let unit_bytes = FAMILIES[family].slab_bytes;
-        let (address, owner) = (slot.memory.addr().get(), family as u8 + 1);
-        for place in [address, address - address % unit_bytes, address | (unit_bytes - 1)] {
-            let byte = self.owners.byte(place / PIECE_BYTES);
-            match byte.compare_exchange(0, owner, Relaxed, Relaxed) {
-                Ok(_) => {
-                    self.pieces.fetch_add(1, Relaxed);
-                }
-                Err(known) => assert_eq!(known, owner, "{address:#x} of {:?} was another's", FAMILIES[family]),
-            }
+    fn new() -> Self {
+        Self {
+            owners: (0..ADDRESSES / REGION_BYTES).map(|_| AtomicU8::new(0)).collect(),
+            classes: (0..REMEMBERED).map(|_| AtomicU64::new(0)).collect(),
+            regions: AtomicUsize::new(0),
+            changes: AtomicUsize::new(0),
         }
-        let class = slot.layout.size().next_power_of_two().ilog2() as u8 + 1;
-        let known = self.classes.byte(address / PIECE_BYTES);
-        let before = known.load(Relaxed);
-        if before != class {
-            known.store(class, Relaxed);
-            self.changes.fetch_add(usize::from(before != 0), Relaxed);
+    }
+
+    /// Notes a slot that was handed out.
+    fn note(&self, slot: &Slot) {
+        let (address, owner) = (slot.memory.addr().get(), slot.family as u8 + 1);
+        match self.owners[address / REGION_BYTES].compare_exchange(0, owner, Relaxed, Relaxed) {
+            Ok(_) => {
+                self.regions.fetch_add(1, Relaxed);
+            }
+            Err(known) => assert_eq!(known, owner, "{address:#x} of {:?} was another's", FAMILIES[slot.family]),
+        }
+        let unit = address / UNIT_BYTES;
+        let now = ((unit as u64) << 8) | u64::from(slot.layout.size().next_power_of_two().ilog2());
+        let remembered = &self.classes[unit % REMEMBERED];
+        let before = remembered.load(Relaxed);
+        if before != now {
+            remembered.store(now, Relaxed);
+            self.changes.fetch_add(usize::from(before >> 8 == now >> 8), Relaxed);
         }
     }
 }
@@ -139,7 +134,7 @@ fn work(audit: &Audit, random: &mut Random, calls: usize) {
             let family = random.below(FAMILIES.len());
             let largest = if random.below(64) == 0 { FAMILIES[family].slab_bytes / 8 } else { 2048 };
             let slot = Slot::allocate(family, random.size(largest));
-            audit.note(family, &slot);
+            audit.note(&slot);
             held.push(slot);
         } else {
             held.swap_remove(random.below(held.len())).free();
@@ -156,8 +151,7 @@ fn work(audit: &Audit, random: &mut Random, calls: usize) {
 fn no_unit_of_slabs_ever_serves_two_families() {
     let is_long = std::env::var_os("FAMILY_ALLOC_TEST_LONG").is_some();
     let calls: usize = if is_long { 100_000_000 } else { 1_600_000 };
-    let (owners, classes) = (Ledger::new(), Ledger::new());
-    let audit = Audit { owners, classes, pieces: AtomicUsize::new(0), changes: AtomicUsize::new(0) };
+    let audit = Audit::new();
     for round in 0..ROUNDS {
         thread::scope(|scope| {
             let audit = &audit;
@@ -173,8 +167,8 @@ fn no_unit_of_slabs_ever_serves_two_families() {
             (doors.trim)();
         }
     }
-    let (pieces, changes) = (audit.pieces.into_inner(), audit.changes.into_inner());
-    println!("{calls} calls, {pieces} pieces of 64 KiB, the class of a piece changed {changes} times");
+    let (regions, changes) = (audit.regions.into_inner(), audit.changes.into_inner());
+    println!("{calls} calls in {regions} pieces of 4 MiB, whose units changed their class {changes} times");
     assert!(changes > 1000, "units have changed their class");
     for doors in &FAMILIES {
         assert_eq!((doors.stats)().live_allocations, 0, "{doors:?}");

@@ -63,8 +63,10 @@ fn fork_with(header: &'static SlabHeader, bit: usize, body: impl FnOnce() -> i32
         // SAFETY: no handler is set.
         unsafe { libc::alarm(10) };
         let word = core::ptr::from_ref(header).cast_mut().cast::<u64>().wrapping_add(bit / 64);
-        // SAFETY: a word of a header, in a process that has one thread.
-        unsafe { word.write(word.read_volatile() ^ 1 << (bit % 64)) };
+        // SAFETY: a word of a header, in a process that has one thread, here and below.
+        let old = unsafe { word.read_volatile() };
+        // SAFETY: as above.
+        unsafe { word.write_volatile(old ^ 1 << (bit % 64)) };
         let code = body();
         // SAFETY: `_exit` has no preconditions.
         unsafe { libc::_exit(code) };
