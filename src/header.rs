@@ -37,6 +37,19 @@ const TABLE_BYTES_MIN: usize = 64 << 10;
 /// How many times more address space a table covers than a limited process may have.
 const TABLE_MARGIN: usize = 64;
 
+/// A yes or no that is one whatever somebody writes over it: not every byte is a `bool`.
+pub(crate) struct Flag(Cell<u8>);
+
+impl Flag {
+    pub(crate) fn get(&self) -> bool {
+        self.0.get() != 0
+    }
+
+    pub(crate) fn set(&self, is: bool) {
+        self.0.set(u8::from(is));
+    }
+}
+
 /// What a bin knows of one slab.
 #[repr(C, align(64))]
 pub(crate) struct SlabHeader {
@@ -53,9 +66,9 @@ pub(crate) struct SlabHeader {
     /// What decides where it begins in hardened families.
     pub(crate) random: Cell<u32>,
     /// Whether the fresh part is known to read zero.
-    pub(crate) zeroed: Cell<bool>,
+    pub(crate) zeroed: Flag,
     /// Whether the tiny classes' side table is initialised.
-    pub(crate) side_ready: Cell<bool>,
+    pub(crate) side_ready: Flag,
     /// The unit's memory, with the region's provenance; the same whenever the unit is a slab.
     pub(crate) memory: AtomicPtr<u8>,
     /// Neighbours in the bin's list of slabs with recycled slots.

@@ -9,7 +9,7 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::ptr::NonNull;
 
 use allocator_api2::alloc::Allocator;
-use common::child;
+use common::child::{self, expect};
 use common::doors::layout;
 use family_alloc::{Family, family};
 
@@ -79,10 +79,6 @@ fn misuse_of_length<F: Family + Allocator + GlobalAlloc>(door: Door, address: us
     door.free::<F>(address, bytes(wrong));
 }
 
-fn expect(line: &str) {
-    println!("\nexpected: family_alloc: {line}");
-}
-
 const NOBODY: &str = "no family has allocated it";
 
 fn slot_of(size: usize, family: &str) -> String {
@@ -93,10 +89,12 @@ fn part_of_large(bytes: usize, address: usize, family: &str) -> String {
     format!("it lies in the large allocation of {bytes} bytes at {address:#x} of family {family}")
 }
 
+/// Whether pages can be moved.
+const HAS_PAGES: bool = cfg!(all(unix, not(any(miri, feature = "portable"))));
+
 /// Of what has grown to a size that a slot would hold, but where pages can be moved stands in a mapping.
 fn part_of_grown(bytes: usize, address: usize, family: &str) -> String {
-    let has_pages = cfg!(all(unix, not(any(miri, feature = "portable"))));
-    if has_pages { part_of_large(bytes, address, family) } else { slot_of(bytes, family) }
+    if HAS_PAGES { part_of_large(bytes, address, family) } else { slot_of(bytes, family) }
 }
 
 fn grown<F: Family>(from: usize, to: usize) -> usize {
@@ -123,6 +121,9 @@ const CASES: &[Case] = &[
     ("least class", |door| misuse::<Right>(door, allocate::<Right>(1), bytes(2), &slot_of(1, "Right"))),
     ("largest class", |door| misuse::<Right>(door, allocate::<Right>(MIB), bytes(MIB / 2), &slot_of(MIB, "Right"))),
     ("alignment", |door| misuse::<Right>(door, allocate::<Right>(64), layout(64, 256), &slot_of(64, "Right"))),
+    ("alignment of 2^62", |door| {
+        misuse::<Right>(door, allocate::<Right>(64), layout(64, 1 << 62), &slot_of(64, "Right"));
+    }),
     ("class, small slabs", |door| misuse::<Small>(door, allocate::<Small>(64), bytes(65), &slot_of(64, "Small"))),
     ("family", |door| {
         allocate::<Right>(64);
@@ -184,6 +185,24 @@ const CASES: &[Case] = &[
         let address = grown::<Right>(40_000, 100_000);
         misuse::<Right>(door, address, bytes(40_000), &part_of_grown(131_072, address, "Right"));
     }),
+    ("grown, freed as large", |door| {
+        let address = grown::<Right>(16_000, 30_000);
+        if HAS_PAGES {
+            misuse_of_length::<Right>(door, address, 3 * MIB, 32_768);
+        } else {
+            misuse::<Right>(door, address, bytes(3 * MIB), &slot_of(32_768, "Right"));
+        }
+    }),
+    ("grown in its mapping, freed as large", |door| {
+        let address = grown::<Right>(16_000, 30_000);
+        // SAFETY: allocated with this size.
+        let address = unsafe { Right::remalloc(std::ptr::with_exposed_provenance_mut(address), 30_000, 100_000) };
+        if HAS_PAGES {
+            misuse_of_length::<Right>(door, address.expose_provenance(), 3 * MIB, 131_072);
+        } else {
+            misuse::<Right>(door, address.expose_provenance(), bytes(3 * MIB), &slot_of(131_072, "Right"));
+        }
+    }),
     ("grown, of another family", |door| {
         let address = grown::<Other>(40_000, 100_000);
         allocate::<Right>(64);
@@ -237,20 +256,8 @@ fn assert_every_case_ends(test: &str, cases: &[Case]) {
         return;
     }
     let names = cases.iter().flat_map(|(name, _)| (0..DOORS.len()).map(move |door| format!("{name}/{door}")));
-    let failures: Vec<String> = names.filter_map(|case| complaint(test, &case)).collect();
+    let failures: Vec<String> = names.filter_map(|case| child::wrong_end(test, &case)).collect();
     assert!(failures.is_empty(), "{} cases are not found:\n{}", failures.len(), failures.join("\n"));
-}
-
-/// What is wrong with the way a case ended, if anything.
-fn complaint(test: &str, case: &str) -> Option<String> {
-    let output = child::run(test, case);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    let expected =
-        out.lines().find_map(|line| line.strip_prefix("expected: ")).unwrap_or("(the case did not get so far)");
-    let aborted = std::os::unix::process::ExitStatusExt::signal(&output.status) == Some(libc::SIGABRT);
-    (!aborted || err != format!("{expected}\n"))
-        .then(|| format!("{case}: {}\n  expected: {expected}\n  standard error: {err}", output.status))
 }
 
 #[test]

@@ -21,9 +21,9 @@ fn owner(address: usize) -> Truth {
         let slab = slab.filter(|slab| address >> core.unit_shift == slab.memory().addr() >> core.unit_shift);
         // It may have been closed since it was found.
         if let Some(tag) = slab.map(|slab| slab.tag.load(Relaxed)).filter(|&tag| tag != 0) {
-            let class = SizeClass::from_index(tag as usize & ((1 << CLASS_BITS) - 1));
             let name = FamilyCore::with_number(tag >> CLASS_BITS).map_or("unknown", |family| family.name());
-            return Truth::Slab { family: name, slot_bytes: class.slot_bytes() };
+            // Not a `SizeClass`: a tag that somebody has written over may name none.
+            return Truth::Slab { family: name, slot_bytes: 1 << (tag & ((1 << CLASS_BITS) - 1)) };
         }
         if let Some((start, bytes)) = core.large.lock().containing(address) {
             return Truth::Large { family: core.name, address: start, bytes };

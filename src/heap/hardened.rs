@@ -331,3 +331,13 @@ pub(super) fn verify_exact<F: Family>(ptr: NonNull<u8>, layout: Layout) {
         verify_mark(F::__core(), ptr.addr().get(), layout, class.slot_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_never_begins_as_the_end_of_a_string() {
+        assert!((0..100_000).all(|place| canary(place * 16)[0] != 0));
+    }
+}

@@ -6,6 +6,8 @@
 mod calls;
 mod checked;
 mod exact;
+#[cfg(all(test, unix, not(any(miri, loom))))]
+mod flips;
 mod hardened;
 mod noted;
 mod resize;

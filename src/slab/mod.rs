@@ -293,7 +293,8 @@ impl Geometry<'_> {
     unsafe fn give_tiny(&self, slab: &SlabHeader, addresses: &[usize]) {
         let (tiny, memory) = (self.tiny(), slab_memory(slab));
         let table = self.table(tiny, slab);
-        if !slab.side_ready.replace(true) {
+        if !slab.side_ready.get() {
+            slab.side_ready.set(true);
             // SAFETY: the slab's own table, committed when the slab was opened; S1 keeps others away.
             unsafe { tiny.initialise(table) };
         }

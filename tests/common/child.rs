@@ -58,6 +58,21 @@ pub(crate) fn assert_aborted(test: &str, case: &str) -> Vec<String> {
     err.lines().map(str::to_owned).collect()
 }
 
+/// Says which line must follow on standard error, for [`wrong_end`].
+pub(crate) fn expect(line: &str) {
+    println!("\nexpected: family_alloc: {line}");
+}
+
+/// Runs a test with a case that says what to [`expect`]; what is wrong with the way it ended, if it was not an abort with that line.
+pub(crate) fn wrong_end(test: &str, case: &str) -> Option<String> {
+    let output = run(test, case);
+    let (out, err) = texts(&output);
+    let expected =
+        out.lines().find_map(|line| line.strip_prefix("expected: ")).unwrap_or("(the case did not get so far)");
+    let is_right = output.status.signal() == Some(libc::SIGABRT) && err == format!("{expected}\n");
+    (!is_right).then(|| format!("{case}: {}\n  expected: {expected}\n  standard error: {err}", output.status))
+}
+
 fn texts(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (text(&output.stdout), text(&output.stderr))

@@ -1,7 +1,7 @@
 //! The cases about what is written and read: after a free, past an end, in what order.
 
-use crate::cases::{many, neighbours, pair};
-use crate::subject::{NOT_FOUND, NOTHING, SIGSEGV, Subject, Try, expect, read, write};
+use crate::subject::{NOT_FOUND, NOTHING, OR, SIGSEGV, Subject, Try, expect, read, write};
+use crate::twice::{many, neighbours, on_thread, pair};
 
 case!(alloc_zeroed_after_dirty_free, |t| {
     expect(NOTHING);
@@ -17,23 +17,82 @@ case!(alloc_zeroed_after_dirty_free, |t| {
     }
 });
 
-case!(uaf_write, |t| {
-    let slots: Vec<usize> = (0..many(t)).map(|_| t.allocate()).collect();
-    let address = neighbours(&slots, F::SLAB_BYTES).0;
-    slots.iter().for_each(|&slot| t.free(slot));
+/// Allocates until all that was free is handed out again, and fails if two of it are one; `live` is live.
+fn allocate_anew<F: Subject, Other: Subject>(t: Try<F, Other>, live: &[usize]) {
+    let mut all: Vec<usize> = (0..2 * many(t)).map(|_| t.allocate()).chain(live.iter().copied()).collect();
+    all.sort_unstable();
+    let apart = all.windows(2).all(|two| two[1] - two[0] >= t.slot_bytes(t.size));
+    assert!(!t.keeps_states() || apart, "no two share memory");
+}
+
+/// Says what must happen when something is written to a slot that is free, at this offset first.
+fn expect_written<F: Subject, Other: Subject>(t: Try<F, Other>, address: usize, offset: usize) {
     if !t.is_hardened() {
         // Without links in the slots, a checked family hands out what it would have; default: see `Checks::Default`.
         expect(if t.keeps_states() { NOTHING } else { NOT_FOUND });
     } else if t.is_guarded() {
         expect(SIGSEGV);
     } else {
-        t.expect_state("write after free of", address, ": at offset 5");
+        t.expect_state("write after free of", address, &format!(": at offset {offset}"));
     }
+}
+
+case!(uaf_write, |t| {
+    let slots: Vec<usize> = (0..many(t)).map(|_| t.allocate()).collect();
+    let address = neighbours(&slots, F::SLAB_BYTES).0;
+    slots.iter().for_each(|&slot| t.free(slot));
+    expect_written(t, address, 5);
     write(address + 5, 0x41);
-    let mut again: Vec<usize> = (0..2 * many(t)).map(|_| t.allocate()).collect();
-    again.sort_unstable();
-    again.dedup();
-    assert!(!t.keeps_states() || again.len() == 2 * many(t), "no two are one");
+    allocate_anew(t, &[]);
+});
+
+/// Writes over all that a list may keep in a slot: a link and an entry. Its neighbour keeps the slab open.
+fn write_link_word<F: Subject, Other: Subject>(t: Try<F, Other>, free: impl FnOnce(Vec<usize>)) {
+    let slots: Vec<usize> = (0..many(t)).map(|_| t.allocate()).collect();
+    let (address, keep) = neighbours(&slots, F::SLAB_BYTES);
+    free(slots.into_iter().filter(|&slot| slot != keep).collect());
+    expect_written(t, address, 0);
+    (address..address + 8).for_each(|at| write(at, 0x41));
+    allocate_anew(t, &[keep]);
+}
+
+case!(uaf_write_link_word_local, |t| {
+    write_link_word(t, |slots| slots.into_iter().for_each(|slot| t.free(slot)));
+});
+
+case!(uaf_write_link_word_remote, |t| {
+    write_link_word(t, |slots| on_thread(move || slots.into_iter().for_each(|slot| t.free(slot))));
+});
+
+// From the end of a live slot over the next three, which are free.
+case!(overflow_into_freed_neighbour_192b, |t| {
+    let slots: Vec<usize> = (0..1024).map(|_| t.allocate()).collect();
+    let has_three_behind = |&&slot: &&usize| (1..4).all(|behind| slots.contains(&(slot + behind * t.size)));
+    let live = *slots.iter().find(has_three_behind).expect("slots stand one after another");
+    slots.iter().filter(|&&slot| slot != live).for_each(|&slot| t.free(slot));
+    match (t.keeps_states(), t.is_hardened()) {
+        (false, _) => expect(NOT_FOUND),
+        (true, false) => expect(NOTHING),
+        // Which of the three is handed out first, nobody can tell.
+        (true, true) => {
+            let line = |behind| t.state_line("write after free of", live + behind * t.size, ": at offset 0");
+            expect(&[line(1), line(2), line(3)].join(OR));
+        }
+    }
+    (live + t.size..live + 4 * t.size).for_each(|at| write(at, 0x41));
+    allocate_anew(t, &[live]);
+});
+
+// Before the first slot of a region: no header stands there, but side tables, which the default mode has for the tiniest slots only.
+case!(underflow_into_header, |t| {
+    let address = t.allocate();
+    let side_units = if t.keeps_states() { 8 } else { 1 };
+    let first = (address & !(64 * F::SLAB_BYTES - 1)) + side_units * F::SLAB_BYTES;
+    assert_eq!(address / F::SLAB_BYTES, first / F::SLAB_BYTES, "the family's first slab");
+    expect(if t.keeps_states() { NOTHING } else { SIGSEGV });
+    write(first - 1, 0x41);
+    t.free(address);
+    allocate_anew(t, &[]);
 });
 
 case!(uaf_write_large, |t| {
@@ -59,6 +118,12 @@ fn overflow<F: Subject, Other: Subject>(t: Try<F, Other>, length: usize) -> usiz
     let address = t.allocate();
     let start = address + t.size;
     let changed: Vec<u8> = (0..length).map(|at| !read(start + at)).collect();
+    expect_overflow(t, address);
+    changed.iter().enumerate().for_each(|(at, &byte)| write(start + at, byte));
+    address
+}
+
+fn expect_overflow<F: Subject, Other: Subject>(t: Try<F, Other>, address: usize) {
     if t.is_hardened() {
         t.expect_state(
             "overflow past the end of",
@@ -68,12 +133,18 @@ fn overflow<F: Subject, Other: Subject>(t: Try<F, Other>, length: usize) -> usiz
     } else {
         expect(NOT_FOUND);
     }
-    changed.iter().enumerate().for_each(|(at, &byte)| write(start + at, byte));
-    address
 }
 
 case!(overflow_1, |t| { t.free(overflow(t, 1)) });
 case!(overflow_8, |t| { t.free(overflow(t, 8)) });
+// The commonest overflow of all: the end of a string.
+case!(overflow_1_zero, |t| {
+    let address = t.allocate();
+    expect_overflow(t, address);
+    write(address + t.size, 0);
+    t.free(address);
+});
+
 case!(overflow_found_by_realloc, |t| {
     t.resize(overflow(t, 1), t.size, t.size + 1);
 });

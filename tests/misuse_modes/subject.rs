@@ -70,27 +70,39 @@ pub(crate) const NOTHING: &str = "nothing";
 pub(crate) const NOT_FOUND: &str = "not found";
 /// The access itself ends the process.
 pub(crate) const SIGSEGV: &str = "SIGSEGV";
+/// Stands between what may happen equally well.
+pub(crate) const OR: &str = " | ";
+/// Stands before what happens this time, where it depends on chance.
+pub(crate) const THIS_TIME: &str = "this time: ";
 
 impl<F: Subject, Other: Subject> Try<F, Other> {
     pub(crate) fn allocate_in<A: Subject>(self, layout: Layout) -> usize {
+        self.allocate_by(&A::default(), layout)
+    }
+
+    pub(crate) fn allocate_by<A: Subject>(self, family: &A, layout: Layout) -> usize {
         let memory = match self.door {
-            Door::Allocator => A::default().allocate(layout).map_or(std::ptr::null_mut(), |slot| slot.cast().as_ptr()),
+            Door::Allocator => family.allocate(layout).map_or(std::ptr::null_mut(), |slot| slot.cast().as_ptr()),
             // SAFETY: no layout here is of size 0.
-            Door::Global => unsafe { A::default().alloc(layout) },
+            Door::Global => unsafe { family.alloc(layout) },
         };
         assert!(!memory.is_null());
         memory.expose_provenance()
     }
 
     pub(crate) fn free_in<A: Subject>(self, address: usize, layout: Layout) {
+        self.free_by(&A::default(), address, layout);
+    }
+
+    pub(crate) fn free_by<A: Subject>(self, family: &A, address: usize, layout: Layout) {
         match self.door {
             Door::Allocator => {
                 let memory = NonNull::new(pointer(address)).expect("not null");
                 // SAFETY: a case breaks the contract on purpose: the call must see that and end the process.
-                unsafe { A::default().deallocate(memory, layout) }
+                unsafe { family.deallocate(memory, layout) }
             }
             // SAFETY: as above.
-            Door::Global => unsafe { A::default().dealloc(pointer(address), layout) },
+            Door::Global => unsafe { family.dealloc(pointer(address), layout) },
         }
     }
 
@@ -104,18 +116,24 @@ impl<F: Subject, Other: Subject> Try<F, Other> {
 
     /// Grows or shrinks; returns the new address.
     pub(crate) fn resize(self, address: usize, old: usize, new: usize) -> usize {
+        self.resize_from(address, bytes(old), new)
+    }
+
+    /// Changes the size of what has this layout; the alignment stays.
+    pub(crate) fn resize_from(self, address: usize, old: Layout, new: usize) -> usize {
         let memory = NonNull::new(pointer(address)).expect("not null");
         if self.door == Door::Global {
             // SAFETY: a case may break the contract on purpose, here and below.
-            let resized = unsafe { F::default().realloc(memory.as_ptr(), bytes(old), new) };
+            let resized = unsafe { F::default().realloc(memory.as_ptr(), old, new) };
             return resized.expose_provenance();
         }
-        let resized = if new >= old {
+        let new = layout(new, old.align());
+        let resized = if new.size() >= old.size() {
             // SAFETY: as above.
-            unsafe { F::default().grow(memory, bytes(old), bytes(new)) }
+            unsafe { F::default().grow(memory, old, new) }
         } else {
             // SAFETY: as above.
-            unsafe { F::default().shrink(memory, bytes(old), bytes(new)) }
+            unsafe { F::default().shrink(memory, old, new) }
         };
         resized.expect("there is memory").as_ptr().expose_provenance()
     }
@@ -151,10 +169,15 @@ impl<F: Subject, Other: Subject> Try<F, Other> {
         format!("it belongs to the {}-byte class of family {name}", self.slot_bytes(size))
     }
 
+    /// A line that names a slot of this try's size.
+    pub(crate) fn state_line(self, what: &str, address: usize, more: &str) -> String {
+        format!("family_alloc: {what} {address:#x} ({}, family {}){more}", self.class(self.size), F::NAME)
+    }
+
     /// A line of a checked mode; not found in the default mode.
     pub(crate) fn expect_state(self, what: &str, address: usize, more: &str) {
         if self.keeps_states() {
-            expect(&format!("family_alloc: {what} {address:#x} ({}, family {}){more}", self.class(self.size), F::NAME));
+            expect(&self.state_line(what, address, more));
         } else {
             expect(NOT_FOUND);
         }
@@ -177,6 +200,7 @@ impl<F: Subject, Other: Subject> Try<F, Other> {
         ));
     }
 
+    /// The line of a live large allocation of this try's size.
     pub(crate) fn expect_wrong_length(self, address: usize, wrong: usize) {
         let right = self.size.next_multiple_of(4096);
         expect(&format!(

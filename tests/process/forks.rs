@@ -20,6 +20,10 @@ const FORKS: usize = if cfg!(feature = "portable") { 40 } else { 400 };
 /// How long a child may take for some milliseconds of work, on a machine that has other things to do.
 const PATIENCE: Duration = Duration::from_secs(20);
 const WORKERS: usize = 4;
+/// Threads that fork at once, and how often each.
+const STORM: (usize, usize) = if cfg!(feature = "portable") { (4, 5) } else { (4, 60) };
+/// Forks of forks: a child, its child and that one's.
+const GENERATIONS: u32 = 3;
 
 /// A live allocation whose beginning has its size's contents.
 struct Slot {
@@ -93,8 +97,8 @@ fn ended(process: libc::pid_t) -> Option<libc::c_int> {
     (done != 0).then_some(status)
 }
 
-/// Forks, lets the child do its work, and fails if that does not end well and in time.
-fn fork(number: usize) {
+/// Forks, lets the child do its work and be the next generation's parent, and fails if that does not end well and in time.
+fn fork(number: usize, generations: u32) {
     let held: Vec<_> = host_families()
         .into_iter()
         .flat_map(|doors| [16, 1000, 3 << 20].map(|size| Slot::allocate(doors, size)))
@@ -103,7 +107,13 @@ fn fork(number: usize) {
     let process = unsafe { libc::fork() };
     assert!(process >= 0, "fork {number} failed");
     if process == 0 {
-        let passed = catch_unwind(AssertUnwindSafe(|| live(number, held))).is_ok();
+        let life = || {
+            live(number, held);
+            if generations > 1 {
+                fork(number, generations - 1);
+            }
+        };
+        let passed = catch_unwind(AssertUnwindSafe(life)).is_ok();
         // SAFETY: no preconditions; what the parent registered to be done at its exit is not done here.
         unsafe { libc::_exit(if passed { 0 } else { 1 }) };
     }
@@ -112,7 +122,7 @@ fn fork(number: usize) {
         if let Some(status) = ended(process) {
             break status;
         }
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > PATIENCE * generations {
             // SAFETY: a child of this process that has not been waited for.
             unsafe { libc::kill(process, libc::SIGKILL) };
             panic!("the child of fork {number} hangs");
@@ -147,7 +157,7 @@ fn no_child_of_a_fork_under_load_hangs() {
         let workers: Vec<_> = (0..WORKERS).map(worker).collect();
         let start = Instant::now();
         let rounds_before = rounds.load(Relaxed);
-        (0..FORKS).for_each(fork);
+        (0..FORKS).for_each(|number| fork(number, 1));
         let meanwhile = rounds.load(Relaxed) - rounds_before;
         ended.store(true, Relaxed);
         workers.into_iter().for_each(|worker| worker.join().expect("no panic"));
@@ -156,6 +166,36 @@ fn no_child_of_a_fork_under_load_hangs() {
         for doors in host_families() {
             let stats = (doors.stats)();
             assert_eq!((stats.live_allocations, stats.thread_caches), (0, 1), "this thread is left: {stats}");
+        }
+    });
+}
+
+#[test]
+fn no_child_hangs_where_many_threads_fork_at_once() {
+    child::isolated("forks::no_child_hangs_where_many_threads_fork_at_once", || {
+        let ended = Arc::new(AtomicBool::new(false));
+        let worker = {
+            let ended = Arc::clone(&ended);
+            thread::spawn(move || {
+                let mut random = Random::new(7);
+                while !ended.load(Relaxed) {
+                    work(&host_families(), &mut random, 200);
+                }
+            })
+        };
+        let (threads, forks) = STORM;
+        let start = Instant::now();
+        let storm = |thread: usize| {
+            thread::spawn(move || (0..forks).for_each(|number| fork(thread * forks + number, GENERATIONS)))
+        };
+        let storm: Vec<_> = (0..threads).map(storm).collect();
+        storm.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        ended.store(true, Relaxed);
+        worker.join().expect("no panic");
+        let count = threads * forks * GENERATIONS as usize;
+        println!("{count} forks by {threads} threads in {:.1} s", start.elapsed().as_secs_f64());
+        for doors in host_families() {
+            assert_eq!((doors.stats)().live_allocations, 0, "{doors:?}");
         }
     });
 }

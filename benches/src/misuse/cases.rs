@@ -38,6 +38,7 @@ const ALL: &[usize] = &[8, 100, 4096, 65_536, 1 << 20, 4 << 20];
 const SLABS: &[usize] = &[8, 100, 4096, 65_536, 1 << 20];
 const ABOVE_A_STEP: &[usize] = &[100, 4096, 65_536, 1 << 20, 4 << 20];
 const LARGE: &[usize] = &[4 << 20];
+const LINE: &[usize] = &[64];
 const SLACK: &[usize] = &[24, 100, 5000, 700_000, 5_000_000];
 
 macro_rules! cases {
@@ -89,6 +90,13 @@ static STATIC: [u64; 8] = [7; 8];
 
 fn static_address() -> usize {
     (&raw const STATIC).expose_provenance()
+}
+
+/// A mapping that nobody has allocated, with this access.
+fn mapping(bytes: usize, access: libc::c_int) -> usize {
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping.
+    unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, kind, -1, 0) }.expose_provenance()
 }
 
 fn foreign<S: Subject>(heap: &mut Heap<S>, address: usize) -> Verdict {
@@ -178,6 +186,13 @@ cases! {
     stale_free_after_reuse in SLABS |heap| {
         let address = heap.allocate();
         heap.free(address);
+        heap.allocate();
+        heap.free_again(address);
+        None
+    }
+    stale_free_found_at_the_next in SLABS |heap| {
+        let address = heap.allocate();
+        heap.free(address);
         let again = heap.allocate();
         heap.free_again(address);
         if again == address {
@@ -195,7 +210,7 @@ cases! {
         heap.free_as(address, heap.size * 2, 1);
         None
     }
-    size_off_by_one_at_class_edge in SLABS |heap| {
+    size_off_by_one_at_every_class_edge in SLABS |heap| {
         let edge = heap.size.next_power_of_two();
         let address = heap.allocate_of(edge, 1);
         heap.free_as(address, edge + 1, 1);
@@ -206,7 +221,27 @@ cases! {
         heap.free_as(address, 8 << 20, 1);
         None
     }
-    align_wrong_on_dealloc in SLABS |heap| {
+    size_large_as_small in LARGE |heap| {
+        let address = heap.allocate();
+        heap.free_as(address, 64, 1);
+        None
+    }
+    size_large_as_other_large in LARGE |heap| {
+        let address = heap.allocate();
+        heap.free_as(address, heap.size + 1, 1);
+        None
+    }
+    size_isize_max in ALL |heap| {
+        let address = heap.allocate();
+        heap.free_as(address, isize::MAX as usize, 1);
+        None
+    }
+    size_overflow_round_up in ALL |heap| {
+        let address = heap.allocate();
+        heap.free_as(address, (1 << (usize::BITS - 2)) + 1, 1);
+        None
+    }
+    align_wrong_on_dealloc in ALL |heap| {
         let address = heap.allocate();
         heap.free_as(address, heap.size, heap.size.next_power_of_two() * 2);
         None
@@ -224,6 +259,14 @@ cases! {
         foreign(heap, (&raw const local).expose_provenance())
     }
     foreign_static in ALL |heap| { foreign(heap, static_address()) }
+    foreign_mmap in ALL |heap| {
+        let address = mapping(heap.size, libc::PROT_READ);
+        foreign(heap, address)
+    }
+    foreign_mmap_none in ALL |heap| {
+        let address = mapping(heap.size, libc::PROT_NONE);
+        foreign(heap, address)
+    }
     foreign_wild in ALL |heap| { foreign(heap, 0x0123_4560_0000) }
     foreign_null_page in ALL |heap| { foreign(heap, 0x10) }
     foreign_high_bits in ALL |heap| {
@@ -256,6 +299,16 @@ cases! {
     realloc_wrong_old_size in ALL |heap| {
         let address = heap.allocate();
         heap.resize(address, heap.size * 4, heap.size * 8);
+        None
+    }
+    realloc_wrong_align in ALL |heap| {
+        let address = heap.allocate();
+        heap.resize_from(address, (heap.size, heap.size.next_power_of_two() * 2), heap.size * 2);
+        None
+    }
+    realloc_dangling in ALL |heap| {
+        heap.allocate();
+        heap.resize(std::ptr::NonNull::<u64>::dangling().addr().get(), heap.size, heap.size * 2);
         None
     }
     realloc_after_free in ALL |heap| {
@@ -300,6 +353,23 @@ cases! {
         write(address + 5, 0x41);
         None
     }
+    uaf_write_link_word_local in SLABS |heap| {
+        let slots: Vec<usize> = (0..heap.many()).map(|_| heap.allocate()).collect();
+        let (address, keep) = (slots[slots.len() / 2], slots[slots.len() / 2 + 1]);
+        slots.into_iter().filter(|&slot| slot != keep).for_each(|slot| heap.free(slot));
+        (address..address + 8).for_each(|at| write(at, 0x41));
+        None
+    }
+    uaf_write_link_word_remote in SLABS |heap| {
+        let slots: Vec<usize> = (0..heap.many()).map(|_| heap.allocate()).collect();
+        let (address, keep, size) = (slots[slots.len() / 2], slots[slots.len() / 2 + 1], heap.size);
+        slots.iter().filter(|&&slot| slot != keep).for_each(|&slot| heap.forget(slot));
+        on_thread(move || {
+            slots.into_iter().filter(|&slot| slot != keep).for_each(|slot| Heap::<S>::dealloc(slot, size, 1));
+        });
+        (address..address + 8).for_each(|at| write(at, 0x41));
+        None
+    }
     uaf_write_large in LARGE |heap| {
         let address = heap.allocate();
         heap.free(address);
@@ -318,6 +388,12 @@ cases! {
         heap.free(address);
         None
     }
+    overflow_1_zero in SLACK |heap| {
+        let address = heap.allocate();
+        write(address + heap.size, 0);
+        heap.free(address);
+        None
+    }
     overflow_8 in SLACK |heap| {
         let address = overflow(heap, 8);
         heap.free(address);
@@ -326,6 +402,13 @@ cases! {
     overflow_found_by_realloc in SLACK |heap| {
         let address = overflow(heap, 1);
         heap.resize(address, heap.size, heap.size + 1);
+        None
+    }
+    overflow_into_freed_neighbour_192b in LINE |heap| {
+        let slots: Vec<usize> = (0..1024).map(|_| heap.allocate()).collect();
+        let live = slots[512];
+        slots.into_iter().filter(|&slot| slot != live).for_each(|slot| heap.free(slot));
+        (live + heap.size..live + 4 * heap.size).for_each(|at| write(at, 0x41));
         None
     }
     overflow_past_large_1 in LARGE |heap| {

@@ -118,9 +118,14 @@ impl<S: Subject> Heap<S> {
     }
 
     pub(crate) fn resize(&mut self, address: usize, old: usize, new: usize) -> usize {
+        self.resize_from(address, (old, 1), new)
+    }
+
+    /// Changes the size of what has, or has not, this size and alignment.
+    pub(crate) fn resize_from(&mut self, address: usize, old: (usize, usize), new: usize) -> usize {
         self.forget(address);
         // SAFETY: none: a case may break the contract on purpose.
-        let address = unsafe { S::realloc(pointer(address), layout(old, 1), new) }.expose_provenance();
+        let address = unsafe { S::realloc(pointer(address), layout(old.0, old.1), new) }.expose_provenance();
         if address != 0 {
             self.live.push(Slot { address, size: new, align: 1 });
         }

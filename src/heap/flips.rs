@@ -1,0 +1,135 @@
+//! What becomes of a family when a bit of a slab's header is flipped: every bit, each in a process of its own.
+//!
+//! Headers stand apart from slots, so only a wild write reaches them, and nothing verifies all of them. A wrong tag is found; of the
+//! rest the test prints what happened, for `DESIGN.md`.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
+
+use super::Family;
+use crate::header::{Directory, SlabHeader};
+
+crate::family! {
+    struct Plain;
+    struct Watched { checks: Checked }
+    struct Guarded { checks: Hardened }
+}
+
+const SLOT: usize = 64;
+const HEADER_BITS: usize = size_of::<SlabHeader>() * 8;
+const TAG_BITS: usize = 32;
+const OVERLAP: i32 = 2;
+const ASSERTION: i32 = 3;
+
+fn allocate<F: Family>(count: usize) -> Vec<usize> {
+    (0..count).map(|_| F::malloc(SLOT).expose_provenance()).collect()
+}
+
+fn free<F: Family>(slots: impl Iterator<Item = usize>) {
+    for slot in slots {
+        // SAFETY: allocated with this size, and given up.
+        unsafe { F::free(core::ptr::with_exposed_provenance_mut(slot), SLOT) };
+    }
+}
+
+fn overlap(live: &[usize]) -> bool {
+    let mut live = live.to_vec();
+    live.sort_unstable();
+    live.windows(2).any(|two| two[1] - two[0] < SLOT)
+}
+
+/// Frees, allocates and frees all, then again; says whether two live slots shared memory.
+fn live_on<F: Family>(mut live: Vec<usize>) -> i32 {
+    for _ in 0..3 {
+        free::<F>(live.split_off(live.len() / 2).into_iter());
+        F::trim();
+        live.extend(allocate::<F>(3000));
+        if overlap(&live) {
+            return OVERLAP;
+        }
+    }
+    free::<F>(live.into_iter());
+    F::trim();
+    0
+}
+
+/// How a fork with this bit flipped ends.
+fn fork_with(header: &'static SlabHeader, bit: usize, body: impl FnOnce() -> i32) -> ExitStatus {
+    // SAFETY: the child has this thread only, and of the crate's locks none that it does not hold.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "the process can be forked");
+    if child == 0 {
+        // SAFETY: no handler is set.
+        unsafe { libc::alarm(10) };
+        let word = core::ptr::from_ref(header).cast_mut().cast::<u64>().wrapping_add(bit / 64);
+        // SAFETY: a word of a header, in a process that has one thread, here and below.
+        let old = unsafe { word.read_volatile() };
+        // SAFETY: as above.
+        unsafe { word.write_volatile(old ^ 1 << (bit % 64)) };
+        let code = body();
+        // SAFETY: `_exit` has no preconditions.
+        unsafe { libc::_exit(code) };
+    }
+    let mut status = 0;
+    // SAFETY: writes one status to a live one.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    ExitStatus::from_raw(status)
+}
+
+fn outcome(status: ExitStatus) -> &'static str {
+    match (status.code(), status.signal()) {
+        (Some(0), _) => "no effect",
+        (Some(OVERLAP), _) => "overlap",
+        (Some(ASSERTION), _) => "assertion",
+        (_, Some(libc::SIGABRT)) => "reported",
+        (_, Some(libc::SIGSEGV | libc::SIGBUS)) => "SIGSEGV",
+        (_, Some(libc::SIGALRM)) => "hangs",
+        _ => "other",
+    }
+}
+
+/// A slab with live, free and fresh slots, each of whose header's bits is flipped in a fork.
+fn flip_all<F: Family>() {
+    let slots = allocate::<F>(1000);
+    let (live, freed): (Vec<usize>, Vec<usize>) = slots.iter().partition(|&&slot| slot / SLOT % 3 != 0);
+    free::<F>(freed.into_iter());
+    F::trim();
+    let header = Directory::of(F::SLAB_BYTES.trailing_zeros()).header(live[0]);
+    let mut counts = BTreeMap::<&str, usize>::new();
+    for bit in 0..HEADER_BITS {
+        let found = outcome(fork_with(header, bit, || live_on::<F>(live.clone())));
+        assert!(bit >= TAG_BITS || found == "reported", "{}, bit {bit} of the tag: {found}", F::NAME);
+        assert!(found != "overlap" || !F::CHECKS.keeps_states(), "{}, bit {bit}: {found}", F::NAME);
+        *counts.entry(found).or_default() += 1;
+    }
+    println!("{}: {counts:?}", F::NAME);
+    assert_eq!(live_on::<F>(live), 0, "the header itself is as it was");
+}
+
+#[test]
+fn a_flipped_bit_of_a_tag_is_reported() {
+    const NAME: &str = "heap::flips::a_flipped_bit_of_a_tag_is_reported";
+    const CHILD: &str = "FAMILY_ALLOC_TEST_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: reads one `rlimit`; a process that ends so leaves no core file then.
+        unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
+        // What an assertion finds under a lock would wait for that lock when it unwinds.
+        std::panic::set_hook(Box::new(|panic| {
+            println!("{panic}");
+            // SAFETY: `_exit` has no preconditions.
+            unsafe { libc::_exit(ASSERTION) }
+        }));
+        flip_all::<Plain>();
+        flip_all::<Watched>();
+        flip_all::<Guarded>();
+        return;
+    }
+    let program = std::env::current_exe().unwrap();
+    let mut command = Command::new(program);
+    let output = command.args(["--exact", NAME, "--nocapture"]).env(CHILD, "1").output().unwrap();
+    let out = String::from_utf8_lossy(&output.stdout);
+    println!("{out}");
+    assert!(output.status.success(), "{}: {out}", output.status);
+}
