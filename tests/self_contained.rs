@@ -210,7 +210,7 @@ fn write_behind() {
     let exact = Doors::exact::<ToldMixed>();
     let memory = (exact.allocate)(layout(60, 1)).expect("memory").cast::<u8>();
     // SAFETY: in the slot.
-    unsafe { memory.add(60).write(0) };
+    unsafe { memory.as_ptr().wrapping_add(60).write(0) };
     // SAFETY: allocated with this layout.
     unsafe { (exact.deallocate)(memory, layout(60, 1)) };
 }
