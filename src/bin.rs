@@ -164,9 +164,14 @@ impl Bin {
         Ok(())
     }
 
-    /// Empties the depot, so that slabs that are free but for it can go back to the pool.
+    /// Empties the depot, so that slabs that are free but for it can go back to the pool, and those that could not before.
     pub(crate) fn trim(&self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<(), Twice> {
-        self.0.lock().empty_depot(geometry, depot)
+        let mut state = self.0.lock();
+        state.empty_depot(geometry, depot)?;
+        if geometry.has_guards() {
+            state.retire_empty(geometry);
+        }
+        Ok(())
     }
 
     /// The lock, for the time of a `fork`.
@@ -329,9 +334,12 @@ impl State {
         }
     }
 
-    /// Gives the unit of an empty slab back.
+    /// Gives the unit of an empty slab back, unless its guards stay: then it is here for those who come next.
     #[cold]
     fn retire(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) {
+        if !geometry.unguard(slab) {
+            return;
+        }
         if geometry.recycled(slab) > 0 {
             self.unlink(slab);
         }
@@ -340,6 +348,17 @@ impl State {
         }
         self.slab_count -= 1;
         geometry.close(slab);
+    }
+
+    /// Retires the slabs that are empty and whose guards stayed.
+    fn retire_empty(&mut self, geometry: &Geometry<'_>) {
+        let mut next = self.partial;
+        while let Some(slab) = next {
+            next = slab.next.get();
+            if slab.used.get() == 0 {
+                self.retire(geometry, slab);
+            }
+        }
     }
 
     fn link(&mut self, slab: &'static SlabHeader) {

@@ -1,4 +1,5 @@
-//! Every call to the system is made to fail: each one once, and all of a kind from each one on.
+//! Every call to the system is made to fail: each one once, and all of a kind from each one on; also those that are only made where
+//! another kind fails throughout.
 //!
 //! A process of its own for every fault, so that first uses are met as well. There the same work is done twice: with the fault,
 //! when allocations may be refused but what is granted must be right, and without, when everything must succeed. After that
@@ -22,10 +23,20 @@ family! {
     struct Plain;
     struct Small { slab_bytes: 64 * 1024 }
     struct Raw { checks: Unchecked, slab_bytes: 256 * 1024 }
+    struct Noted { checks: Checked, slab_bytes: 64 * 1024 }
+    struct Mixed { checks: Hardened, slab_bytes: 64 * 1024 }
     struct Guarded { checks: Hardened, slab_bytes: 256 * 1024 }
 }
 
-const FAMILIES: [Doors; 4] = [Doors::of::<Plain>(), Doors::of::<Small>(), Doors::of::<Raw>(), Doors::of::<Guarded>()];
+/// The slots of `Guarded` are long enough to have guards while they are free.
+const FAMILIES: [Doors; 6] = [
+    Doors::of::<Plain>(),
+    Doors::of::<Small>(),
+    Doors::of::<Raw>(),
+    Doors::of::<Noted>(),
+    Doors::of::<Mixed>(),
+    Doors::of::<Guarded>(),
+];
 const KIB: usize = 1 << 10;
 /// Whether what is given back is seen to leave the process.
 const HAS_PAGES: bool = cfg!(not(any(miri, feature = "portable")));
@@ -121,6 +132,11 @@ impl Work {
             self.resize(layout(size, 1), false);
         }
         self.free_all();
+        // The largest slots again, which were used before.
+        for _ in 0..2 {
+            (0..6).for_each(|count| self.allocate(layout(large >> (count % 2), 1), count < 2));
+            self.free_all();
+        }
     }
 
     /// More slabs than a region has; more mappings at once than are kept, then shorter ones, which are cut from those; more
@@ -157,6 +173,9 @@ fn work() -> usize {
         }
         let passed_on = on_a_thread(done, |work| {
             (0..300).for_each(|count| work.allocate(layout(48, 1), count % 2 == 0));
+            // The classes in another order, so that each meets the units of others.
+            (work.doors.trim)();
+            (0..work.doors.slab_bytes.ilog2()).rev().for_each(|shift| work.allocate(layout(1 << shift, 1), true));
             (0..3).for_each(|_| work.allocate(layout(work.doors.slab_bytes, 1), false));
         });
         refused += on_a_thread(passed_on, Work::free_all).refused;
@@ -184,33 +203,85 @@ fn assert_nothing_is_missing() {
     }
 }
 
-/// What the child of a case is told: the call, the numbers of those that fail, and what the process may occupy afterwards.
-fn case_of(call: Call, numbers: &Range<usize>, most_space: usize) -> String {
-    format!("{} {} {} {most_space}", call as usize, numbers.start, numbers.end)
+/// Calls that fail, one after the other, where all of another kind do. Some are made only there.
+const BESIDES: [(Option<Call>, &[Call]); 3] =
+    [(None, &Call::ALL), (Some(Call::Guard), &[Call::Purge, Call::Forbid]), (Some(Call::Unguard), &[Call::Renew])];
+
+/// What fails in one process.
+struct Case {
+    call: Call,
+    numbers: Range<usize>,
+    /// All of this kind fail as well.
+    besides: Option<Call>,
+    /// The address space that the process may occupy afterwards.
+    most_space: usize,
 }
 
-fn run_case(case: &str) {
-    let figures: Vec<usize> = case.split(' ').map(|figure| figure.parse().expect("a number")).collect();
-    let (call, numbers, most_space) = (Call::ALL[figures[0]], figures[1]..figures[2], figures[3]);
-    faults::fail(call, numbers);
+impl Case {
+    fn text(&self) -> String {
+        let Range { start, end } = self.numbers;
+        format!("{} {start} {end} {} {}", self.call as usize, self.most_space, kind(self.besides))
+    }
+
+    fn read(text: &str) -> Self {
+        let mut words = text.split(' ');
+        let mut figure = || words.next().and_then(|word| word.parse().ok()).expect("a number");
+        let (call, numbers, most_space) = (Call::ALL[figure()], figure()..figure(), figure());
+        Self { call, numbers, besides: Call::ALL.get(figure()).copied(), most_space }
+    }
+}
+
+/// The number of a kind of call, or one that no kind has.
+fn kind(call: Option<Call>) -> usize {
+    call.map_or(Call::ALL.len(), |call| call as usize)
+}
+
+fn run_case(case: &Case) {
+    case.besides.into_iter().for_each(|call| faults::fail(call, 0..usize::MAX));
+    faults::fail(case.call, case.numbers.clone());
     let refused = work();
-    let met = faults::count(call) > figures[1];
-    faults::fail(call, 0..0);
+    let met = faults::count(case.call) > case.numbers.start;
+    faults::fail(case.call, 0..0);
+    case.besides.into_iter().for_each(|call| faults::fail(call, 0..0));
     assert_eq!(work(), 0, "everything works again");
     assert_nothing_is_missing();
-    let space = other_space();
-    assert!(space <= most_space, "{} KiB of address space are missing", (space - most_space) / KIB);
+    let (space, most) = (other_space(), case.most_space);
+    assert!(space <= most, "{} KiB of address space are missing", (space - most) / KIB);
     println!("\nrefused {refused} {met}");
 }
 
-/// Without a fault: how often each call is made, and the address space that the process then occupies.
-fn run_without_fault() {
+/// With no other fault than one of a kind throughout: how often each call is made, and the address space that the process then
+/// occupies.
+fn run_alone(besides: Option<Call>) {
     Call::ALL.iter().for_each(|&call| faults::fail(call, 0..0));
+    besides.into_iter().for_each(|call| faults::fail(call, 0..usize::MAX));
     assert_eq!(work(), 0);
     let counts = Call::ALL.map(|call| faults::count(call).to_string()).join(" ");
     assert_eq!(work(), 0);
     assert_nothing_is_missing();
     println!("\ncalls {counts} {}", other_space());
+}
+
+/// The cases of some calls where all of another kind fail.
+fn cases(test: &str, besides: Option<Call>, calls: &[Call]) -> Vec<Case> {
+    let figures = figures(&child::assert_passed(test, &format!("alone {}", kind(besides))), "calls ");
+    let figures: Vec<usize> = figures.iter().map(|figure| figure.parse().expect("a number")).collect();
+    let (&space, counts) = figures.split_last().expect("figures");
+    let space = if HAS_PAGES { space } else { usize::MAX };
+    println!("besides {besides:?}, {:?}: {counts:?}", Call::ALL);
+    // The long form is all calls; the short one those when everything is new, later on one of several.
+    let is_long = std::env::var_os("FAMILY_ALLOC_TEST_LONG").is_some();
+    let mut cases = Vec::new();
+    for &call in calls {
+        let count = counts[call as usize];
+        for number in (0..count).filter(|&number| is_long || number < 12 || number % count.div_ceil(12) == 0) {
+            cases.push(Case { call, numbers: number..number + 1, besides, most_space: space });
+            // A system that never takes anything back keeps it.
+            let never_more = if call == Call::Release { usize::MAX } else { space };
+            cases.push(Case { call, numbers: number..usize::MAX, besides, most_space: never_more });
+        }
+    }
+    cases
 }
 
 /// The figures of the line that begins with a word.
@@ -222,27 +293,13 @@ fn figures(out: &str, word: &str) -> Vec<String> {
 #[test]
 fn every_call_may_fail_and_nothing_is_lost() {
     const NAME: &str = "every_call_may_fail_and_nothing_is_lost";
-    match child::case().as_deref() {
-        Some("none") => return run_without_fault(),
-        Some(case) => return run_case(case),
-        None => {}
+    if let Some(case) = child::case() {
+        return match case.strip_prefix("alone ") {
+            Some(besides) => run_alone(Call::ALL.get(besides.parse::<usize>().expect("a number")).copied()),
+            None => run_case(&Case::read(&case)),
+        };
     }
-    let calls = figures(&child::assert_passed(NAME, "none"), "calls ");
-    let calls: Vec<usize> = calls.iter().map(|figure| figure.parse().expect("a number")).collect();
-    let (&space, counts) = calls.split_last().expect("figures");
-    let space = if HAS_PAGES { space } else { usize::MAX };
-    println!("{:?}: {counts:?}", Call::ALL);
-    // The long form is all calls; the short one those when everything is new, later on one of several.
-    let is_long = std::env::var_os("FAMILY_ALLOC_TEST_LONG").is_some();
-    let mut cases = Vec::new();
-    for (call, &count) in Call::ALL.into_iter().zip(counts) {
-        for number in (0..count).filter(|&number| is_long || number < 24 || number % 16 == 0) {
-            cases.push((call, number..number + 1, space));
-            // A system that never takes anything back keeps it.
-            let never_more = if call == Call::Release { usize::MAX } else { space };
-            cases.push((call, number..usize::MAX, never_more));
-        }
-    }
+    let cases: Vec<Case> = BESIDES.iter().flat_map(|&(besides, calls)| cases(NAME, besides, calls)).collect();
     let refused = run_all(NAME, &cases);
     let met: Vec<usize> = refused.into_iter().flatten().collect();
     let (refusing, sum) = (met.iter().filter(|&&refused| refused > 0).count(), met.iter().sum::<usize>());
@@ -251,9 +308,9 @@ fn every_call_may_fail_and_nothing_is_lost() {
 }
 
 /// Runs all cases, two at once; returns how many allocations each refused that met its fault.
-fn run_all(test: &str, cases: &[(Call, Range<usize>, usize)]) -> Vec<Option<usize>> {
-    let one = |(call, numbers, most_space): &(Call, Range<usize>, usize)| {
-        let out = child::assert_passed(test, &case_of(*call, numbers, *most_space));
+fn run_all(test: &str, cases: &[Case]) -> Vec<Option<usize>> {
+    let one = |case: &Case| {
+        let out = child::assert_passed(test, &case.text());
         let figures = figures(&out, "refused ");
         // The last calls are not made every time: some depend on how long things take.
         (figures[1] == "true").then(|| figures[0].parse().expect("a number"))

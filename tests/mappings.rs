@@ -9,7 +9,8 @@ use std::ptr::NonNull;
 
 use common::child;
 use common::doors::{Doors, layout};
-use common::memory::page_bytes;
+use common::forbid;
+use common::memory::{has_guards, mapped_bytes, page_bytes};
 use common::pattern;
 use family_alloc::{Family, family};
 
@@ -19,7 +20,9 @@ const GIB: usize = 1 << 30;
 family! {
     struct Wide;
     struct Touched { slab_bytes: 64 * 1024 }
+    struct Noted { checks: Checked }
     struct Crowded { slab_bytes: 64 * 1024 }
+    struct Fenced { checks: Hardened, slab_bytes: 64 * 1024 }
 }
 
 fn mapping_count() -> usize {
@@ -60,6 +63,84 @@ fn a_touched_region_is_at_most_one_mapping() {
         let (count, regions) = (mapping_count(), Touched::stats().reserved_bytes / (64 * Touched::SLAB_BYTES));
         println!("{regions} regions: {count} mappings, {before} before");
         assert!(count - before <= regions + 20, "{} mappings for {regions} regions", count - before);
+    });
+}
+
+/// Three thousand live large allocations, with a page before and behind each that may not be touched: how many mappings are these?
+fn fenced_mappings() -> usize {
+    const COUNT: usize = 3000;
+    let doors = Doors::of::<Fenced>();
+    let before = mapping_count();
+    let memory: Vec<_> = (0..COUNT).map(|_| (doors.allocate)(layout(40 << 10, 1)).expect("memory")).collect();
+    // SAFETY: the first byte of a live allocation.
+    memory.iter().for_each(|memory| unsafe { memory.cast::<u8>().write(1) });
+    let count = mapping_count() - before;
+    for memory in memory {
+        // SAFETY: allocated above with this layout, freed once.
+        unsafe { (doors.deallocate)(memory.cast(), layout(40 << 10, 1)) };
+    }
+    (doors.trim)();
+    let left = mapping_count().saturating_sub(before);
+    println!("{COUNT} fenced allocations: {count} mappings, {left} when they are freed");
+    assert!(left <= 20, "{left} mappings are left");
+    count
+}
+
+#[test]
+#[cfg_attr(feature = "portable", ignore = "this backend maps nothing itself")]
+fn guards_cost_no_mappings() {
+    child::isolated("guards_cost_no_mappings", || {
+        let count = fenced_mappings();
+        assert!(!has_guards() || count <= 20, "{count} mappings");
+    });
+}
+
+/// Then a fence splits a mapping, and only so many allocations have fences.
+#[test]
+#[cfg_attr(feature = "portable", ignore = "this backend maps nothing itself")]
+fn without_guards_a_thousand_allocations_are_fenced() {
+    const FENCED_COUNT: usize = 1000;
+    child::isolated("without_guards_a_thousand_allocations_are_fenced", || {
+        forbid::guards();
+        let count = fenced_mappings();
+        assert!((FENCED_COUNT..=2 * FENCED_COUNT + 20).contains(&count), "{count} mappings");
+    });
+}
+
+/// Bytes of the mappings that are charged for all they may ever hold (`ac` among the flags), whatever is touched.
+fn charged_bytes() -> usize {
+    let text = std::fs::read_to_string("/proc/self/smaps").expect("the kernel lists our mappings");
+    let mut sum = 0;
+    let mut bytes = 0;
+    for line in text.lines() {
+        if let Some(size) = line.strip_prefix("Size:") {
+            let kibibytes = size.trim().strip_suffix(" kB").and_then(|number| number.parse::<usize>().ok());
+            bytes = kibibytes.expect("a number of KiB") << 10;
+        }
+        if line.strip_prefix("VmFlags:").is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "ac")) {
+            sum += bytes;
+        }
+    }
+    sum
+}
+
+/// Where a process may only be promised what there is (`vm.overcommit_memory = 2`), address space must cost nothing.
+#[test]
+#[cfg_attr(feature = "portable", ignore = "this backend maps nothing itself")]
+fn reserved_space_has_no_commit_charge() {
+    child::isolated("reserved_space_has_no_commit_charge", || {
+        let families = [Doors::of::<Wide>(), Doors::of::<Touched>(), Doors::of::<Noted>(), Doors::of::<Fenced>()];
+        let (charged, mapped) = (charged_bytes(), mapped_bytes());
+        assert!(charged > 0 && charged < mapped, "the kernel says what is charged: {charged} of {mapped} bytes");
+        for doors in families {
+            let slot = (doors.allocate)(layout(64, 1)).expect("memory");
+            pattern::fill(slot, 1);
+        }
+        let more = (charged_bytes().saturating_sub(charged), mapped_bytes() - mapped);
+        println!("{} KiB of {} MiB of new mappings are charged", more.0 >> 10, more.1 / MIB);
+        assert!(more.1 >= 2 * 64 * Wide::SLAB_BYTES, "two families have large regions");
+        // Where all that may be written is charged, that is a slab of each, the states of two, and the caches.
+        assert!(more.0 <= 40 * MIB, "{} bytes are charged", more.0);
     });
 }
 

@@ -118,6 +118,33 @@ fn without_munmap_memory_goes_back_all_the_same() {
     });
 }
 
+/// As in a process that guards memory and then lets itself make few calls only.
+#[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend has no guards")]
+fn without_madvise_what_was_guarded_can_be_used_again() {
+    child::isolated("without_madvise_what_was_guarded_can_be_used_again", || {
+        family! { struct Sandboxed { checks: Hardened } }
+        let doors = Doors::of::<Sandboxed>();
+        let allocate = |size| (0..40).map(|_| (doors.allocate_zeroed)(layout(size, 1)).expect("memory")).collect();
+        let sizes = [64 << 10, 256 << 10, MIB];
+        let dirty: Vec<Vec<_>> = sizes.into_iter().map(allocate).collect();
+        dirty.iter().flatten().for_each(|&memory| pattern::fill(memory, 1));
+        dirty.into_iter().flatten().for_each(|memory| free(doors, memory));
+        forbid::call(libc::SYS_madvise);
+        for round in 2..4 {
+            let zero: Vec<Vec<_>> = sizes.into_iter().map(allocate).collect();
+            assert!(zero.iter().flatten().all(|&memory| pattern::is_zero_from(memory, 0)), "round {round}");
+            zero.iter().flatten().for_each(|&memory| pattern::fill(memory, round));
+            zero.into_iter().flatten().for_each(|memory| free(doors, memory));
+        }
+        (doors.trim)();
+        let small: Vec<_> = (0..10_000).map(|_| (doors.allocate)(layout(4096, 1)).expect("memory")).collect();
+        small.iter().for_each(|&memory| pattern::fill(memory, 5));
+        small.into_iter().for_each(|memory| free(doors, memory));
+        assert_empty(doors);
+    });
+}
+
 #[test]
 fn without_madvise_nothing_is_taken_for_zero() {
     child::isolated("without_madvise_nothing_is_taken_for_zero", || {

@@ -17,7 +17,7 @@ use crate::checks::Checks;
 use crate::family::FamilyCore;
 use crate::fault::{FaultKind, Truth};
 use crate::large::mapped_bytes;
-use crate::os;
+use crate::os::{self, Opened};
 use crate::size_class::SizeClass;
 use crate::states::State;
 use crate::sync::{AtomicUsize, Relaxed};
@@ -37,8 +37,7 @@ pub(super) fn allocate<F: Family>(class: SizeClass) -> Option<usize> {
     if !unsafe { place::<F>(address, class) }.go(State::CACHED, State::LIVE) {
         freed_twice::<F>(address, class);
     }
-    verify_zero::<F>(address, class);
-    Some(address)
+    hand_out::<F>(address, class)
 }
 
 /// Frees a slot, if it is one and live; otherwise the process ends. `EXACT`: the layout is the one it was allocated with.
@@ -77,12 +76,31 @@ unsafe fn push<F: Family, const EXACT: bool>(cache: &Cache, address: usize, layo
     })
 }
 
+/// Makes a slot that is live from now on accessible, and sure to read zero. `None`: its guard stays, and so does the slot.
 #[inline(always)]
-fn verify_zero<F: Family>(address: usize, class: SizeClass) {
-    let guarded = F::CHECKS.guards_slots_of(class.slot_bytes()) && open(address, class.slot_bytes());
-    if !guarded && !is_zero(words(address, class.slot_bytes())) {
+fn hand_out<F: Family>(address: usize, class: SizeClass) -> Option<usize> {
+    if F::CHECKS.guards_slots_of(class.slot_bytes()) {
+        match open(address, class.slot_bytes()) {
+            Opened::Zero => return Some(address),
+            Opened::Unsure => {}
+            Opened::Refused => return take_back::<F>(address, class),
+        }
+    }
+    if !is_zero(words(address, class.slot_bytes())) {
         written_after_free(F::__core(), address, class);
     }
+    Some(address)
+}
+
+/// Keeps a slot that cannot be handed out now: it is free again, and tried again.
+#[cold]
+#[inline(never)]
+fn take_back<F: Family>(address: usize, class: SizeClass) -> Option<usize> {
+    // SAFETY: a slot of this family and class that was about to be handed out.
+    unsafe { place::<F>(address, class) }.set(State::CACHED);
+    // SAFETY: as above: it is in no cache and no bin, and no client has had it.
+    unsafe { put_back(F::__core(), slot::<F>(), address, class) };
+    None
 }
 
 #[inline(always)]
@@ -154,21 +172,18 @@ fn close(address: usize, bytes: usize) {
     let Some(memory) = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(address)) else { return };
     // SAFETY: whole pages of a slot that its client has given up, here and below.
     if !(unsafe { os::guard(memory, bytes) } || unsafe { os::purge(memory, bytes) }) {
-        // What was refused may have been done in part.
-        // SAFETY: as above.
-        unsafe { os::unguard(memory, bytes) };
-        // SAFETY: as above.
+        // SAFETY: as above; it has no guard.
         unsafe { memory.write_bytes(0, bytes) };
     }
 }
 
-/// Makes a slot accessible; `false`: it may have been all the time.
+/// Makes a slot accessible, if that can be.
 #[cold]
 #[inline(never)]
-fn open(address: usize, bytes: usize) -> bool {
-    let memory = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(address));
+fn open(address: usize, bytes: usize) -> Opened {
+    let memory = core::ptr::with_exposed_provenance_mut::<u8>(address);
     // SAFETY: whole pages of a slot that is about to be handed out.
-    memory.is_some_and(|memory| unsafe { os::unguard(memory, bytes) })
+    NonNull::new(memory).map_or(Opened::Refused, |memory| unsafe { os::unguard(memory, bytes) })
 }
 
 #[cold]
@@ -199,8 +214,7 @@ fn allocate_slowly<F: Family>(class: SizeClass) -> Option<usize> {
     let address = refill(F::__core(), slot::<F>(), class)?;
     // SAFETY: a slot of this family and class, from its magazine or its bin.
     unsafe { F::__core().make_live(address, class, State::CACHED) };
-    verify_zero::<F>(address, class);
-    Some(address)
+    hand_out::<F>(address, class)
 }
 
 fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Option<usize> {

@@ -15,6 +15,9 @@ pub enum Call {
     Map,
     Remap,
     Guard,
+    Unguard,
+    Renew,
+    Forbid,
 }
 
 #[cfg(not(feature = "faults"))]
@@ -47,7 +50,7 @@ mod injected {
 
     impl Call {
         /// All kinds, in the order of their numbers.
-        pub const ALL: [Self; 9] = [
+        pub const ALL: [Self; 12] = [
             Self::Reserve,
             Self::ReserveReadable,
             Self::Commit,
@@ -57,6 +60,9 @@ mod injected {
             Self::Map,
             Self::Remap,
             Self::Guard,
+            Self::Unguard,
+            Self::Renew,
+            Self::Forbid,
         ];
     }
 

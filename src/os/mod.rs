@@ -12,8 +12,8 @@
 //! | [`map`] | committed zero memory of its own; given back with [`release`] |
 //! | [`remap`] | changes the length of a mapping or part of one, in place or by moving its pages; the new pages read zero; refused where there are several |
 //! | [`map_between`] | a mapping between two margins, given back with them |
-//! | [`guard`] | gives the memory back, and any access ends the process until [`unguard`]; `false`: not possible |
-//! | [`unguard`] | makes memory usable again; `true` only if it reads zero because nobody can have touched it |
+//! | [`guard`] | gives the memory back, and any access ends the process until [`unguard`]; `false`: not possible, and it can be accessed as before |
+//! | [`unguard`] | makes memory usable again, guarded or not, and says what is known of it: [`Opened`] |
 //! | [`forbid`] | any access ends the process, for good; costs a mapping |
 //! | [`advise_huge`], [`advise_small`] | ask for huge pages, or for none; hints |
 //! | [`random`] | 64 random bits |
@@ -155,10 +155,25 @@ pub(crate) fn map_between(bytes: usize, align: usize, margin: usize) -> Option<N
     if strikes(Call::Map) { None } else { imp::map_between(bytes, align, margin) }
 }
 
+/// Whether a guard has been granted. Until then there are none, whatever the system says.
+static GRANTED: AtomicU32 = AtomicU32::new(0);
 /// Whether a guard has been refused, by an older kernel or for want of memory: from then on nothing is taken for guarded.
 static REFUSED: AtomicU32 = AtomicU32::new(0);
 
-/// Gives memory back and makes any access end the process; `false`: not possible, and a part may be guarded all the same.
+/// What is known of memory that [`unguard`] was asked to make usable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(crate) enum Opened {
+    /// It was guarded, or is new: it reads zero.
+    Zero,
+    /// It may have been accessible all the time, and whoever freed it may have written to it since.
+    Unsure,
+    /// The system refused: it may be guarded still, in part or as a whole, and must not be touched.
+    Refused,
+}
+
+/// Gives memory back and makes any access end the process; `false`: not possible. It can be accessed then, and what it holds is not
+/// known.
 ///
 /// # Safety
 /// The range is committed, and nobody uses its contents any more.
@@ -166,23 +181,32 @@ pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
     debug_assert!(are_pages(start.addr().get() | bytes));
     // SAFETY: the same contract.
     let guarded = !strikes(Call::Guard) && unsafe { imp::guard(start, bytes) };
-    if !guarded {
-        // Relaxed: what is handed from thread to thread is handed on by something that synchronises, and this comes with it.
-        REFUSED.store(1, Relaxed);
-    }
+    let answer = if guarded { &GRANTED } else { &REFUSED };
+    // Relaxed: what is handed from thread to thread is handed on by something that synchronises, and this comes with it.
+    answer.store(1, Relaxed);
     guarded
 }
 
-/// Makes guarded memory usable again; `true` if it surely was guarded, and so reads zero. Where not, whoever freed it may have
-/// written to it since.
+/// Makes memory usable again that may be guarded. Where the system does not take its guards back any more, as in a process that has
+/// forbidden itself the call, the memory is replaced.
 ///
 /// # Safety
 /// The range is committed, and nobody uses its contents.
-pub(crate) unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
+pub(crate) unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> Opened {
     debug_assert!(are_pages(start.addr().get() | bytes));
     // SAFETY: the same contract.
-    let opened = unsafe { imp::unguard(start, bytes) };
-    opened && REFUSED.load(Relaxed) == 0
+    let opened = !strikes(Call::Unguard) && unsafe { imp::unguard(start, bytes) };
+    // Relaxed, here and below: as in `guard`.
+    if !opened && GRANTED.load(Relaxed) != 0 {
+        // SAFETY: the same contract.
+        if !strikes(Call::Renew) && unsafe { imp::renew(start, bytes) } {
+            return Opened::Zero;
+        }
+        // A part may have been opened: next time it must be looked at.
+        REFUSED.store(1, Relaxed);
+        return Opened::Refused;
+    }
+    if opened && REFUSED.load(Relaxed) == 0 { Opened::Zero } else { Opened::Unsure }
 }
 
 /// Makes any access end the process, for good; `false`: not possible.
@@ -192,7 +216,7 @@ pub(crate) unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
 pub(crate) unsafe fn forbid(start: NonNull<u8>, bytes: usize) -> bool {
     debug_assert!(are_pages(start.addr().get() | bytes));
     // SAFETY: the same contract.
-    unsafe { imp::forbid(start, bytes) }
+    !strikes(Call::Forbid) && unsafe { imp::forbid(start, bytes) }
 }
 
 /// Bytes of a huge page where [`advise_huge`] has an effect.

@@ -130,6 +130,12 @@ pub(crate) unsafe fn unguard(_: NonNull<u8>, _: usize) -> bool {
 }
 
 /// # Safety
+/// As for [`unguard`](super::unguard).
+pub(crate) unsafe fn renew(_: NonNull<u8>, _: usize) -> bool {
+    false
+}
+
+/// # Safety
 /// As for [`forbid`](super::forbid).
 pub(crate) unsafe fn forbid(_: NonNull<u8>, _: usize) -> bool {
     false

@@ -150,8 +150,14 @@ pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
     // `MADV_GUARD_INSTALL`, from Linux 6.13 on; older kernels and other systems refuse the number.
     const INSTALL: libc::c_int = 102;
     // SAFETY: the caller gives the contents up.
-    cfg!(any(target_os = "linux", target_os = "android"))
-        && keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, INSTALL) }) == 0
+    let installed = cfg!(any(target_os = "linux", target_os = "android"))
+        && keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, INSTALL) }) == 0;
+    if !installed {
+        // For want of memory it may have been done in part. Taking that back needs none, and whoever refuses it refuses the other too.
+        // SAFETY: the same contract.
+        unsafe { unguard(start, bytes) };
+    }
+    installed
 }
 
 /// # Safety
@@ -162,6 +168,17 @@ pub(crate) unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: only guards go, and no memory.
     cfg!(any(target_os = "linux", target_os = "android"))
         && keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, REMOVE) }) == 0
+}
+
+/// Replaces memory with new memory, which has no guards. Kernels that know guards do so or leave all as it was.
+///
+/// # Safety
+/// As for [`unguard`](super::unguard).
+pub(crate) unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the range is the caller's, who does not need its contents.
+    keeping_errno(|| unsafe { libc::mmap(start.as_ptr().cast(), bytes, protection, flags, -1, 0) }) != libc::MAP_FAILED
 }
 
 /// # Safety

@@ -19,7 +19,7 @@ use core::ptr::NonNull;
 use crate::checks::Checks;
 use crate::fault::{Fault, FaultKind, Truth, report_under_lock};
 use crate::header::{SlabHeader, UNIT_COUNT};
-use crate::os;
+use crate::os::{self, Opened};
 use crate::region::{Unit, UnitPool};
 use crate::size_class::SizeClass;
 use crate::sync::{Lock, Relaxed, Release};
@@ -77,7 +77,20 @@ impl Geometry<'_> {
         Some(header)
     }
 
-    /// Gives the unit of an empty slab back to the pool.
+    /// Whether free slots are guarded.
+    pub(crate) fn has_guards(&self) -> bool {
+        self.checks.guards_slots_of(self.class.slot_bytes())
+    }
+
+    /// Makes all of an empty slab accessible; `false`: some of its slots may be guarded still, and it must stay a slab of this class.
+    pub(crate) fn unguard(&self, slab: &SlabHeader) -> bool {
+        debug_assert_eq!(slab.used.get(), 0);
+        let carved = slab.fresh.get() as usize;
+        // SAFETY: the slots that were ever handed out, all of them free now.
+        !self.has_guards() || carved == 0 || unsafe { os::unguard(slab_memory(slab), carved) } != Opened::Refused
+    }
+
+    /// Gives the unit of an empty slab without guards back to the pool.
     pub(crate) fn close(&self, slab: &'static SlabHeader) {
         debug_assert_eq!(slab.used.get(), 0);
         // Release: nobody legitimately looks at the tag of a slab without slots; a late, wrong free finds 0.
@@ -86,14 +99,8 @@ impl Geometry<'_> {
             // SAFETY: an empty slab of this class, whose bin's lock is held (S1).
             unsafe { self.forget(slab) };
         }
-        // Large slots have guards while they are free, and no memory.
-        let emptied = self.checks.guards_slots_of(self.class.slot_bytes()) && {
-            // SAFETY: an empty slab, here and below.
-            unsafe { os::unguard(slab_memory(slab), self.unit_bytes()) };
-            // SAFETY: as above. The system says whether it is so.
-            unsafe { os::purge(slab_memory(slab), self.unit_bytes()) }
-        };
-        if emptied {
+        // SAFETY: an empty slab. Large slots that were free had no memory; the system says whether it is so.
+        if self.has_guards() && unsafe { os::purge(slab_memory(slab), self.unit_bytes()) } {
             self.pool.lock().give_emptied(slab);
         } else {
             self.pool.lock().give(slab, os::milliseconds());

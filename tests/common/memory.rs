@@ -35,6 +35,22 @@ pub(crate) fn page_bytes() -> usize {
     usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("a page has a size")
 }
 
+/// Whether the system has guards: pages that may not be touched and cost no mapping.
+pub(crate) fn has_guards() -> bool {
+    const INSTALL: libc::c_int = 102;
+    if cfg!(any(not(target_os = "linux"), feature = "portable")) {
+        return false;
+    }
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping.
+    let page = unsafe { libc::mmap(std::ptr::null_mut(), page_bytes(), access, kind, -1, 0) };
+    // SAFETY: a mapping of that length, if there is one, which nobody uses.
+    let guarded = unsafe { libc::madvise(page, page_bytes(), INSTALL) } == 0;
+    // SAFETY: as above.
+    unsafe { libc::munmap(page, page_bytes()) };
+    guarded
+}
+
 /// Page faults of the calling thread so far that needed no input.
 pub(crate) fn minor_faults() -> usize {
     // SAFETY: zero is a valid `rusage`.

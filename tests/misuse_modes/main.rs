@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cases::CASES;
 use common::child;
-use common::memory::page_bytes;
+use common::memory::has_guards;
 use family_alloc::family;
 use subject::{Door, HAS_GUARDS, NOT_FOUND, NOTHING, OR, SIGSEGV, THIS_TIME};
 
@@ -125,22 +125,6 @@ fn runs() -> Vec<Run> {
         }
     }
     runs
-}
-
-/// Whether the system has guards: pages that may not be touched and cost no mapping.
-fn has_guards() -> bool {
-    const INSTALL: libc::c_int = 102;
-    if cfg!(any(not(target_os = "linux"), feature = "portable")) {
-        return false;
-    }
-    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    // SAFETY: a new mapping.
-    let page = unsafe { libc::mmap(std::ptr::null_mut(), page_bytes(), access, kind, -1, 0) };
-    // SAFETY: a mapping of that length, if there is one, which nobody uses.
-    let guarded = unsafe { libc::madvise(page, page_bytes(), INSTALL) } == 0;
-    // SAFETY: as above.
-    unsafe { libc::munmap(page, page_bytes()) };
-    guarded
 }
 
 /// What a child is told: the run's number, how often to repeat it in forks (0: do it), and whether to do without guards.
