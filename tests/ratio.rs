@@ -9,13 +9,15 @@ mod common;
 
 use common::child;
 use common::memory::{page_bytes, resident};
-use family_alloc::{Family, family};
+use family_alloc::{Checks, Family, family};
 
-family! { struct Full; }
+family! {
+    struct Full;
+    struct Watched { checks: Checked }
+}
 
 const SLAB_BYTES: usize = Full::SLAB_BYTES;
 const REGION_BYTES: usize = 64 * SLAB_BYTES;
-const FULL_BYTES: usize = 63 * SLAB_BYTES;
 const MAX_SLOT_BYTES: usize = 1 << 20;
 /// From here on one slab has too few slots to fill magazine and depot.
 const FEW_SLOTS_FROM_BYTES: usize = 4096;
@@ -62,32 +64,42 @@ fn touch(memory: *mut u8, bytes: usize) {
     }
 }
 
-fn allocate(bytes: usize) -> *mut u8 {
-    let memory = Full::malloc(bytes);
+/// Slabs of a region before the first that has slots.
+fn side_units<F: Family>() -> usize {
+    if matches!(F::CHECKS, Checks::Checked | Checks::Hardened) { 8 } else { 1 }
+}
+
+/// Bytes of a region's slots.
+fn full_bytes<F: Family>() -> usize {
+    REGION_BYTES - side_units::<F>() * SLAB_BYTES
+}
+
+fn allocate<F: Family>(bytes: usize) -> *mut u8 {
+    let memory = F::malloc(bytes);
     assert!(!memory.is_null(), "out of memory");
     memory
 }
 
-fn free(address: usize, bytes: usize) {
+fn free<F: Family>(address: usize, bytes: usize) {
     // SAFETY: the caller holds an allocation of that many bytes at that address.
-    unsafe { Full::free(std::ptr::with_exposed_provenance_mut(address), bytes) };
+    unsafe { F::free(std::ptr::with_exposed_provenance_mut(address), bytes) };
 }
 
 /// Allocates fresh slots from `start` on to `end`, checking that they are consecutive, and writes to all their pages.
-fn fill(start: usize, end: usize, bytes: usize) {
+fn fill<F: Family>(start: usize, end: usize, bytes: usize) {
     for expected in (start..end).step_by(bytes) {
-        let memory = allocate(bytes);
+        let memory = allocate::<F>(bytes);
         assert_eq!(memory.expose_provenance(), expected, "consecutive fresh slots are consecutive addresses");
         touch(memory, bytes);
     }
 }
 
 /// Frees and allocates every other slot of a filled range.
-fn fill_again(start: usize, end: usize, bytes: usize) {
+fn fill_again<F: Family>(start: usize, end: usize, bytes: usize) {
     let every_other = || (start..end).step_by(2 * bytes);
-    every_other().for_each(|address| free(address, bytes));
+    every_other().for_each(|address| free::<F>(address, bytes));
     for _ in every_other() {
-        touch(allocate(bytes), bytes);
+        touch(allocate::<F>(bytes), bytes);
     }
 }
 
@@ -97,30 +109,31 @@ fn ratio(before: usize, bytes: usize) -> f64 {
 }
 
 /// Fills a class; returns the ratio when fresh and when used again.
-fn measure_class(bytes: usize) -> (f64, f64) {
+fn measure_class<F: Family>(bytes: usize) -> (f64, f64) {
+    let full_bytes = full_bytes::<F>();
     // In the first region enough slots to fill magazine and depot, fresh and used again as the measured ones will be…
-    let used_bytes = if bytes < FEW_SLOTS_FROM_BYTES { SLAB_BYTES } else { FULL_BYTES };
-    let start = begin_region(bytes);
-    fill(start + bytes, start + used_bytes, bytes);
-    fill_again(start, start + used_bytes, bytes);
+    let used_bytes = if bytes < FEW_SLOTS_FROM_BYTES { SLAB_BYTES } else { full_bytes };
+    let start = begin_region::<F>(bytes);
+    fill::<F>(start + bytes, start + used_bytes, bytes);
+    fill_again::<F>(start, start + used_bytes, bytes);
     // … and the rest of it, untouched.
-    for _ in 0..(FULL_BYTES - used_bytes) / MAX_SLOT_BYTES {
-        allocate(MAX_SLOT_BYTES);
+    for _ in 0..(full_bytes - used_bytes) / MAX_SLOT_BYTES {
+        allocate::<F>(MAX_SLOT_BYTES);
     }
     let before = settled();
-    let start = begin_region(bytes);
-    fill(start + bytes, start + FULL_BYTES, bytes);
-    let fresh = ratio(before, FULL_BYTES);
-    fill_again(start, start + FULL_BYTES, bytes);
-    (fresh, ratio(before, FULL_BYTES))
+    let start = begin_region::<F>(bytes);
+    fill::<F>(start + bytes, start + full_bytes, bytes);
+    let fresh = ratio(before, full_bytes);
+    fill_again::<F>(start, start + full_bytes, bytes);
+    (fresh, ratio(before, full_bytes))
 }
 
 /// Allocates the first slot of a region.
-fn begin_region(bytes: usize) -> usize {
-    let first = allocate(bytes);
+fn begin_region<F: Family>(bytes: usize) -> usize {
+    let first = allocate::<F>(bytes);
     touch(first, bytes);
     let start = first.expose_provenance();
-    assert_eq!(start % REGION_BYTES, SLAB_BYTES, "the slot begins the second unit of a region");
+    assert_eq!(start % REGION_BYTES, side_units::<F>() * SLAB_BYTES, "the slot begins the first slab of a region");
     start
 }
 
@@ -134,19 +147,19 @@ fn settled() -> usize {
 fn measure_large(bytes: usize) -> (f64, f64) {
     let fill = |addresses: &mut [usize]| {
         for address in addresses {
-            let memory = allocate(bytes);
+            let memory = allocate::<Full>(bytes);
             touch(memory, bytes);
             *address = memory.expose_provenance();
         }
     };
     let mut addresses = [0; LARGE_COUNT];
     fill(&mut addresses[..1]);
-    free(addresses[0], bytes);
+    free::<Full>(addresses[0], bytes);
     Full::trim();
     let before = settled();
     fill(&mut addresses);
     let fresh = ratio(before, LARGE_COUNT * bytes);
-    addresses.iter().for_each(|&address| free(address, bytes));
+    addresses.iter().for_each(|&address| free::<Full>(address, bytes));
     fill(&mut addresses);
     (fresh, ratio(before, LARGE_COUNT * bytes))
 }
@@ -157,7 +170,7 @@ fn a_full_class_has_as_little_metadata_as_promised() {
     const NAME: &str = "a_full_class_has_as_little_metadata_as_promised";
     if let Some(case) = child::case() {
         let bytes: usize = case.parse().expect("a number of bytes");
-        let (fresh, again) = if bytes > MAX_SLOT_BYTES { measure_large(bytes) } else { measure_class(bytes) };
+        let (fresh, again) = if bytes > MAX_SLOT_BYTES { measure_large(bytes) } else { measure_class::<Full>(bytes) };
         println!("\nratio {fresh} {again}");
         return;
     }
@@ -174,6 +187,25 @@ fn a_full_class_has_as_little_metadata_as_promised() {
         let most = fresh.max(*again);
         assert!(*fresh >= 1.0 && *again >= 1.0, "slots of {bytes} bytes: less than every page was touched");
         assert!(most <= ours && most <= published, "slots of {bytes} bytes: {most}, at most {ours} and {published}");
+    }
+}
+
+/// A byte and a bit for each slot, but no less than a page for a slab's bytes and one for its bits.
+#[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "pages are measured, and this backend has none of its own")]
+fn states_cost_as_little_as_promised() {
+    const NAME: &str = "states_cost_as_little_as_promised";
+    if let Some(case) = child::case() {
+        let (fresh, again) = measure_class::<Watched>(case.parse().expect("a number of bytes"));
+        println!("\nratio {fresh} {again}");
+        return;
+    }
+    let cases = [16, 64, 256, 1024, 4096];
+    for (&bytes, (fresh, again)) in cases.iter().zip(measure_all(NAME, &cases)) {
+        let page = page_bytes() as f64 / SLAB_BYTES as f64;
+        let most = 1.000_3 + page.max(1.0 / bytes as f64) + page.max(0.125 / bytes as f64);
+        println!("{bytes:>8} {fresh:>12.8} {again:>12.8}, at most {most:>12.8}");
+        assert!(fresh.max(again) <= most, "slots of {bytes} bytes: {fresh}, {again}, at most {most}");
     }
 }
 
