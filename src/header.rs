@@ -65,7 +65,7 @@ pub(crate) struct SlabHeader {
     pub(crate) hint: Cell<u32>,
     /// What decides where it begins in hardened families.
     pub(crate) random: Cell<u32>,
-    /// Whether the fresh part is known to read zero.
+    /// Whether the fresh part is known to read zero; in hardened families, whether nobody has ever had an address in it.
     pub(crate) zeroed: Flag,
     /// Whether the tiny classes' side table is initialised.
     pub(crate) side_ready: Flag,
@@ -84,7 +84,7 @@ pub(crate) struct RegionHeader {
     /// Units that are reserved, unit 0 included; fewer than 64 where address space was short.
     pub(crate) unit_count: Cell<u16>,
     /// Whether unit 0 was committed for no other purpose than to be one mapping with its neighbours.
-    pub(crate) bridged: Cell<bool>,
+    pub(crate) bridged: Flag,
     /// The region's first byte: the root of every pointer into it, its provenance exposed.
     pub(crate) memory: Cell<*mut u8>,
     /// Free units that read zero.

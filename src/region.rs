@@ -26,6 +26,16 @@ pub(crate) struct Unit {
     pub(crate) header: &'static SlabHeader,
     /// Whether all of it is known to read zero.
     pub(crate) zeroed: bool,
+    /// Whether it was committed just now, so that nobody has ever had an address in it.
+    pub(crate) is_new: bool,
+}
+
+/// The unit to be taken.
+struct Choice {
+    region: &'static RegionHeader,
+    bit: u64,
+    memory: NonNull<u8>,
+    is_new: bool,
 }
 
 /// All units of one family, under one lock. `free = clean + dirty` over all regions; regions with a free unit are in `with_room`.
@@ -62,11 +72,12 @@ impl UnitPool {
             Some(_) => self.bring_dirty_to_front(),
             None => _ = self.grow()?,
         }
-        let (region, bit, memory) = match self.with_room.and_then(|first| self.committed_unit(first)) {
-            Some(found) => found,
+        let choice = match self.with_room.and_then(|first| self.choose(first)) {
+            Some(choice) => choice,
             // Where the system refuses memory there may be some in another region yet.
             None => self.bring_committed_to_front()?,
         };
+        let Choice { region, bit, memory, is_new } = choice;
         let (clean, dirty) = (region.clean.get(), region.dirty.get());
         let zeroed = dirty & bit == 0;
         if zeroed {
@@ -87,29 +98,30 @@ impl UnitPool {
         let header = self.directory().header(memory.addr().get());
         // Relaxed: published by the tag, which the slab is not found without.
         header.memory.store(memory.as_ptr(), Relaxed);
-        Some(Unit { header, zeroed })
+        Some(Unit { header, zeroed, is_new })
     }
 
     /// The best free unit of a region: dirty, else committed, else any, which is then committed. `None`: the system refuses memory for it.
-    fn committed_unit(&self, region: &'static RegionHeader) -> Option<(&'static RegionHeader, u64, NonNull<u8>)> {
-        let (clean, dirty) = (region.clean.get(), region.dirty.get());
-        let best = [dirty, clean & region.committed.get(), clean].into_iter().find(|&units| units != 0)?;
+    fn choose(&self, region: &'static RegionHeader) -> Option<Choice> {
+        let (clean, dirty, committed) = (region.clean.get(), region.dirty.get(), region.committed.get());
+        let best = [dirty, clean & committed, clean].into_iter().find(|&units| units != 0)?;
         self.commit_states(region)?;
         let bit = lowest(best);
-        Some((region, bit, self.commit(region, bit)?))
+        let memory = self.commit(region, bit)?;
+        Some(Choice { region, bit, memory, is_new: committed & bit == 0 })
     }
 
     /// Makes the first region that can serve without the system the first of those with room, and finds its unit.
     #[cold]
-    fn bring_committed_to_front(&mut self) -> Option<(&'static RegionHeader, u64, NonNull<u8>)> {
+    fn bring_committed_to_front(&mut self) -> Option<Choice> {
         let first = self.with_room?;
         let mut before = first;
         while let Some(region) = before.next_with_room.get() {
             let ready = (region.clean.get() | region.dirty.get()) & region.committed.get();
-            if let Some(found) = (ready != 0).then(|| self.committed_unit(region)).flatten() {
+            if let Some(choice) = (ready != 0).then(|| self.choose(region)).flatten() {
                 before.next_with_room.set(region.next_with_room.replace(Some(first)));
                 self.with_room = Some(region);
-                return Some(found);
+                return Some(choice);
             }
             before = region;
         }
@@ -146,7 +158,8 @@ impl UnitPool {
     pub(crate) fn side_table(&mut self, header: &'static SlabHeader) -> Option<NonNull<u8>> {
         let region = self.directory().region(header.memory().addr());
         let memory = self.commit(region, 1)?;
-        if region.bridged.take() && self.unit_bytes() == os::HUGE_PAGE_BYTES {
+        if region.bridged.get() && self.unit_bytes() == os::HUGE_PAGE_BYTES {
+            region.bridged.set(false);
             // SAFETY: unit 0 is committed.
             unsafe { os::advise_small(memory, self.unit_bytes()) };
         }
@@ -326,7 +339,7 @@ mod tests {
         let second = first.next_with_room.replace(None).unwrap();
         second.next_with_room.set(Some(first));
         pool.with_room = Some(second);
-        let (region, ..) = pool.bring_committed_to_front().unwrap();
+        let region = pool.bring_committed_to_front().unwrap().region;
         assert!(core::ptr::eq(region, first) && core::ptr::eq(pool.with_room.unwrap(), first));
         assert!(core::ptr::eq(first.next_with_room.get().unwrap(), second) && second.next_with_room.get().is_none());
         assert_eq!(address(&pool.take(false).unwrap()), address(&units[0]));

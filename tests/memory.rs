@@ -438,3 +438,23 @@ fn what_was_live_long_ago_is_forgotten() {
         free(doors, long);
     });
 }
+
+/// As above, where nothing is kept any more because it was too long.
+#[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives whole mappings back only")]
+fn what_was_too_long_to_be_kept_is_forgotten() {
+    child::isolated("what_was_too_long_to_be_kept_is_forgotten", || {
+        family! { struct Emptied; }
+        let doors = Doors::of::<Emptied>();
+        let [long, short] = [300 * MIB, 10 * MIB].map(|size| allocate(doors, size));
+        free(doors, long);
+        assert_eq!((doors.stats)().kept_bytes, 0, "more than is kept at most");
+        free(doors, short);
+        for _ in 0..12 {
+            let memory = (doors.allocate_zeroed)(layout(20 * MIB, 1)).expect("memory");
+            free(doors, memory);
+            let stats = (doors.stats)();
+            assert!(stats.large_bytes + stats.kept_bytes <= 24 * MIB, "{stats}");
+        }
+    });
+}

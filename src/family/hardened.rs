@@ -12,8 +12,8 @@ use crate::size_class::SizeClass;
 
 impl FamilyCore {
     /// Adds a batch of slots to a magazine that is down to its quarantine, in no order; `prepare` gets the address of each that was not
-    /// used before. Without memory nothing is added.
-    pub(crate) fn refill_mixed(&'static self, cache: &Cache, class: SizeClass, prepare: impl Fn(usize)) {
+    /// used before, and whether no slab ever had it. Without memory nothing is added.
+    pub(crate) fn refill_mixed(&'static self, cache: &Cache, class: SizeClass, prepare: impl Fn(usize, bool)) {
         let magazine = cache.magazine(class);
         self.note_live(cache, class);
         let (first, batch) = (magazine.stored_slots(), batch_slots(class));
@@ -22,11 +22,11 @@ impl FamilyCore {
         }
         let (_, geometry, _) = self.bin(class);
         for _ in magazine.stored_slots() - first..batch {
-            let Some((address, _)) = magazine.carve(class.slot_bytes()) else { break };
+            let Some((address, is_new)) = magazine.carve(class.slot_bytes()) else { break };
             // SAFETY: a slot of the fresh range, which is this thread's.
             let noted = unsafe { geometry.note_fresh(address..address + 1) };
             noted.unwrap_or_else(|twice| self.report_freed_twice(twice, class));
-            prepare(address);
+            prepare(address, is_new);
             magazine.push(address);
         }
         magazine.shuffle_from(first, || cache.random());

@@ -12,7 +12,7 @@ use core::ptr::NonNull;
 
 use super::checked::{freed_twice, in_last_region, is_other_region, place};
 use super::{Cache, CacheSlot, Family, cache, put_back, slab_class, slot};
-use crate::capacity::quarantine_slots;
+use crate::capacity::{batch_slots, quarantine_slots};
 use crate::checks::Checks;
 use crate::family::FamilyCore;
 use crate::fault::{FaultKind, Truth};
@@ -99,8 +99,21 @@ fn take_back<F: Family>(address: usize, class: SizeClass) -> Option<usize> {
     // SAFETY: a slot of this family and class that was about to be handed out.
     unsafe { place::<F>(address, class) }.set(State::CACHED);
     // SAFETY: as above: it is in no cache and no bin, and no client has had it.
-    unsafe { put_back(F::__core(), slot::<F>(), address, class) };
+    unsafe { put_back_mixed(F::__core(), slot::<F>(), address, class) };
     None
+}
+
+/// Puts a free slot back, anywhere in the array: on top it would be the next to be handed out.
+///
+/// # Safety
+/// As for [`put_back`].
+unsafe fn put_back_mixed(family: &'static FamilyCore, slot: &CacheSlot, address: usize, class: SizeClass) {
+    // SAFETY: the same contract.
+    unsafe { put_back(family, slot, address, class) };
+    let cache = slot.get();
+    if let Some(top) = cache.magazine(class).pop() {
+        cache.magazine(class).push_at_random(top, cache.random());
+    }
 }
 
 #[inline(always)]
@@ -196,14 +209,29 @@ fn written_after_free(family: &FamilyCore, address: usize, class: SizeClass) -> 
     family.report_slot(FaultKind::WriteAfterFree, address, class, truth)
 }
 
-/// Guards a slot that was carved, as if it had been freed. Its unit may have been another slab before, to which somebody wrote when it was
-/// closed already: that is found now, because what has guards is not looked at later.
-fn prepare_fresh(family: &FamilyCore, address: usize, class: SizeClass) {
-    if Checks::Hardened.guards_slots_of(class.slot_bytes()) {
-        if !is_zero(words(address, class.slot_bytes())) {
-            written_after_free(family, address, class);
-        }
+/// Guards a slot that was carved, as if it had been freed. Unless it is new, its unit was another slab before, to which somebody may have
+/// written when it was closed already: that is found now, because what has guards is not looked at later.
+fn prepare_fresh(family: &FamilyCore, address: usize, class: SizeClass, is_new: bool) {
+    if !Checks::Hardened.guards_slots_of(class.slot_bytes()) {
+        return;
+    }
+    if !(is_new || is_zero(words(address, class.slot_bytes()))) {
+        written_after_free(family, address, class);
+    }
+    // One that comes alone is handed out at once.
+    if batch_slots(class) > 1 {
         close(address, class.slot_bytes());
+    }
+}
+
+/// As [`prepare_fresh`] for a slot that comes from its bin alone, guarded or carved: looked at in any case, where somebody can have had it.
+fn prepare_one(family: &FamilyCore, address: usize, class: SizeClass, is_new: bool) {
+    if Checks::Hardened.guards_slots_of(class.slot_bytes())
+        && !is_new
+        && open(address, class.slot_bytes()) != Opened::Refused
+        && !is_zero(words(address, class.slot_bytes()))
+    {
+        written_after_free(family, address, class);
     }
 }
 
@@ -218,21 +246,18 @@ fn allocate_slowly<F: Family>(class: SizeClass) -> Option<usize> {
 }
 
 fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Option<usize> {
-    let prepare = |address| prepare_fresh(family, address, class);
     let cache = match slot.get() {
         cache if cache.is_empty_cache() => match attach(family, slot) {
             Some(cache) => cache,
             None => {
-                let (address, is_fresh) = family.take_one(class)?;
-                if is_fresh {
-                    prepare(address);
-                }
+                let (address, is_new) = family.take_one(class)?;
+                prepare_one(family, address, class, is_new);
                 return Some(address);
             }
         },
         cache => cache,
     };
-    family.refill_mixed(cache, class, prepare);
+    family.refill_mixed(cache, class, |address, is_new| prepare_fresh(family, address, class, is_new));
     // Where memory is short the quarantine has to end.
     cache.magazine(class).pop()
 }
@@ -264,12 +289,7 @@ unsafe fn release(family: &'static FamilyCore, slot: &CacheSlot, address: usize,
     }
     clear(address, class.slot_bytes());
     // SAFETY: it was live, and the client gives it up.
-    unsafe { put_back(family, slot, address, class) };
-    // On top of the array it would be the next to be handed out.
-    let cache = slot.get();
-    if let Some(top) = cache.magazine(class).pop() {
-        cache.magazine(class).push_at_random(top, cache.random());
-    }
+    unsafe { put_back_mixed(family, slot, address, class) };
 }
 
 /// What stands behind an allocation at `address`: nothing that an overflowing copy would write, and never zero at first.

@@ -137,11 +137,12 @@ impl KeptSet {
         self.pieces.iter_mut().find(|place| place.is_some_and(|piece| piece.start == start))
     }
 
-    /// Keeps what was freed; where that cannot be, it goes back to the system.
-    pub(super) fn keep(&mut self, mut freed: Piece) {
+    /// Keeps what was freed; where that cannot be, it goes back to the system. Returns whether nothing else was kept any more at that moment.
+    pub(super) fn keep(&mut self, mut freed: Piece) -> bool {
         self.release_aged(freed.since);
         // What is too long to be kept drives nothing else out.
         while freed.bytes <= KEPT_BYTES && self.bytes + freed.bytes > KEPT_BYTES && self.release_oldest() {}
+        let is_first = self.bytes == 0;
         let has_room = self.bytes + freed.bytes <= KEPT_BYTES;
         if os::TAKES_PARTS && !self.guarded && has_room {
             while let Some(neighbour) = self.take_neighbour(&freed) {
@@ -160,10 +161,10 @@ impl KeptSet {
         let guarded = has_room && self.guarded && unsafe { os::guard(pointer(freed.start), freed.bytes) };
         freed.holds_memory &= !guarded;
         let waits = has_room && guarded == self.guarded;
-        if !waits && freed.discard(self.margin()) {
-            return;
+        if waits || !freed.discard(self.margin()) {
+            self.put(freed);
         }
-        self.put(freed);
+        is_first
     }
 
     fn take_neighbour(&mut self, of: &Piece) -> Option<Piece> {

@@ -106,7 +106,9 @@ impl LargeSet {
                 let roomy = os::map(HUGE_FROM_BYTES, os::HUGE_PAGE_BYTES)?;
                 let start = roomy.as_ptr().expose_provenance();
                 let rest = Piece::freed(start + bytes, HUGE_FROM_BYTES - bytes, now);
-                self.kept.keep(rest);
+                if self.kept.keep(rest) {
+                    self.peak_bytes = self.bytes;
+                }
                 roomy
             }
         };
@@ -130,8 +132,12 @@ impl LargeSet {
         self.table.remove(place);
         self.count -= 1;
         self.grown_count -= usize::from(bytes <= self.slot_bytes_max);
+        let live_bytes = self.bytes;
         self.bytes -= bytes;
-        self.kept.keep(Piece::freed(memory.addr().get(), bytes, now));
+        if self.kept.keep(Piece::freed(memory.addr().get(), bytes, now)) {
+            self.peak_bytes = live_bytes;
+        }
+        self.forget_peak();
         Ok(())
     }
 

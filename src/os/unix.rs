@@ -47,7 +47,7 @@ fn anonymous(hint: usize, bytes: usize, protection: libc::c_int, extra: libc::c_
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | extra;
     let hint = core::ptr::without_provenance_mut(hint);
     // SAFETY: an anonymous private mapping; without MAP_FIXED the kernel never replaces one that exists.
-    let address = unsafe { libc::mmap(hint, bytes, protection, flags, -1, 0) };
+    let address = keeping_errno(|| unsafe { libc::mmap(hint, bytes, protection, flags, -1, 0) });
     if address == libc::MAP_FAILED { None } else { NonNull::new(address.cast()) }
 }
 
@@ -149,15 +149,34 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
 pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
     // `MADV_GUARD_INSTALL`, from Linux 6.13 on; older kernels and other systems refuse the number.
     const INSTALL: libc::c_int = 102;
+    if !cfg!(any(target_os = "linux", target_os = "android")) || is_hint(start) {
+        return false;
+    }
     // SAFETY: the caller gives the contents up.
-    let installed = cfg!(any(target_os = "linux", target_os = "android"))
-        && keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, INSTALL) }) == 0;
+    let installed = keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, INSTALL) }) == 0;
     if !installed {
         // For want of memory it may have been done in part. Taking that back needs none, and whoever refuses it refuses the other too.
         // SAFETY: the same contract.
         unsafe { unguard(start, bytes) };
     }
     installed
+}
+
+/// Whether the system takes advice that it does not know for a hint, and says that all is well (qemu's user mode does): nothing it says of
+/// guards can be believed then. It is asked once, with a page of the family's and a number that is no advice.
+fn is_hint(page: NonNull<u8>) -> bool {
+    const NO_ADVICE: libc::c_int = libc::c_int::MAX;
+    const UNASKED: usize = 0;
+    const NO: usize = 1;
+    const YES: usize = 2;
+    static ANSWER: AtomicUsize = AtomicUsize::new(UNASKED);
+    // Relaxed: the answer is the same whoever asks.
+    if ANSWER.load(Relaxed) == UNASKED {
+        // SAFETY: no advice, so nothing is done.
+        let accepted = keeping_errno(|| unsafe { libc::madvise(page.as_ptr().cast(), page_bytes(), NO_ADVICE) }) == 0;
+        ANSWER.store(if accepted { YES } else { NO }, Relaxed);
+    }
+    ANSWER.load(Relaxed) == YES
 }
 
 /// # Safety
@@ -193,7 +212,9 @@ pub(crate) fn random() -> u64 {
     let mut bits = 0_u64;
     #[cfg(any(target_os = "linux", target_os = "android"))]
     // SAFETY: `getrandom` writes at most eight bytes to a live `u64`.
-    let given = unsafe { libc::getrandom((&raw mut bits).cast(), size_of::<u64>(), libc::GRND_NONBLOCK) } == 8;
+    let given =
+        keeping_errno(|| unsafe { libc::getrandom((&raw mut bits).cast(), size_of::<u64>(), libc::GRND_NONBLOCK) })
+            == 8;
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     // SAFETY: `getentropy` writes eight bytes to a live `u64`.
     let given = unsafe { libc::getentropy((&raw mut bits).cast(), size_of::<u64>()) } == 0;

@@ -57,7 +57,7 @@ impl Geometry<'_> {
     /// Takes a unit and makes it an empty slab of this class, backed by a huge page if that is worth it and possible.
     pub(crate) fn open(&self, huge: bool) -> Option<&'static SlabHeader> {
         let mut pool = self.pool.lock();
-        let Unit { header, zeroed } = pool.take(huge)?;
+        let Unit { header, zeroed, is_new } = pool.take(huge)?;
         if self.is_tiny() && pool.side_table(header).is_none() {
             pool.give(header, os::milliseconds());
             return None;
@@ -67,8 +67,8 @@ impl Geometry<'_> {
         header.trunks.reset();
         header.hint.set(0);
         header.random.set(0);
-        // What comes back to a hardened family is cleared at once.
-        header.zeroed.set(zeroed || self.checks.is_hardened());
+        // What comes back to a hardened family is cleared at once, and is looked at where it can have been written to since.
+        header.zeroed.set(if self.checks.is_hardened() { is_new } else { zeroed });
         header.side_ready.set(false);
         header.previous.set(None);
         header.next.set(None);

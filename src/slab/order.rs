@@ -43,11 +43,17 @@ impl Geometry<'_> {
         // SAFETY: zero memory of that length, ours alone until it is released.
         let bits = unsafe { core::slice::from_raw_parts_mut(map.cast::<u64>().as_ptr(), word_count) };
         let (mut count, mut seen) = (0, 0);
+        // The trunks before, the next of which links to the trunk at hand.
+        let mut before = [0; 3];
         let put = |place: u32, slots: Range<usize>| {
             // Clients may have written to free slots, or freed some twice. Where the list is told from what it must be the process ends: the
             // count of the free slots is right only for a whole list.
+            let is_trunk = place as usize % slot_bytes == 0;
             if slots.end > self.unit_bytes() / slot_bytes {
-                self.report_written(slab, place);
+                self.report_written(slab, if is_trunk { before[0] } else { place });
+            }
+            if is_trunk {
+                before = [before[1], before[2], place];
             }
             count += slots.len();
             seen = place;
@@ -78,7 +84,7 @@ impl Geometry<'_> {
         self.report_under_lock(FaultKind::DoubleFree, address, Truth::Said)
     }
 
-    /// Ends the process: the list is not as it was left, at this offset or before.
+    /// Ends the process: the list is not as it was left, at this offset of the slab or before.
     #[cold]
     #[inline(never)]
     fn report_written(&self, slab: &SlabHeader, place: u32) -> ! {
