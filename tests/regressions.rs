@@ -356,3 +356,19 @@ fn what_is_written_to_a_closed_slab_is_found() {
     unsafe { stale.write(0x41) };
     _ = Closed::malloc(if case == "other class" { 128 << 10 } else { 64 << 10 });
 }
+
+family! { struct Neighbours { checks: Hardened } }
+
+/// What ran over into a slot that nobody had had yet was in the next allocation, as zero.
+#[test]
+fn what_runs_over_into_a_new_slot_is_not_handed_out() {
+    child::isolated("what_runs_over_into_a_new_slot_is_not_handed_out", || {
+        let first = Neighbours::malloc(256 << 10);
+        let behind = first.wrapping_add(256 << 10);
+        // SAFETY: a misuse of memory of the same slab.
+        unsafe { behind.write(7) };
+        let next = Neighbours::calloc(256 << 10);
+        // SAFETY: allocated above.
+        assert!(next != behind || unsafe { next.read() } == 0);
+    });
+}

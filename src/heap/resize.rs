@@ -24,7 +24,7 @@ fn verify<F: Family>(ptr: NonNull<u8>, class: SizeClass, layout: Layout) -> Opti
     None
 }
 
-/// Notes that a mark behind the old size is no longer one, because the allocation gets another size or is given up.
+/// Notes that a mark behind the old size is no longer one, because the allocation gets another size.
 #[inline(always)]
 fn unmark(state: Option<Place>) {
     if let Some(place) = state {
@@ -211,7 +211,6 @@ unsafe fn resize_elsewhere<F: Family>(
     new: Layout,
     kept: usize,
 ) -> Option<NonNull<[u8]>> {
-    let mut state = None;
     if old.size() != 0 && new.size() != 0 {
         match (slab_class::<F>(old), slab_class::<F>(new)) {
             (None, None) => {
@@ -231,16 +230,16 @@ unsafe fn resize_elsewhere<F: Family>(
                         return Some(memory);
                     }
                 } else {
-                    state = verify::<F>(ptr, old_class, old);
+                    verify::<F>(ptr, old_class, old);
                 }
             }
             (None, Some(_)) => F::__core().verify_large(ptr, old),
         }
     }
     let memory = allocate::<F>(new)?;
-    unmark(state);
     // SAFETY: both are live and at least `kept` bytes long; a new allocation overlaps no live one.
     unsafe { core::ptr::copy_nonoverlapping(ptr.as_ptr(), memory.cast::<u8>().as_ptr(), kept) };
+    // Verifies it again: what has been freed meanwhile, by mistake, is not taken for live. A mark of it is not looked at any more.
     // SAFETY: the contents have been copied, and the caller gives the old allocation up.
     unsafe { deallocate::<F>(ptr, old) };
     Some(memory)

@@ -141,7 +141,7 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
     const ZEROES: bool = cfg!(any(target_os = "linux", target_os = "android"));
     // SAFETY: the caller gives the contents up.
     let done = keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) }) == 0;
-    done && ZEROES
+    done && ZEROES && !is_hint(start)
 }
 
 /// # Safety
