@@ -123,12 +123,7 @@ case!(size_large_as_other_large, |t| {
 
 case!(align_wrong_on_dealloc, |t| {
     let address = t.allocate();
-    let wrong = layout(t.size, t.slot_bytes(t.size) * 2);
-    if t.is_large() {
-        t.expect_wrong_length(address, t.size);
-    } else {
-        t.expect_invalid(address, wrong, &t.slot_of(t.size, F::NAME));
-    }
+    let wrong = t.expect_wrong_align(address);
     t.free_in::<F>(address, wrong);
 });
 

@@ -1,6 +1,5 @@
 //! The cases about what is resized from a wrong layout or pointer, and freed with the layout that it had before.
 
-use crate::common::doors::layout;
 use crate::pointers::STATIC;
 use crate::subject::{Subject, Try, bytes};
 use crate::twice::pair;
@@ -18,12 +17,7 @@ case!(realloc_wrong_old_size, |t| {
 
 case!(realloc_wrong_align, |t| {
     let address = t.allocate();
-    let wrong = layout(t.size, t.slot_bytes(t.size) * 2);
-    if t.is_large() {
-        t.expect_wrong_length(address, t.size);
-    } else {
-        t.expect_invalid(address, wrong, &t.slot_of(t.size, F::NAME));
-    }
+    let wrong = t.expect_wrong_align(address);
     t.resize_from(address, wrong, t.size * 2);
 });
 

@@ -200,6 +200,17 @@ impl<F: Subject, Other: Subject> Try<F, Other> {
         ));
     }
 
+    /// The layout whose alignment is twice as long as what is at `address`, after which that is reported.
+    pub(crate) fn expect_wrong_align(self, address: usize) -> Layout {
+        let wrong = layout(self.size, self.slot_bytes(self.size) * 2);
+        if self.is_large() {
+            self.expect_wrong_length(address, self.size);
+        } else {
+            self.expect_invalid(address, wrong, &self.slot_of(self.size, F::NAME));
+        }
+        wrong
+    }
+
     /// The line of a live large allocation of this try's size.
     pub(crate) fn expect_wrong_length(self, address: usize, wrong: usize) {
         let right = self.size.next_multiple_of(4096);
