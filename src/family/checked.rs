@@ -58,3 +58,47 @@ impl FamilyCore {
         }
     }
 }
+
+#[cfg(all(test, unix, not(any(miri, loom))))]
+mod tests {
+    use core::time::Duration;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use crate::heap::Family;
+
+    crate::family! { struct Resized { checks: Checked } }
+
+    /// Another thread frees what is being resized, by mistake, while the new allocation waits for a lock.
+    #[test]
+    fn what_is_freed_during_a_resize_is_told() {
+        const NAME: &str = "family::checked::tests::what_is_freed_during_a_resize_is_told";
+        const CHILD: &str = "FAMILY_ALLOC_TEST_CHILD";
+        if std::env::var_os(CHILD).is_none() {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            let output = command.args(["--exact", NAME, "--nocapture"]).env(CHILD, "1").output().unwrap();
+            let err = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{err}");
+            assert!(err.contains("family_alloc: double free of 0x"), "{err}");
+            return;
+        }
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: reads one `rlimit`; a process that ends so leaves no core file then.
+        unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
+        let slot = Resized::malloc(1000).expose_provenance();
+        let large = Resized::__core().large.lock();
+        let resize = std::thread::spawn(move || {
+            // SAFETY: live when it is called.
+            unsafe { Resized::remalloc(core::ptr::with_exposed_provenance_mut(slot), 1000, 3 << 20) }
+                .expose_provenance()
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        // SAFETY: a misuse: it is being resized.
+        unsafe { Resized::free(core::ptr::with_exposed_provenance_mut(slot), 1000) };
+        drop(large);
+        resize.join().unwrap();
+        // It was not told. At the end of this thread it would be, when its cache goes back.
+        // SAFETY: `_exit` has no preconditions.
+        unsafe { libc::_exit(0) };
+    }
+}
