@@ -5,17 +5,17 @@
 //!   give: depot, while it has room and the program is not only freeing ─► each slot to its slab ─► empty slab to the pool
 //! ```
 //!
-//! The depot is a stack of whole batches, copied in and out under the lock, so that slots which pass from one thread to
-//! another touch no slab. It keeps slabs from becoming empty, so a bin that only ever gets slots back empties it.
+//! The depot is a stack of slots, copied in and out under the lock, so that slots which pass from one thread to another
+//! touch no slab. It keeps slabs from becoming empty, so a bin that only ever gets slots back empties it.
 //!
 //! **B1** A slab is in `partial` exactly while `recycled > 0`. **B2** `used_slots` is the sum of `used` over the bin's slabs;
-//! what is outside of the bin, in caches and with clients, is `used_slots − depot_slots`. (A slot that was freed twice at once
+//! what is outside of the bin, in caches and with clients, is `used_slots − depot_len`. (A slot that was freed twice at once
 //! may be in the depot and in its slab, until whoever gets it second is told.) **B3** A slab with fresh slots is
 //! `current`: no other could ever be carved again.
 
 use core::ops::Range;
 
-use crate::capacity::{SURPLUS_BATCHES, batch_slots, depot_batches, fresh_slots};
+use crate::capacity::{DEPOT_LEAST_SLOTS, SURPLUS_SLOTS, depot_slots};
 use crate::header::{Directory, SlabHeader};
 use crate::slab::Geometry;
 use crate::sync::Lock;
@@ -54,7 +54,7 @@ pub(crate) struct BinCounts {
     pub(crate) free_slots: usize,
 }
 
-/// The depot's place in memory: room for `depot_batches` batches, owned by one bin.
+/// The depot's place in memory: room for `depot_slots` slots, owned by one bin.
 #[derive(Clone, Copy)]
 pub(crate) struct DepotMemory(pub(crate) *mut usize);
 
@@ -67,7 +67,9 @@ struct State {
     current: Option<&'static SlabHeader>,
     slab_count: usize,
     used_slots: usize,
+    /// Slots in the depot.
     depot_len: usize,
+    /// Slots that came back since one was last taken.
     surplus: u32,
 }
 
@@ -79,20 +81,21 @@ impl Bin {
         Self(Lock::new(State { partial: None, current: None, slab_count: 0, used_slots: 0, depot_len: 0, surplus: 0 }))
     }
 
-    /// Takes up to `out.len()` recycled slots, at most a batch, or else a range of fresh ones. `None`: out of memory.
+    /// Takes up to `out.len()` recycled slots, or else a range of at most `fresh` fresh ones. `None`: out of memory.
     pub(crate) fn take(
         &self,
         geometry: &Geometry<'_>,
         depot: DepotMemory,
         out: &mut [usize],
+        fresh: usize,
     ) -> Result<Option<Taken>, Twice> {
         let mut state = self.0.lock();
         state.surplus = 0;
-        if let Some(count) = state.take_from_depot(geometry, depot, out) {
+        if let Some(count) = state.take_from_depot(depot, out) {
             return Ok(Some(Taken::Recycled(count)));
         }
         Ok(match state.take_recycled(geometry, out)? {
-            0 => state.carve(geometry, fresh_slots(geometry.class)).map(Taken::Fresh),
+            0 => state.carve(geometry, fresh).map(Taken::Fresh),
             count => Some(Taken::Recycled(count)),
         })
     }
@@ -101,8 +104,8 @@ impl Bin {
     pub(crate) fn take_one(&self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<Option<(usize, bool)>, Twice> {
         let mut state = self.0.lock();
         let mut one = [0];
-        if state.partial.is_none() {
-            state.empty_depot(geometry, depot)?;
+        if state.partial.is_none() && state.take_from_depot(depot, &mut one).is_some() {
+            return Ok(Some((one[0], false)));
         }
         Ok(match state.take_recycled(geometry, &mut one)? {
             0 => match state.carve(geometry, 1) {
@@ -117,7 +120,7 @@ impl Bin {
         })
     }
 
-    /// Takes slots back: into the depot if they are a whole batch and it has room, else each to its slab.
+    /// Takes slots back: into the depot if there are several and it has room, else each to its slab.
     ///
     /// # Safety
     /// The addresses are used slots of this bin, each once, and nobody uses them any more.
@@ -133,7 +136,7 @@ impl Bin {
         }
         // SAFETY: the caller's promise is the same.
         unsafe { state.give_to_slabs(geometry, slots) }?;
-        if state.surplus >= SURPLUS_BATCHES {
+        if state.surplus >= SURPLUS_SLOTS {
             state.empty_depot(geometry, depot)?;
         }
         Ok(())
@@ -181,7 +184,7 @@ impl Bin {
 
     pub(crate) fn counts(&self, geometry: &Geometry<'_>) -> BinCounts {
         let state = self.0.lock();
-        let depot_slots = state.depot_len * batch_slots(geometry.class);
+        let depot_slots = state.depot_len;
         let slab_slots = (1 << geometry.unit_shift) / geometry.class.slot_bytes();
         BinCounts {
             slab_count: state.slab_count,
@@ -193,43 +196,42 @@ impl Bin {
 }
 
 impl State {
-    fn take_from_depot(&mut self, geometry: &Geometry<'_>, depot: DepotMemory, out: &mut [usize]) -> Option<usize> {
-        let batch = batch_slots(geometry.class);
-        if self.depot_len == 0 || out.len() < batch {
+    fn take_from_depot(&mut self, depot: DepotMemory, out: &mut [usize]) -> Option<usize> {
+        let count = self.depot_len.min(out.len());
+        if count == 0 {
             return None;
         }
-        self.depot_len -= 1;
-        // SAFETY: B2 and `give_to_depot`: the batch below `depot_len` was written and lies inside the depot's memory.
-        let top = unsafe { depot.0.add(self.depot_len * batch) };
-        // SAFETY: a whole initialised batch, reached only under the bin's lock.
-        out[..batch].copy_from_slice(unsafe { core::slice::from_raw_parts(top, batch) });
-        Some(batch)
+        self.depot_len -= count;
+        // SAFETY: B2 and `give_to_depot`: the slots below `depot_len` were written and lie inside the depot's memory.
+        let top = unsafe { depot.0.add(self.depot_len) };
+        // SAFETY: initialised places, reached only under the bin's lock.
+        out[..count].copy_from_slice(unsafe { core::slice::from_raw_parts(top, count) });
+        Some(count)
     }
 
     fn give_to_depot(&mut self, geometry: &Geometry<'_>, depot: DepotMemory, slots: &[usize]) -> bool {
-        let batch = batch_slots(geometry.class);
-        if slots.len() != batch || depot.0.is_null() {
+        if slots.len() < DEPOT_LEAST_SLOTS || depot.0.is_null() {
             return false;
         }
-        self.surplus = self.surplus.saturating_add(1);
-        if self.depot_len == depot_batches(geometry.class) || self.surplus > SURPLUS_BATCHES {
+        self.surplus = self.surplus.saturating_add(slots.len() as u32);
+        if self.depot_len + slots.len() > depot_slots(geometry.class) || self.surplus > SURPLUS_SLOTS {
             return false;
         }
-        // SAFETY: `depot_len` is below the number of batches that the depot has room for.
-        let top = unsafe { depot.0.add(self.depot_len * batch) };
-        // SAFETY: room for a batch, reached only under the bin's lock; the source is a slice of the caller's.
-        unsafe { core::ptr::copy_nonoverlapping(slots.as_ptr(), top, batch) };
-        self.depot_len += 1;
+        // SAFETY: `depot_len` is at most the number of slots that the depot has room for.
+        let top = unsafe { depot.0.add(self.depot_len) };
+        // SAFETY: room for the slots, reached only under the bin's lock; the source is a slice of the caller's.
+        unsafe { core::ptr::copy_nonoverlapping(slots.as_ptr(), top, slots.len()) };
+        self.depot_len += slots.len();
         true
     }
 
     fn empty_depot(&mut self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<(), Twice> {
-        let slots = self.depot_len * batch_slots(geometry.class);
+        let slots = self.depot_len;
         debug_assert!(slots == 0 || !depot.0.is_null(), "what is in the depot is somewhere");
         debug_assert!(slots <= self.used_slots || geometry.checks.keeps_states(), "slots in the depot are used (B2)");
         self.depot_len = 0;
         if slots > 0 {
-            // SAFETY: the first `depot_len` batches were written and lie inside the depot's memory, which only this lock reaches.
+            // SAFETY: the first `depot_len` slots were written and lie inside the depot's memory, which only this lock reaches.
             let slots = unsafe { core::slice::from_raw_parts(depot.0, slots) };
             // SAFETY: slots in the depot are used slots of the bin that nobody else has.
             unsafe { self.give_to_slabs(geometry, slots) }?;

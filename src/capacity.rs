@@ -1,24 +1,55 @@
 //! How much of each class the caches hold: the sizes of magazines, batches, depots and fresh ranges.
 //!
-//! A magazine holds two batches; a full or an empty magazine exchanges one batch with its bin, so that a thread at the edge
-//! does not go to the bin every time. The depot keeps whole batches. Both are bounded by count and by bytes.
+//! A magazine begins with room for a few slots and doubles each time it is full or empty, up to
+//! [`magazine_slots`] and as long as all magazines of the thread together stay within its budget
+//! (`cache_bytes` of the family at most). Half of its room is a batch, which it exchanges with its
+//! bin, so that a thread at the edge does not go to the bin every time. The depot keeps slots that
+//! pass from one thread to another. All of these are bounded by count and by bytes.
 
 #![forbid(unsafe_code)]
 
+use crate::checks::Checks;
 use crate::size_class::{CLASS_COUNT, SizeClass};
 
+/// Slow calls of a thread in one family, within [`CALM_MILLISECONDS`], before it gets a cache.
+pub(crate) const EARNING_CALLS: u32 = 16;
+/// A thread that exchanges less often than [`CALM_EXCHANGES`] times in so long has become calm.
+pub(crate) const CALM_MILLISECONDS: u32 = 1000;
+pub(crate) const CALM_EXCHANGES: u32 = 16;
+/// What a cache may hold at first, in bytes of slots. It doubles with every [`EARNING_EXCHANGES`].
+pub(crate) const FIRST_BYTES: usize = 16 << 10;
+pub(crate) const EARNING_EXCHANGES: u32 = 64;
+/// What the cache of a calm thread may hold.
+pub(crate) const CALM_BYTES: usize = 64 << 10;
+/// What a cache may hold, where the family does not say: `cache_bytes`.
+pub(crate) const CACHE_BYTES: usize = 256 << 10;
+
 /// Slots in a magazine, at most.
-const MAGAZINE_SLOTS: usize = 128;
-/// Bytes of slots in a magazine, at most, where that leaves at least two slots.
-const MAGAZINE_BYTES: usize = 256 << 10;
-/// Batches in a depot, at most.
-const DEPOT_BATCHES: usize = 32;
-/// Bytes of slots in a depot, at most, where that leaves at least one batch.
+pub(crate) const MAGAZINE_SLOTS: usize = 128;
+/// A magazine holds at most one part in so many of what the cache may hold.
+const MAGAZINE_PART: usize = 4;
+/// From here on a thread caches nothing: a lock costs less than what such slots keep.
+const UNCACHED_FROM_BYTES: usize = 64 << 10;
+/// Bytes of slots in a hardened magazine, at most, where that leaves at least two: what waits in
+/// quarantine. From [`UNCACHED_FROM_BYTES`] on they are guarded and hold no memory.
+const HARDENED_BYTES: usize = 256 << 10;
+/// Bytes of slots in a new magazine, at most, where that leaves at least one.
+const FIRST_MAGAZINE_BYTES: usize = 2 << 10;
+const FIRST_MAGAZINE_SLOTS: usize = 8;
+/// Slots in a depot, at most, and their bytes.
+const DEPOT_SLOTS: usize = 2048;
 const DEPOT_BYTES: usize = 1 << 20;
-/// Batches that come back one after another, without one taken, before the depot is emptied into its slabs.
-pub(crate) const SURPLUS_BATCHES: u32 = 64;
-/// Bytes of a fresh range: at least, where a batch is smaller; at most, where a slot is not larger.
+/// Slots that have to come at once to go to the depot: a single one is of a thread without a cache.
+pub(crate) const DEPOT_LEAST_SLOTS: usize = 2;
+/// Slots that come back one after another, without one taken, before the depot is emptied into its
+/// slabs.
+pub(crate) const SURPLUS_SLOTS: u32 = 4096;
+/// Bytes of a fresh range for a magazine that has grown: at least, where a batch is smaller; at
+/// most, where a slot is not larger.
 const FRESH_BYTES: core::ops::RangeInclusive<usize> = 4 << 10..=64 << 10;
+
+/// Pieces of pages that wait for a thread's caches when another has ended, at most.
+pub(crate) const WARM_PIECES: usize = 64;
 
 const fn clamp(value: usize, least: usize, most: usize) -> usize {
     if value < least {
@@ -30,67 +61,85 @@ const fn clamp(value: usize, least: usize, most: usize) -> usize {
     }
 }
 
-/// Slots that a thread's magazine of this class holds; even.
-pub(crate) const fn magazine_slots(class: SizeClass) -> usize {
-    clamp(MAGAZINE_BYTES / class.slot_bytes(), 2, MAGAZINE_SLOTS)
+/// Slots that a thread's magazine of this class holds at most; even, or 0 where none is cached.
+pub(crate) const fn magazine_slots(class: SizeClass, checks: Checks, cache_bytes: usize) -> usize {
+    if checks.is_hardened() {
+        return clamp(HARDENED_BYTES / class.slot_bytes(), 2, MAGAZINE_SLOTS);
+    }
+    if class.slot_bytes() >= UNCACHED_FROM_BYTES {
+        return 0;
+    }
+    clamp(cache_bytes / MAGAZINE_PART / class.slot_bytes(), 2, MAGAZINE_SLOTS)
 }
 
-/// Slots that a magazine and its bin exchange at once.
-pub(crate) const fn batch_slots(class: SizeClass) -> usize {
-    magazine_slots(class) / 2
+/// Slots that a magazine holds when its thread first exchanges, of at most `most`. What waits in a
+/// hardened family's quarantine has to be enough from the start.
+pub(crate) const fn first_slots(class: SizeClass, checks: Checks, most: usize) -> usize {
+    if checks.is_hardened() {
+        return most;
+    }
+    clamp(clamp(FIRST_MAGAZINE_BYTES / class.slot_bytes(), 1, FIRST_MAGAZINE_SLOTS), 0, most)
+}
+
+/// Slots that a magazine with room for so many exchanges with its bin at once.
+pub(crate) const fn batch_slots(capacity: usize) -> usize {
+    clamp(capacity / 2, 1, MAGAZINE_SLOTS)
 }
 
 /// Slots at the bottom of a magazine that a hardened family keeps back.
 pub(crate) const fn quarantine_slots(class: SizeClass) -> usize {
-    magazine_slots(class) / 4
+    magazine_slots(class, Checks::Hardened, CACHE_BYTES) / 4
 }
 
-/// Batches that a bin's depot keeps.
-pub(crate) const fn depot_batches(class: SizeClass) -> usize {
-    clamp(DEPOT_BYTES / (batch_slots(class) * class.slot_bytes()), 1, DEPOT_BATCHES)
+/// Slots that a bin's depot keeps.
+pub(crate) const fn depot_slots(class: SizeClass) -> usize {
+    if class.slot_bytes() >= UNCACHED_FROM_BYTES {
+        return 0;
+    }
+    clamp(DEPOT_BYTES / class.slot_bytes(), 1, DEPOT_SLOTS)
 }
 
-/// Never-used slots that a thread takes at once, to hand them out in address order without a lock.
-pub(crate) const fn fresh_slots(class: SizeClass) -> usize {
-    let wanted = clamp(batch_slots(class) * class.slot_bytes(), *FRESH_BYTES.start(), *FRESH_BYTES.end());
-    clamp(wanted / class.slot_bytes(), 1, usize::MAX)
+/// Never-used slots that a thread takes at once, to hand them out in address order without a lock:
+/// a batch, and more of small ones once the magazine is as large as it gets.
+pub(crate) const fn fresh_slots(class: SizeClass, capacity: usize, most: usize) -> usize {
+    let batch = batch_slots(capacity) * class.slot_bytes();
+    let least = if capacity < most { 1 } else { *FRESH_BYTES.start() };
+    clamp(clamp(batch, least, *FRESH_BYTES.end()) / class.slot_bytes(), 1, usize::MAX)
 }
 
-/// Where each class's magazine begins in the array of a thread cache, in slots; the last entry is the array's length.
-pub(crate) const MAGAZINE_STARTS: [usize; CLASS_COUNT + 1] = starts(false);
-/// Where each class's depot begins in the array of a family, in slots; the last entry is the array's length.
-pub(crate) const DEPOT_STARTS: [usize; CLASS_COUNT + 1] = starts(true);
-
-const fn starts(of_depots: bool) -> [usize; CLASS_COUNT + 1] {
+/// Where each class's depot begins in the array of a family, in slots; the last entry is the
+/// array's length.
+pub(crate) const DEPOT_STARTS: [usize; CLASS_COUNT + 1] = {
     let mut starts = [0; CLASS_COUNT + 1];
     let mut index = 0;
     while index < CLASS_COUNT {
-        let class = SizeClass::from_index(index);
-        let length = if of_depots { depot_batches(class) * batch_slots(class) } else { magazine_slots(class) };
-        starts[index + 1] = starts[index] + length;
+        starts[index + 1] = starts[index] + depot_slots(SizeClass::from_index(index));
         index += 1;
     }
     starts
-}
+};
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_class_exchanges_whole_batches_within_its_bounds() {
+    fn every_class_is_cached_within_its_bounds() {
         for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
-            let (magazine, batch) = (magazine_slots(class), batch_slots(class));
-            assert!(batch >= 1 && magazine == 2 * batch, "{class:?}");
-            assert!(magazine * class.slot_bytes() <= MAGAZINE_BYTES || magazine == 2, "{class:?}");
-            assert!(
-                depot_batches(class) * batch * class.slot_bytes() <= DEPOT_BYTES || depot_batches(class) == 1,
-                "{class:?}"
-            );
-            assert!(
-                fresh_slots(class) * class.slot_bytes() <= *FRESH_BYTES.end() || fresh_slots(class) == 1,
-                "{class:?}"
-            );
+            let slot_bytes = class.slot_bytes();
+            for cache_bytes in [16 << 10, CACHE_BYTES, 16 << 20] {
+                let most = magazine_slots(class, Checks::Default, cache_bytes);
+                assert_eq!(most == 0, slot_bytes >= 64 << 10, "{class:?}");
+                assert!(most <= 2 || most * slot_bytes <= cache_bytes / 4, "{class:?}");
+                let first = first_slots(class, Checks::Default, most);
+                assert!(first <= most && (first <= 1 || first * slot_bytes <= 2048), "{class:?}");
+                let fresh = fresh_slots(class, most, most);
+                assert!(fresh == 1 || fresh * slot_bytes <= 64 << 10, "{class:?}");
+                assert!(fresh_slots(class, first, most) * slot_bytes <= 64 << 10 || fresh == 1);
+            }
+            assert!(depot_slots(class) * slot_bytes <= DEPOT_BYTES, "{class:?}");
+            let hardened = magazine_slots(class, Checks::Hardened, CACHE_BYTES);
+            assert!(hardened >= 2 && quarantine_slots(class) * 4 <= hardened, "{class:?}");
         }
     }
 }

@@ -16,7 +16,9 @@
 //! | 1 | `capacity` | how much of each class the caches hold |
 //! | 1 | `trunk` | the free list of slots of four bytes and more |
 //! | 1 | `stats` | a family's numbers and how they print |
+//! | 1 | `waiting` | whether anything may have to go back to the system |
 //! | 2 | `header` | header pages, and the header of any address |
+//! | 2 | `thread_pages` | the pages that a thread's caches stand in |
 //! | 3 | `region` | a family's units: free, dirty, purged |
 //! | 3 | `states` | what each slot of a checked family is |
 //! | 3 | `tiny` | the free lists of the 1-byte and 2-byte classes |
@@ -52,8 +54,10 @@ mod states;
 mod stats;
 mod sync;
 mod thread;
+mod thread_pages;
 mod tiny;
 mod trunk;
+mod waiting;
 
 pub use checks::Checks;
 pub use family::{Families, FamilyRef, families};
@@ -75,8 +79,8 @@ pub mod __private {
     pub use crate::heap::{allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink};
     pub use crate::heap::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
     pub use crate::macros::Options;
+    pub use crate::magazine::CacheSlot;
     #[cfg(feature = "faults")]
     pub use crate::os::faults;
-    pub use crate::thread::CacheSlot;
     pub use std::thread_local;
 }

@@ -15,6 +15,7 @@ use core::ptr::NonNull;
 use crate::header::{Directory, RegionHeader, STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT};
 use crate::os;
 use crate::sync::Relaxed;
+use crate::waiting;
 
 /// How long an empty slab keeps its pages: a program that empties and fills again within that time does not pay for them twice.
 pub(crate) const PURGE_AFTER_MILLISECONDS: u64 = 1000;
@@ -136,6 +137,7 @@ impl UnitPool {
         }
         region.dirty.set(region.dirty.get() | bit);
         self.dirty_count += 1;
+        waiting::add();
     }
 
     /// Takes back the unit of an emptied slab that holds no memory and reads zero.

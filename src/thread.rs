@@ -1,109 +1,127 @@
-//! A thread's caches: made when it first needs one, given back when it ends.
+//! A thread's caches: made when it has earned one, given back when it ends.
 //!
-//! | thread-local | destructor | what it is |
-//! | --- | --- | --- |
-//! | a `CacheSlot` per family | none | where the fast path looks; the empty cache at first and after the end |
-//! | `PHASE` | none | whether this thread may have caches |
-//! | `GUARD` | gives all caches back | registered with the first cache |
+//! | thread-local | what it is |
+//! | --- | --- |
+//! | a `CacheSlot` per family | where the fast path looks; the empty cache at first and after the end |
+//! | `PHASE` | whether this thread may have caches |
+//! | `THREAD` | the thread's pages, and the list of its caches that stand in them |
 //!
-//! Calls after the guard has run, from other destructors, find the empty cache and phase `Ended`: they go to the bins directly.
-//! So do calls that the registration of the guard itself may make.
+//! None of them has a destructor. That a thread ends is told by the value of a `pthread` key, whose
+//! destructor runs after those of thread-locals: they still find the caches. Registering a destructor
+//! of a thread-local would take memory that glibc ends the process without; a key's value is refused,
+//! and the thread then does without caches. Calls after the end, from destructors of other keys, find
+//! the empty cache and phase `Ended`: they go to the bins directly. So do calls that the registration
+//! itself may make.
 //!
-//! Thread-locals are destroyed before the values of `pthread` keys. A thread that first uses a family in the destructor of such a value
-//! would never see its guard destroyed, so the guard has a key as well ([`late`]), whose own destructor then runs.
+//! Where thread-locals are values of `pthread` keys themselves, they may be gone before the end is
+//! told, and made anew by later calls. So nothing refers to one: a slot is found by its family's
+//! function, and the thread's pages by the key.
 
+use crate::capacity::{CALM_MILLISECONDS, EARNING_CALLS};
 use crate::family::{FamilyCore, FamilyRef, ThreadCache};
-use crate::magazine::{Cache, EMPTY};
+use crate::magazine::CacheSlot;
+use crate::os;
+use crate::size_class::SizeClass;
 use crate::sync::{Cell, thread_local};
+use crate::thread_pages::ThreadPages;
 
-/// The thread-local of one family: the calling thread's cache of it, or the empty one.
-pub struct CacheSlot(Cell<*const Cache>);
-
-impl CacheSlot {
-    /// No cache yet.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self(Cell::new(&raw const EMPTY))
-    }
-
-    /// The thread's cache of the family, or the empty one.
-    #[inline(always)]
-    #[must_use]
-    pub fn get(&self) -> &'static Cache {
-        // SAFETY: the slot holds the static empty cache or one that is never unmapped (F2 in `family`).
-        unsafe { &*self.0.get() }
-    }
-}
-
-impl Default for CacheSlot {
-    fn default() -> Self {
-        Self::new()
-    }
+/// What a thread has of all families. Stands in the first of its pages.
+pub(crate) struct Thread {
+    pages: ThreadPages,
+    first: Cell<Option<&'static ThreadCache>>,
+    /// Whether the system has asked once already to end it.
+    #[cfg_attr(not(all(unix, not(loom))), allow(dead_code, reason = "only keys ask twice"))]
+    was_asked: Cell<bool>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
-    /// No cache has been asked for.
+    /// No cache has been earned.
     New,
-    /// The guard is being registered, which may allocate.
+    /// The end is being registered, which may allocate.
     Registering,
     Live,
-    /// The guard has run, or could not be registered.
+    /// The thread has ended.
     Ended,
-}
-
-/// Gives the thread's caches back when the thread ends.
-struct Guard {
-    first: Cell<Option<&'static ThreadCache>>,
 }
 
 thread_local! {
     static PHASE: Cell<Phase> = const { Cell::new(Phase::New) };
-    static GUARD: Guard = const { Guard { first: Cell::new(None) } };
+    static THREAD: Cell<Option<&'static Thread>> = const { Cell::new(None) };
 }
 
-impl Drop for Guard {
-    fn drop(&mut self) {
-        late::disarm();
-        self.give_back();
+impl Thread {
+    /// A thread without caches, in pages of its own. `None`: out of memory.
+    fn new() -> Option<&'static Self> {
+        let pages = ThreadPages::new();
+        let place = pages.allocate(size_of::<Self>())?.cast::<Self>();
+        // SAFETY: P1: room for it, at a cache line, which nobody else has.
+        unsafe { place.write(Self { pages, first: Cell::new(None), was_asked: Cell::new(false) }) };
+        // SAFETY: written just now; it stays until `end`, which nobody comes after.
+        Some(unsafe { place.as_ref() })
     }
-}
 
-impl Guard {
-    fn give_back(&self) {
+    fn caches(&self) -> impl Iterator<Item = &'static ThreadCache> + use<> {
+        core::iter::successors(self.first.get(), |cache| cache.next_in_thread.get())
+    }
+
+    /// Gives the thread's caches back, and then their pages.
+    fn end(&'static self) {
         PHASE.set(Phase::Ended);
+        THREAD.set(None);
         let mut next = self.first.take();
         while let Some(cache) = next {
             next = cache.next_in_thread.take();
-            // SAFETY: the slot is a thread-local of this thread without a destructor, so it lives as long as the thread.
-            let slot = unsafe { &*cache.slot.get() };
-            slot.set(&raw const EMPTY);
+            cache.family.slot().clear();
             cache.family.retire_cache(cache);
         }
+        // The pages hold the list of the pages.
+        let pages = self.pages.take();
+        // SAFETY: the caches are gone (F2), and this was the last use of the thread's own place.
+        unsafe { pages.give_back() };
     }
 }
 
-/// Gives the calling thread a cache of a family and stores it in `slot`. `None`: the thread is ending, or out of memory.
-pub(crate) fn attach(family: &'static FamilyCore, slot: &CacheSlot) -> Option<&'static Cache> {
+/// The calling thread's cache, if it has one or has earned one, and slots of the class are cached. Every
+/// call that is not served by the cache alone comes here first, with no lock held: so this is where the
+/// house is kept.
+pub(crate) fn cache_for(
+    family: &'static FamilyCore,
+    slot: &CacheSlot,
+    class: SizeClass,
+) -> Option<&'static ThreadCache> {
+    let now = os::milliseconds();
+    family.visited(now);
+    let cache = match ThreadCache::in_slot(slot) {
+        Some(cache) => cache,
+        None if family.gives_caches_at_once() || slot.earns(EARNING_CALLS, CALM_MILLISECONDS, now) => {
+            attach(family, slot)?
+        }
+        None => return None,
+    };
+    cache.exchanges(class, now).then_some(cache)
+}
+
+/// Gives the calling thread a cache of a family. `None`: the thread is ending, or out of memory.
+fn attach(family: &'static FamilyCore, slot: &CacheSlot) -> Option<&'static ThreadCache> {
     match PHASE.get() {
         Phase::Live => {}
         Phase::New => {
             PHASE.set(Phase::Registering);
-            let registered = GUARD.try_with(|_| late::arm()).is_ok();
-            PHASE.set(if registered { Phase::Live } else { Phase::Ended });
-            registered.then_some(())?;
+            let thread = ending::begin();
+            THREAD.set(thread);
+            // Short of memory now, the thread may have better luck at its next call.
+            PHASE.set(if thread.is_some() { Phase::Live } else { Phase::New });
         }
         Phase::Registering | Phase::Ended => return None,
     }
-    let cache = family.acquire_cache()?;
-    cache.slot.set(&raw const slot.0);
-    let linked = GUARD.try_with(|guard| cache.next_in_thread.set(guard.first.replace(Some(cache))));
-    if linked.is_err() {
-        family.retire_cache(cache);
-        return None;
-    }
-    slot.0.set(&raw const cache.cache);
-    Some(&cache.cache)
+    let thread = THREAD.get()?;
+    let place = family.acquire_cache(&thread.pages)?;
+    // SAFETY: just made, and this thread's until it ends (F2).
+    let cache: &'static ThreadCache = unsafe { place.as_ref() };
+    cache.next_in_thread.set(thread.first.replace(Some(cache)));
+    slot.set(place.cast());
+    Some(cache)
 }
 
 /// Gives back what the calling thread's cache of a family holds; the cache stays.
@@ -112,12 +130,10 @@ fn flush(family: &'static FamilyCore) {
     if PHASE.get() != Phase::Live {
         return;
     }
-    let _ = GUARD.try_with(|guard| {
-        let caches = core::iter::successors(guard.first.get(), |cache| cache.next_in_thread.get());
-        for cache in caches.filter(|cache| core::ptr::eq(cache.family, family)) {
-            family.flush_all(&cache.cache);
-        }
-    });
+    let caches = THREAD.get().into_iter().flat_map(Thread::caches);
+    for cache in caches.filter(|cache| core::ptr::eq(cache.family, family)) {
+        family.flush_all(&cache.cache);
+    }
 }
 
 /// Gives back what the calling thread has cached of a family, and all that is free then; returns the bytes of the slabs and mappings.
@@ -133,10 +149,10 @@ impl FamilyRef {
     }
 }
 
-/// The second way to see a thread end, for threads whose thread-locals have been destroyed already.
+/// Sees a thread end by the value of a `pthread` key.
 #[cfg(all(unix, not(loom)))]
-mod late {
-    use super::GUARD;
+mod ending {
+    use super::Thread;
     use crate::sync::{AtomicUsize, Relaxed};
 
     /// The key plus 1; 0 until there is one.
@@ -163,36 +179,70 @@ mod late {
         }
     }
 
-    fn set(value: *const libc::c_void) {
-        if let Some(key) = key() {
-            // SAFETY: a key that was created and is never deleted. Should there be no memory for the value, the thread does
-            // without this second way.
-            unsafe { libc::pthread_setspecific(key, value) };
+    /// The calling thread's `Thread`, whose end will be told. `None`: out of memory, or of keys.
+    pub(super) fn begin() -> Option<&'static Thread> {
+        let key = key()?;
+        // SAFETY: a key that was created and is never deleted.
+        let known = unsafe { libc::pthread_getspecific(key) }.cast::<Thread>();
+        // SAFETY: the key's values are set below, and gone when `run` is called with them.
+        if let Some(thread) = unsafe { known.as_ref() } {
+            return Some(thread);
+        }
+        let thread = Thread::new()?;
+        if !set(thread) {
+            thread.end();
+            return None;
+        }
+        Some(thread)
+    }
+
+    /// Whether the destructors of thread-locals have run when those of keys begin. Elsewhere they are such, in any order.
+    const KEYS_COME_LAST: bool = cfg!(all(target_os = "linux", target_env = "gnu"));
+
+    extern "C" fn run(thread: *mut libc::c_void) {
+        // SAFETY: the value that `begin` set on this thread; the system forgets it before it calls this.
+        let Some(thread) = (unsafe { thread.cast::<Thread>().as_ref() }) else { return };
+        // The system asks again for as long as there are values, four times at least.
+        if KEYS_COME_LAST || thread.was_asked.replace(true) || !set(thread) {
+            thread.end();
         }
     }
 
-    /// Lets [`run`] be called when the thread ends.
-    pub(super) fn arm() {
-        set((&raw const KEY).cast());
-    }
-
-    /// The thread-local guard runs, so nothing is left to do: a library may be unloaded once its thread-locals are gone.
-    pub(super) fn disarm() {
-        set(core::ptr::null());
-    }
-
-    extern "C" fn run(_: *mut libc::c_void) {
-        // Should the guard be gone, it has given everything back itself.
-        let _ = GUARD.try_with(super::Guard::give_back);
+    fn set(thread: &'static Thread) -> bool {
+        // SAFETY: a key that was created and is never deleted.
+        key().is_some_and(|key| unsafe { libc::pthread_setspecific(key, core::ptr::from_ref(thread).cast()) } == 0)
     }
 }
 
-/// Other systems destroy thread-locals last.
+/// Sees a thread end by the destructor of a thread-local. Other systems destroy thread-locals last.
 #[cfg(not(all(unix, not(loom))))]
-mod late {
-    pub(super) fn arm() {}
+mod ending {
+    use super::Thread;
+    use crate::sync::{Cell, thread_local};
 
-    pub(super) fn disarm() {}
+    struct Guard(Cell<Option<&'static Thread>>);
+
+    thread_local! {
+        static GUARD: Guard = const { Guard(Cell::new(None)) };
+    }
+
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            if let Some(thread) = self.0.take() {
+                thread.end();
+            }
+        }
+    }
+
+    /// The calling thread's `Thread`, whose end will be told. `None`: out of memory, or the thread is ending.
+    pub(super) fn begin() -> Option<&'static Thread> {
+        let begin = |guard: &Guard| {
+            let thread = Thread::new()?;
+            guard.0.set(Some(thread));
+            Some(thread)
+        };
+        GUARD.try_with(begin).ok().flatten()
+    }
 }
 
 #[cfg(test)]

@@ -249,6 +249,11 @@ fn families_count_for_themselves() {
 fn caches_are_counted_with_what_they_hold() {
     family! { struct Cached; }
     let doors = Doors::of::<Cached>();
+    free(doors, allocate(doors, 64));
+    assert_eq!(Cached::stats().thread_caches, 0, "a cache has to be earned");
+    for _ in 0..20 {
+        free(doors, allocate(doors, 64));
+    }
     let memory = allocate(doors, 64);
     let stats = Cached::stats();
     assert_eq!(stats.thread_caches, 1);

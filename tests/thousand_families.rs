@@ -23,11 +23,24 @@ const KINDS: [(Checks, usize); 5] = [
 ];
 const COUNT: usize = 200;
 
-static CORES: [[FamilyCore; COUNT]; KINDS.len()] =
+static CORES: [[[FamilyCore; 20]; COUNT / 20]; KINDS.len()] =
     [cores::<0>(), cores::<1>(), cores::<2>(), cores::<3>(), cores::<4>()];
 
-const fn cores<const KIND: usize>() -> [FamilyCore; COUNT] {
-    [const { FamilyCore::new("Many", KINDS[KIND].1, KINDS[KIND].0) }; COUNT]
+/// The slot of one of the thousand, whichever the thread has chosen.
+fn slot<const KIND: usize, const NUMBER: usize>() -> *const CacheSlot {
+    SLOTS.with(|slots| &raw const slots[KIND][NUMBER])
+}
+
+/// A core for each of ten times twenty numbers.
+macro_rules! cores {
+    ([$($ten:literal)*] $units:tt) => { [$(cores!(@ $ten $units)),*] };
+    (@ $ten:literal [$($unit:literal)*]) => {
+        [$(FamilyCore::new("Many", KINDS[KIND].1, KINDS[KIND].0, slot::<KIND, { $ten * 20 + $unit }>)),*]
+    };
+}
+
+const fn cores<const KIND: usize>() -> [[FamilyCore; 20]; COUNT / 20] {
+    cores!([0 1 2 3 4 5 6 7 8 9] [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19])
 }
 
 thread_local! {
@@ -47,7 +60,7 @@ unsafe impl<const KIND: usize> Family for Many<KIND> {
     const CHECKS: Checks = KINDS[KIND].0;
 
     fn __core() -> &'static FamilyCore {
-        &CORES[KIND][CHOSEN.get()]
+        CORES[KIND].as_flattened().get(CHOSEN.get()).expect("there are so many")
     }
 
     fn __slot() -> *const CacheSlot {

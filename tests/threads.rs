@@ -180,6 +180,10 @@ fn four_thousand_threads_at_a_time_have_caches_of_several_families() {
                 let (end, wait) = mpsc::channel::<Vec<(Doors, Slot)>>();
                 let ready = ready.clone();
                 let run = move || {
+                    // A cache has to be earned.
+                    for doors in families() {
+                        (0..20).for_each(|_| free(doors, allocate(doors, 64)));
+                    }
                     ready.send(allocate_some()).expect("somebody waits");
                     let of_another = wait.recv().expect("something is sent");
                     let own = allocate_some();

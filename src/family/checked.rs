@@ -85,6 +85,8 @@ mod tests {
         let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: reads one `rlimit`; a process that ends so leaves no core file then.
         unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
+        // Another slot keeps the slab open: of a closed one nothing is known.
+        let _other = Resized::malloc(1000);
         let slot = Resized::malloc(1000).expose_provenance();
         let large = Resized::__core().large.lock();
         let resize = std::thread::spawn(move || {

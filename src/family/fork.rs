@@ -6,6 +6,7 @@
 use super::registry::{NUMBERS, families};
 use crate::header::Directory;
 use crate::sync::{AtomicU32, Relaxed};
+use crate::thread_pages;
 
 /// Installs the handlers, once per process, with no lock held: some systems run the handlers under a lock of their own that
 /// `pthread_atfork` takes as well. Should there be no room for them, `fork` is as risky as with any lock.
@@ -30,6 +31,7 @@ extern "C" fn hold_all() {
         family.pool.hold();
     }
     Directory::locks().for_each(|lock| lock.hold());
+    thread_pages::lock().hold();
 }
 
 /// What the child does.
@@ -42,6 +44,8 @@ extern "C" fn begin_child() {
 extern "C" fn release_all() {
     // SAFETY: held by `hold_all` on this thread, or on the one that this is a fork of; so are all below. No family can have
     // been added meanwhile, because the registry is locked until the end.
+    unsafe { thread_pages::lock().release() };
+    // SAFETY: as above.
     Directory::locks().for_each(|lock| unsafe { lock.release() });
     for family in families().map(|family| family.0) {
         // SAFETY: as above.

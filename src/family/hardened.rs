@@ -3,31 +3,33 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::FamilyCore;
+use super::{FamilyCore, ThreadCache};
 use crate::capacity::batch_slots;
 use crate::large::mapped_bytes;
-use crate::magazine::Cache;
 use crate::os;
 use crate::size_class::SizeClass;
 
 impl FamilyCore {
     /// Adds a batch of slots to a magazine that is down to its quarantine, in no order; `prepare` gets the address of each that was not
     /// used before, and whether no slab ever had it. Without memory nothing is added.
-    pub(crate) fn refill_mixed(&'static self, cache: &Cache, class: SizeClass, prepare: impl Fn(usize, bool)) {
+    pub(crate) fn refill_mixed(&'static self, cache: &ThreadCache, class: SizeClass, prepare: impl Fn(usize, bool)) {
+        let cache = &cache.cache;
         let magazine = cache.magazine(class);
         self.note_live(cache, class);
-        let (first, batch) = (magazine.stored_slots(), batch_slots(class));
+        let (first, batch) = (magazine.stored_slots(), batch_slots(magazine.capacity()));
         if !magazine.has_fresh() {
-            magazine.append(batch, |places| self.take(magazine, class, places));
+            magazine.append(batch, |places| self.take(cache, class, places));
         }
         let (_, geometry, _) = self.bin(class);
+        magazine.renew_room();
         for _ in magazine.stored_slots() - first..batch {
             let Some((address, is_new)) = magazine.carve(class.slot_bytes()) else { break };
             // SAFETY: a slot of the fresh range, which is this thread's.
             let noted = unsafe { geometry.note_fresh(address..address + 1) };
             noted.unwrap_or_else(|twice| self.report_freed_twice(twice, class));
             prepare(address, is_new);
-            magazine.push(address);
+            let pushed = magazine.push(address);
+            debug_assert!(pushed, "a batch above the quarantine has room");
         }
         magazine.shuffle_from(first, || cache.random());
         magazine.note(class);
@@ -47,8 +49,7 @@ impl FamilyCore {
     pub(super) fn reseed(&self) {
         if self.checks.is_hardened() {
             // The child of a fork has one thread, and this is it: nobody else uses the caches.
-            let all = core::iter::successors(self.caches.lock().all, |cache| cache.next);
-            all.for_each(|cache| cache.cache.seed(os::random()));
+            self.caches.lock().iter().for_each(|cache| cache.cache.seed(os::random()));
         }
     }
 }

@@ -1,46 +1,52 @@
 //! What all threads share of one family: its bins, units, large allocations, thread caches and counters.
 //!
 //! **F1** A family's number is given once, when it is first used, and never again to another; the tag of a slab is number and
-//! class. **F2** A thread cache belongs to one family for ever; it is in `free` or with one thread.
+//! class. **F2** is said in [`caches`].
 //! **F3** `Σ bins' out − Σ caches' held + large` is what clients hold, when no thread is in the middle of a call.
 
+mod caches;
 mod checked;
 #[cfg(all(unix, not(any(miri, loom))))]
 mod fork;
 mod hardened;
+mod house;
 mod registry;
 mod report;
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
+use caches::Caches;
+
 use crate::bin::{Bin, DepotMemory, Taken};
-use crate::capacity::{DEPOT_STARTS, MAGAZINE_STARTS, batch_slots};
+use crate::capacity::{CACHE_BYTES, DEPOT_STARTS, batch_slots, fresh_slots, magazine_slots};
 use crate::checks::Checks;
 use crate::header::{Directory, UNIT_COUNT};
 use crate::large::{Large, LargeSet, Mismatch, mapped_bytes};
-use crate::magazine::{Cache, Magazine};
+use crate::magazine::{Cache, CacheSlot};
 use crate::os;
 use crate::region::UnitPool;
 use crate::size_class::{CLASS_COUNT, SizeClass};
 use crate::slab::Geometry;
 use crate::stats::{ClassStats, Stats};
-use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Cell, Lock, Relaxed};
+use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed};
 
+pub(crate) use caches::ThreadCache;
 pub use registry::{Families, FamilyRef, families};
 
 /// Bits of a tag that hold the class; the family's number stands above.
 const CLASS_BITS: u32 = 5;
 const _: () = assert!(CLASS_COUNT <= 1 << CLASS_BITS, "a class fits into its part of the tag");
 
-/// How often a family looks whether memory has been free for long, in milliseconds.
-const HOUSEKEEPING_MILLISECONDS: u32 = 250;
-
 /// The shared state of one family; declared by [`family!`](macro@crate::family).
 pub struct FamilyCore {
     name: &'static str,
     unit_shift: u32,
     checks: Checks,
+    /// Bytes of slots that a thread's cache may hold, at most.
+    cache_bytes: usize,
+    /// Finds the calling thread's slot: no pointer to a thread-local outlives the thread-local.
+    slot: fn() -> *const CacheSlot,
     /// 0 until the family is first used.
     number: AtomicU32,
     /// The next family in the registry.
@@ -53,29 +59,9 @@ pub struct FamilyCore {
     caches: Lock<Caches>,
     live_seen: Gauge,
     live_bytes_seen: Gauge,
-    housekeeping: AtomicU32,
+    /// Whether anything has happened since the house was last kept, or something is left to do: see `house`.
+    restless: AtomicU32,
 }
-
-/// A thread's cache with what connects it to its family and its thread. Never unmapped.
-pub(crate) struct ThreadCache {
-    pub(crate) cache: Cache,
-    pub(crate) family: &'static FamilyCore,
-    /// The next cache of the family, whether in use or free.
-    next: Option<&'static ThreadCache>,
-    next_free: Cell<Option<&'static ThreadCache>>,
-    /// What the owning thread needs to give the cache back: see `thread`.
-    pub(crate) next_in_thread: Cell<Option<&'static ThreadCache>>,
-    pub(crate) slot: Cell<*const Cell<*const Cache>>,
-}
-
-struct Caches {
-    all: Option<&'static ThreadCache>,
-    free: Option<&'static ThreadCache>,
-    in_use: usize,
-}
-
-// SAFETY: `next` is written before the cache is published under the lock, `next_free` only under it (F2).
-unsafe impl Send for Caches {}
 
 /// A number and the largest value it has had.
 struct Gauge {
@@ -107,22 +93,30 @@ impl Gauge {
 impl FamilyCore {
     /// A family that has not been used yet.
     #[must_use]
-    pub const fn new(name: &'static str, slab_bytes: usize, checks: Checks) -> Self {
+    pub const fn new(name: &'static str, slab_bytes: usize, checks: Checks, slot: fn() -> *const CacheSlot) -> Self {
         Self {
             name,
             unit_shift: slab_bytes.trailing_zeros(),
             checks,
+            cache_bytes: CACHE_BYTES,
+            slot,
             number: AtomicU32::new(0),
             next: AtomicPtr::new(core::ptr::null_mut()),
             depots: AtomicPtr::new(core::ptr::null_mut()),
             bins: [const { Bin::new() }; CLASS_COUNT],
             pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states())),
             large: Lock::new(LargeSet::new(checks.is_hardened(), 1 << Self::largest_class(slab_bytes))),
-            caches: Lock::new(Caches { all: None, free: None, in_use: 0 }),
+            caches: Lock::new(Caches::new()),
             live_seen: Gauge::new(),
             live_bytes_seen: Gauge::new(),
-            housekeeping: AtomicU32::new(0),
+            restless: AtomicU32::new(0),
         }
+    }
+
+    /// The same, with another bound for what a thread's cache may hold, in bytes of slots.
+    #[must_use]
+    pub const fn with_cache_bytes(self, cache_bytes: usize) -> Self {
+        Self { cache_bytes, ..self }
     }
 
     fn tag(&self, class: SizeClass) -> u32 {
@@ -152,19 +146,22 @@ impl FamilyCore {
     }
 
     /// Fills an exhausted magazine from the bin; `false`: out of memory.
-    pub(crate) fn refill(&'static self, cache: &Cache, class: SizeClass) -> bool {
+    pub(crate) fn refill(&'static self, cache: &ThreadCache, class: SizeClass) -> bool {
+        let cache = &cache.cache;
         let magazine = cache.magazine(class);
         self.note_live(cache, class);
-        magazine.refill(batch_slots(class), |places| self.take(magazine, class, places));
+        magazine.refill(batch_slots(magazine.capacity()), |places| self.take(cache, class, places));
         magazine.note(class);
         magazine.held(class) > 0
     }
 
     /// Takes recycled slots from the bin and returns how many, or gives the magazine a new fresh range.
-    fn take(&self, magazine: &Magazine, class: SizeClass, places: &mut [usize]) -> usize {
+    fn take(&self, cache: &Cache, class: SizeClass, places: &mut [usize]) -> usize {
+        let magazine = cache.magazine(class);
         let (bin, geometry, depot) = self.bin(class);
+        let fresh = fresh_slots(class, magazine.capacity(), magazine_slots(class, self.checks, self.cache_bytes));
         let taken = self.with_what_is_kept(|| {
-            bin.take(&geometry, depot, places).unwrap_or_else(|twice| self.report_twice(twice, class))
+            bin.take(&geometry, depot, places, fresh).unwrap_or_else(|twice| self.report_twice(twice, class))
         });
         match taken {
             Some(Taken::Recycled(count)) => return count,
@@ -184,11 +181,11 @@ impl FamilyCore {
     }
 
     /// Makes room in a full magazine.
-    pub(crate) fn flush(&'static self, cache: &Cache, class: SizeClass) {
+    pub(crate) fn flush(&'static self, cache: &ThreadCache, class: SizeClass) {
+        let cache = &cache.cache;
         self.note_live(cache, class);
-        self.flush_stored(cache, class, batch_slots(class));
+        self.flush_stored(cache, class, batch_slots(cache.magazine(class).capacity()));
         cache.magazine(class).note(class);
-        self.keep_house();
     }
 
     fn flush_stored(&'static self, cache: &Cache, class: SizeClass, count: usize) {
@@ -202,24 +199,27 @@ impl FamilyCore {
 
     /// Gives everything that a cache holds back to the bins.
     pub(crate) fn flush_all(&'static self, cache: &Cache) {
-        for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
-            let magazine = cache.magazine(class);
-            if magazine.held(class) == 0 && magazine.allocated_since_noted(class) == 0 {
-                continue;
-            }
-            self.note_live(cache, class);
-            for _ in 0..2 {
-                self.flush_stored(cache, class, batch_slots(class));
-            }
-            let fresh = magazine.take_fresh();
-            if !fresh.is_empty() {
-                let (bin, geometry, _) = self.bin(class);
-                // SAFETY: the rest of a range that this magazine's thread took, and gives up.
-                let given = unsafe { bin.give_fresh(&geometry, fresh) };
-                given.unwrap_or_else(|twice| self.report_twice(twice, class));
-            }
-            magazine.note(class);
+        (0..CLASS_COUNT).map(SizeClass::from_index).for_each(|class| self.flush_class(cache, class));
+    }
+
+    /// Gives all that a cache holds of a class back to its bin.
+    fn flush_class(&'static self, cache: &Cache, class: SizeClass) {
+        let magazine = cache.magazine(class);
+        if magazine.held(class) == 0 && magazine.allocated_since_noted(class) == 0 {
+            return;
         }
+        self.note_live(cache, class);
+        while magazine.stored_slots() > 0 {
+            self.flush_stored(cache, class, batch_slots(magazine.capacity()));
+        }
+        let fresh = magazine.take_fresh();
+        if !fresh.is_empty() {
+            let (bin, geometry, _) = self.bin(class);
+            // SAFETY: the rest of a range that this magazine's thread took, and gives up.
+            let given = unsafe { bin.give_fresh(&geometry, fresh) };
+            given.unwrap_or_else(|twice| self.report_twice(twice, class));
+        }
+        magazine.note(class);
     }
 
     /// Takes one slot for a thread without a cache, and whether it is known to read zero.
@@ -243,7 +243,6 @@ impl FamilyCore {
         let given = unsafe { bin.give(&geometry, depot, &[address]) };
         given.unwrap_or_else(|twice| self.report_twice(twice, class));
         self.note(-1, class.slot_bytes());
-        self.keep_house();
     }
 
     /// The class of a layout of at least one byte: none below the family's least.
@@ -279,6 +278,7 @@ impl FamilyCore {
 
     pub(crate) fn allocate_large(&'static self, layout: Layout, want_zero: bool) -> Option<Large> {
         self.register()?;
+        self.visited(os::milliseconds());
         let large = self.large.lock().allocate(layout, want_zero, os::milliseconds())?;
         self.note(1, large.bytes);
         Some(large)
@@ -287,6 +287,7 @@ impl FamilyCore {
     /// # Safety
     /// If `memory` is a live large allocation of this family that `layout` fits, nobody uses it any more.
     pub(crate) unsafe fn deallocate_large(&'static self, memory: NonNull<u8>, layout: Layout) {
+        self.visited(os::milliseconds());
         let bytes = self.mapping_bytes(layout);
         // SAFETY: the caller gives it up.
         let freed = unsafe { self.large.lock().deallocate(memory, bytes, os::milliseconds()) };
@@ -342,84 +343,19 @@ impl FamilyCore {
         }
     }
 
-    /// A cache for the calling thread, all empty. `None`: out of memory.
-    pub(crate) fn acquire_cache(&'static self) -> Option<&'static ThreadCache> {
-        self.register()?;
-        self.with_what_is_kept(|| self.free_or_new_cache())
+    fn classes(&self) -> impl Iterator<Item = SizeClass> + use<> {
+        (0..CLASS_COUNT).map(SizeClass::from_index)
     }
 
-    fn free_or_new_cache(&'static self) -> Option<&'static ThreadCache> {
-        let mut caches = self.caches.lock();
-        if let Some(cache) = caches.free {
-            caches.free = cache.next_free.take();
-            caches.in_use += 1;
-            return Some(cache);
-        }
-        let array_start = size_of::<ThreadCache>().next_multiple_of(align_of::<usize>());
-        let bytes = os::round_to_pages(array_start + MAGAZINE_STARTS[CLASS_COUNT] * size_of::<usize>())?;
-        let memory = os::map(bytes, os::page_bytes())?;
-        let place = memory.cast::<ThreadCache>();
-        let new = ThreadCache {
-            cache: Cache::empty(),
-            family: self,
-            next: caches.all,
-            next_free: Cell::new(None),
-            next_in_thread: Cell::new(None),
-            slot: Cell::new(core::ptr::null()),
-        };
-        // SAFETY: page-aligned memory, mapped just now, long enough for a `ThreadCache` and the array behind it.
-        unsafe { place.write(new) };
-        // SAFETY: initialised just now, never unmapped, never borrowed exclusively.
-        let cache: &'static ThreadCache = unsafe { place.as_ref() };
-        // SAFETY: inside the mapping, which was rounded up from this.
-        let slots = unsafe { memory.add(array_start) }.cast::<usize>();
-        let view = Directory::of(self.unit_shift).view();
-        // SAFETY: zeroed places of the array's full length, which nobody else has.
-        unsafe { cache.cache.equip(slots.as_ptr(), view, |class| self.tag(class)) };
-        if self.checks.is_hardened() {
-            cache.cache.seed(os::random());
-        }
-        caches.all = Some(cache);
-        caches.in_use += 1;
-        Some(cache)
-    }
-
-    /// Takes back a cache whose thread ends: what it holds goes back to the bins.
-    pub(crate) fn retire_cache(&'static self, cache: &'static ThreadCache) {
-        self.flush_all(&cache.cache);
-        self.keep_house();
-        let mut caches = self.caches.lock();
-        cache.next_free.set(caches.free);
-        caches.free = Some(cache);
-        caches.in_use -= 1;
-    }
-
-    /// Gives memory back that has been free for long; looks at most every [`HOUSEKEEPING_MILLISECONDS`].
-    fn keep_house(&self) {
-        let now = os::milliseconds();
-        let last = self.housekeeping.load(Relaxed);
-        if (now as u32).wrapping_sub(last) < HOUSEKEEPING_MILLISECONDS {
-            return;
-        }
-        // While there is something to purge, the next flush goes on with it.
-        if !self.pool.lock().purge_aged(now) {
-            self.housekeeping.store(now as u32, Relaxed);
-        }
-        self.large.lock().release_kept(Some(now));
-    }
-
-    /// Gives all free memory that no thread cache holds back to the system; returns its bytes.
-    pub(crate) fn trim(&self) -> usize {
+    /// Whether the family has been used.
+    fn is_registered(&self) -> bool {
         // Acquire: pairs with the Release in `register`, so that the depots are seen with what is in them.
-        if self.number.load(Acquire) == 0 {
-            return 0;
-        }
-        for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
-            let (bin, geometry, depot) = self.bin(class);
-            bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
-        }
-        let units = self.pool.lock().purge_all(os::milliseconds());
-        units + self.large.lock().release_kept(None)
+        self.number.load(Acquire) != 0
+    }
+
+    fn trim_bin(&self, class: SizeClass) {
+        let (bin, geometry, depot) = self.bin(class);
+        bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -429,8 +365,7 @@ impl FamilyCore {
         for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
             let (bin, geometry, _) = self.bin(class);
             let counts = bin.counts(&geometry);
-            let all = core::iter::successors(caches.all, |cache| cache.next);
-            let held: usize = all.map(|cache| cache.cache.magazine(class).held(class)).sum();
+            let held: usize = caches.iter().map(|cache| cache.cache.magazine(class).held(class)).sum();
             // While other threads are in the middle of a call, a slot may be seen twice or not at all.
             let held = held.min(counts.out_slots);
             let live = counts.out_slots - held;

@@ -7,7 +7,7 @@ use crate::family::FamilyCore;
 use crate::magazine::Magazine;
 use crate::size_class::SizeClass;
 use crate::states::{Place, State, States, slabs_of};
-use crate::thread::attach;
+use crate::thread::cache_for;
 
 /// Where the family has the states of a class's slots.
 #[inline(always)]
@@ -129,17 +129,13 @@ fn obtain(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Op
     if let Some(carved) = carve(slot.get().magazine(class)) {
         return Some(carved);
     }
-    let cache = match slot.get() {
-        cache if cache.is_empty_cache() => match attach(family, slot) {
-            Some(cache) => cache,
-            None => return family.take_one(class).map(|(address, zeroed)| (address, zeroed, State::CACHED)),
-        },
-        cache => cache,
+    let Some(cache) = cache_for(family, slot, class) else {
+        return family.take_one(class).map(|(address, zeroed)| (address, zeroed, State::CACHED));
     };
     if !family.refill(cache, class) {
         return None;
     }
-    let magazine = cache.magazine(class);
+    let magazine = cache.cache.magazine(class);
     magazine.pop().map(|address| (address, false, State::CACHED)).or_else(|| carve(magazine))
 }
 

@@ -12,7 +12,7 @@ use core::ptr::NonNull;
 
 use super::checked::{freed_twice, in_last_region, is_other_region, place};
 use super::{Cache, CacheSlot, Family, cache, put_back, slab_class, slot};
-use crate::capacity::{batch_slots, quarantine_slots};
+use crate::capacity::{CACHE_BYTES, batch_slots, magazine_slots, quarantine_slots};
 use crate::checks::Checks;
 use crate::family::FamilyCore;
 use crate::fault::{FaultKind, Truth};
@@ -21,7 +21,7 @@ use crate::os::{self, Opened};
 use crate::size_class::SizeClass;
 use crate::states::State;
 use crate::sync::{AtomicUsize, Relaxed};
-use crate::thread::attach;
+use crate::thread::cache_for;
 
 /// Words of a slot that are compared where it is allocated; more are compared by a call.
 const WORDS_INLINE: usize = 16;
@@ -225,7 +225,7 @@ fn prepare_fresh(family: &FamilyCore, address: usize, class: SizeClass, is_new: 
     }
     let bytes = class.slot_bytes();
     // One that comes alone is handed out at once, and needs no guard.
-    let waits = batch_slots(class) > 1;
+    let waits = batch_slots(magazine_slots(class, Checks::Hardened, CACHE_BYTES)) > 1;
     if !(is_new && (waits || give_back(address, bytes)) || is_zero(words(address, bytes))) {
         written_after_free(family, address, class);
     }
@@ -256,20 +256,14 @@ fn allocate_slowly<F: Family>(class: SizeClass) -> Option<usize> {
 }
 
 fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Option<usize> {
-    let cache = match slot.get() {
-        cache if cache.is_empty_cache() => match attach(family, slot) {
-            Some(cache) => cache,
-            None => {
-                let (address, is_new) = family.take_one(class)?;
-                prepare_one(family, address, class, is_new);
-                return Some(address);
-            }
-        },
-        cache => cache,
+    let Some(cache) = cache_for(family, slot, class) else {
+        let (address, is_new) = family.take_one(class)?;
+        prepare_one(family, address, class, is_new);
+        return Some(address);
     };
     family.refill_mixed(cache, class, |address, is_new| prepare_fresh(family, address, class, is_new));
     // Where memory is short the quarantine has to end.
-    cache.magazine(class).pop()
+    cache.cache.magazine(class).pop()
 }
 
 /// The other half of [`deallocate`]: the slot is in another region, the array is full, the thread has no cache, or the free is wrong.

@@ -25,9 +25,11 @@ use noted::{allocate_noted, allocate_noted_zeroed, deallocate_noted};
 use crate::checks::Checks;
 use crate::family::FamilyCore;
 use crate::magazine::Cache;
+use crate::magazine::CacheSlot;
 use crate::size_class::SizeClass;
 use crate::stats::Stats;
-use crate::thread::{CacheSlot, attach};
+use crate::thread::cache_for;
+use crate::waiting;
 
 /// Memory that belongs to one purpose: a zero-sized type with slabs, locks, thread caches and counters of its own.
 ///
@@ -245,7 +247,10 @@ pub unsafe fn deallocate<F: Family>(ptr: NonNull<u8>, layout: Layout) {
     let cache = cache::<F>();
     let magazine = cache.magazine(class);
     let right = !F::CHECKS.compares_tags() || has_right_tag::<F>(cache, class, address);
-    if !(right && magazine.push(address)) {
+    // The empty cache has a tag that no slab has. Where none is compared, it has to be looked at.
+    let pushed =
+        if F::CHECKS.compares_tags() { right && magazine.push(address) } else { magazine.push_if_owned(address) };
+    if !pushed {
         // SAFETY: the same contract.
         unsafe { deallocate_full::<F>(address, layout) };
     }
@@ -283,29 +288,33 @@ fn allocate_exhausted<F: Family>(class: SizeClass) -> (usize, bool) {
 #[cold]
 #[inline(never)]
 fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Option<(usize, bool)> {
-    let cache = match slot.get() {
-        cache if cache.is_empty_cache() => match attach(family, slot) {
-            Some(cache) => cache,
-            None => return family.take_one(class),
-        },
-        cache => cache,
-    };
+    let Some(cache) = cache_for(family, slot, class) else { return family.take_one(class) };
     if !family.refill(cache, class) {
         return None;
     }
-    let magazine = cache.magazine(class);
+    let magazine = cache.cache.magazine(class);
     magazine.pop().map(|address| (address, false)).or_else(|| magazine.carve(class.slot_bytes()))
 }
 
-/// The other half of [`deallocate`]: the array is full, the thread has no cache, or the free is wrong.
+/// With so much room a magazine need not exchange.
+const ROOM_LEFT: usize = 32;
+
+/// The other half of [`deallocate`]: the array's room is used up, the thread has no cache, or the free is wrong.
 ///
 /// # Safety
 /// As for [`deallocate`].
 #[cold]
 #[inline(never)]
 unsafe fn deallocate_full<F: Family>(address: usize, layout: Layout) {
+    let (cache, class) = (cache::<F>(), SizeClass::of(layout));
+    let is_right = F::CHECKS.compares_tags() && has_right_tag::<F>(cache, class, address);
+    // Most often the array isn't full at all: it was time to look whether anything waits to be given back.
+    if is_right && !waiting::is_anything() && cache.magazine(class).renew_room() >= ROOM_LEFT {
+        cache.magazine(class).push(address);
+        return;
+    }
     // SAFETY: the same contract.
-    unsafe { flush(F::__core(), slot::<F>(), address, layout, F::CHECKS.compares_tags()) };
+    unsafe { flush(F::__core(), slot::<F>(), address, layout, F::CHECKS.compares_tags() && !is_right) };
 }
 
 /// # Safety
@@ -328,17 +337,15 @@ unsafe fn flush(family: &'static FamilyCore, slot: &CacheSlot, address: usize, l
 /// # Safety
 /// `address` is a slot of this family and class that nobody uses any more and that is in no cache and no bin.
 unsafe fn put_back(family: &'static FamilyCore, slot: &CacheSlot, address: usize, class: SizeClass) {
-    let cache = match slot.get() {
-        cache if cache.is_empty_cache() => match attach(family, slot) {
-            Some(cache) => cache,
-            // SAFETY: the same contract.
-            None => return unsafe { family.give_one(class, address) },
-        },
-        cache => cache,
+    let Some(cache) = cache_for(family, slot, class) else {
+        // SAFETY: the same contract.
+        return unsafe { family.give_one(class, address) };
     };
-    if !cache.magazine(class).push(address) {
+    let magazine = cache.cache.magazine(class);
+    magazine.renew_room();
+    if !magazine.push(address) {
         family.flush(cache, class);
-        let pushed = cache.magazine(class).push(address);
+        let pushed = magazine.push(address);
         debug_assert!(pushed, "a flush makes room");
     }
 }

@@ -183,7 +183,7 @@ unsafe fn resize_slot<F: Family>(
     // SAFETY: both are live and at least `kept` bytes long; a new allocation overlaps no live one.
     unsafe { core::ptr::copy_nonoverlapping(ptr.as_ptr(), memory.cast::<u8>().as_ptr(), kept) };
     let address = ptr.as_ptr().expose_provenance();
-    if !cache::<F>().magazine(old).push(address) {
+    if !cache::<F>().magazine(old).push_if_owned(address) {
         // SAFETY: a slot of this class whose contents have been copied and that the caller gives up.
         unsafe { put_back_slot::<F>(address, old) };
     }

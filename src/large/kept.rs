@@ -13,6 +13,7 @@
 use super::{HUGE_FROM_BYTES, pointer};
 use crate::os;
 use crate::region::PURGE_AFTER_MILLISECONDS;
+use crate::waiting;
 
 const PIECE_COUNT: usize = 16;
 /// Bytes of all pieces, at most.
@@ -139,6 +140,7 @@ impl KeptSet {
 
     /// Keeps what was freed; where that cannot be, it goes back to the system. Returns whether nothing else was kept any more at that moment.
     pub(super) fn keep(&mut self, mut freed: Piece) -> bool {
+        waiting::add();
         self.release_aged(freed.since);
         // What is too long to be kept drives nothing else out.
         while freed.bytes <= KEPT_BYTES && self.bytes + freed.bytes > KEPT_BYTES && self.release_oldest() {}

@@ -10,22 +10,29 @@
 //! slots, no room, a tag that no slab has) stands for "this thread has none yet", so that there is no null test: it takes the
 //! same exits as an exhausted or a full magazine.
 //!
-//! **M1** Only the thread that owns a cache changes it; others read `top` and `fresh_bytes`, for the counters.
-//! **M2** `bottom <= top <= end` delimit the class's part of the cache's array; what lies below `top` is initialised.
-//! **M3** Nothing is ever stored to the empty cache: all its magazines have `bottom = top = end` and no fresh bytes.
+//! A magazine has no array until its thread first exchanges slots of the class, and gets a longer one
+//! when it has earned it (`family::caches`).
+//!
+//! **M1** Only the thread that owns a cache changes it; others read `top`, `bottom` and `fresh_bytes`,
+//! for the counters. **M2** `bottom <= top <= end` lie in the magazine's array, or all are null; all
+//! places of the array are initialised. **M3** Nothing is ever stored to the empty cache: all its
+//! magazines have `bottom = top = end` and no fresh bytes.
 
 mod quarantine;
+mod slot;
 
 use core::ops::Range;
 
 use quarantine::Random;
 
 use crate::bin::Fresh;
-use crate::capacity::{MAGAZINE_STARTS, magazine_slots};
+use crate::capacity::MAGAZINE_SLOTS;
 use crate::header::View;
 use crate::size_class::{CLASS_COUNT, SizeClass};
 use crate::states::LEAST_SHIFT;
 use crate::sync::{AtomicPtr, AtomicUsize, Cell, Relaxed};
+
+pub use slot::CacheSlot;
 
 /// A tag that no slab has, nor the place where no slab is.
 const NO_TAG: u32 = u32::MAX;
@@ -34,31 +41,42 @@ const NO_TAG: u32 = u32::MAX;
 #[repr(C, align(64))]
 pub(crate) struct Magazine {
     top: AtomicPtr<usize>,
-    bottom: Cell<*mut usize>,
+    bottom: AtomicPtr<usize>,
     end: Cell<*mut usize>,
     /// What the header of a slab of this family and class holds.
     tag: Cell<u32>,
+    /// How many slots may be pushed before somebody looks at the array: see [`push`](Self::push).
+    room: Cell<i32>,
+    /// Slots held when this magazine last exchanged with its bin: the difference is what the thread allocated since.
+    noted: Cell<u32>,
     fresh_zeroed: Cell<bool>,
+    /// Whether the thread has exchanged slots of the class since that was last asked.
+    exchanged: Cell<bool>,
+    /// Places of the array; at most as many slots are held.
+    places: Cell<u16>,
     /// Bytes of the fresh range that are left.
     fresh_bytes: AtomicUsize,
     fresh_end: Cell<usize>,
-    /// Slots held when this magazine last exchanged with its bin: the difference is what the thread allocated since.
-    noted: Cell<usize>,
     /// Slots of this class in a region; 0 until the cache knows one. Only where the family keeps states.
     region_slots: Cell<usize>,
 }
+
+const _: () = assert!(size_of::<Magazine>() == 64, "a magazine is a cache line");
 
 impl Magazine {
     const fn empty() -> Self {
         Self {
             top: AtomicPtr::new(core::ptr::null_mut()),
-            bottom: Cell::new(core::ptr::null_mut()),
+            bottom: AtomicPtr::new(core::ptr::null_mut()),
             end: Cell::new(core::ptr::null_mut()),
             tag: Cell::new(NO_TAG),
+            room: Cell::new(0),
+            noted: Cell::new(0),
             fresh_zeroed: Cell::new(false),
+            exchanged: Cell::new(false),
+            places: Cell::new(0),
             fresh_bytes: AtomicUsize::new(0),
             fresh_end: Cell::new(0),
-            noted: Cell::new(0),
             region_slots: Cell::new(0),
         }
     }
@@ -68,7 +86,7 @@ impl Magazine {
     pub(crate) fn pop(&self) -> Option<usize> {
         // Relaxed, here and below: only the owner stores (M1), and other threads want no more than the number itself.
         let top = self.top.load(Relaxed);
-        if top == self.bottom.get() {
+        if top == self.bottom.load(Relaxed) {
             return None;
         }
         // SAFETY: M2: the array is not empty, so its last slot lies below `top`.
@@ -78,18 +96,41 @@ impl Magazine {
         Some(unsafe { last.read() })
     }
 
-    /// Puts a slot into the array; `false` if it is full.
+    /// Puts a slot into the array; `false` if its room is used up. That is counted in frees alone, so that a thread comes to the slow
+    /// path after so many also where it allocates as many and the array is never full. Not for the empty cache (M3).
     #[inline(always)]
     pub(crate) fn push(&self, address: usize) -> bool {
-        let top = self.top.load(Relaxed);
-        if top == self.end.get() {
+        // Below 0 it stays there until somebody looks, so that a second try is refused as well.
+        let room = self.room.get().wrapping_sub(1);
+        self.room.set(room);
+        if room < 0 {
             return false;
         }
-        // SAFETY: M2: below `end` there is room, which only the owner uses (M1).
-        unsafe { top.write(address) };
-        // SAFETY: M2: `top < end`, so one more is at most `end`.
-        self.top.store(unsafe { top.add(1) }, Relaxed);
+        self.push_below_end(address);
         true
+    }
+
+    /// As [`push`](Self::push), also for the empty cache, which it leaves alone.
+    #[inline(always)]
+    pub(crate) fn push_if_owned(&self, address: usize) -> bool {
+        self.room.get() > 0 && self.push(address)
+    }
+
+    #[inline(always)]
+    fn push_below_end(&self, address: usize) {
+        let top = self.top.load(Relaxed);
+        debug_assert!(top != self.end.get(), "M4: there is room");
+        // SAFETY: M4: below `end` there is room, which only the owner uses (M1).
+        unsafe { top.write(address) };
+        // SAFETY: M4: `top < end`, so one more is at most `end`.
+        self.top.store(unsafe { top.add(1) }, Relaxed);
+    }
+
+    /// Looks how much room there is; returns it.
+    pub(crate) fn renew_room(&self) -> usize {
+        let room = self.capacity() - self.stored();
+        self.room.set(room as i32);
+        room
     }
 
     /// The address of a slot never used before, if any is left of the fresh range, and whether it is known to read zero.
@@ -124,31 +165,77 @@ impl Magazine {
     }
 
     fn stored(&self) -> usize {
-        self.top.load(Relaxed).addr().wrapping_sub(self.bottom.get().addr()) / size_of::<usize>()
+        // To others these may be of two arrays for a moment; more than a magazine can hold is then nothing.
+        let bytes = self.top.load(Relaxed).addr().wrapping_sub(self.bottom.load(Relaxed).addr());
+        let stored = bytes / size_of::<usize>();
+        if stored > MAGAZINE_SLOTS { 0 } else { stored }
     }
 
     /// How many more slots than it held at the last exchange the thread has allocated (negative: freed) by now.
     pub(crate) fn allocated_since_noted(&self, class: SizeClass) -> isize {
-        self.noted.get().wrapping_sub(self.held(class)) as isize
+        (self.noted.get() as isize).wrapping_sub(self.held(class) as isize)
     }
 
     pub(crate) fn note(&self, class: SizeClass) {
-        self.noted.set(self.held(class));
+        self.noted.set(self.held(class) as u32);
     }
 
     /// Fills the empty array with what `fill` writes to its first `count` places.
     pub(crate) fn refill(&self, count: usize, fill: impl FnOnce(&mut [usize]) -> usize) {
-        let bottom = self.bottom.get();
-        debug_assert!(bottom == self.top.load(Relaxed) && count <= self.room());
-        // SAFETY: M2: the array has room for `count` addresses; the memory was zero when it was mapped, so it is initialised.
+        let bottom = self.bottom.load(Relaxed);
+        debug_assert!(bottom == self.top.load(Relaxed) && 0 < count && count <= self.capacity());
+        // SAFETY: M2: the array has room for `count` addresses.
         let places = unsafe { core::slice::from_raw_parts_mut(bottom, count) };
         let filled = fill(places).min(count);
         // SAFETY: M2: at most `count` places, which is within the array.
         self.top.store(unsafe { bottom.add(filled) }, Relaxed);
+        self.renew_room();
     }
 
-    fn room(&self) -> usize {
-        (self.end.get().addr() - self.bottom.get().addr()) / size_of::<usize>()
+    /// How many slots the array may hold.
+    pub(crate) fn capacity(&self) -> usize {
+        (self.end.get().addr() - self.bottom.load(Relaxed).addr()) / size_of::<usize>()
+    }
+
+    /// Whether the array has places for so many slots.
+    pub(crate) fn has_places(&self, count: usize) -> bool {
+        count <= usize::from(self.places.get())
+    }
+
+    /// Moves what the magazine holds into another array, of `count` places. The old one is not used any more.
+    ///
+    /// # Safety
+    /// The array is initialised, longer than the old one, and belongs to this magazine alone from now on.
+    pub(crate) unsafe fn move_to(&self, array: *mut usize, count: usize) {
+        let (stored, capacity) = (self.stored(), self.capacity());
+        if stored > 0 {
+            // SAFETY: M2: `stored` initialised places, and the new array is longer and another.
+            unsafe { core::ptr::copy_nonoverlapping(self.bottom.load(Relaxed), array, stored) };
+        }
+        self.bottom.store(array, Relaxed);
+        // SAFETY: the new array is longer than what is stored.
+        self.top.store(unsafe { array.add(stored) }, Relaxed);
+        // SAFETY: and longer than what could be stored.
+        self.end.set(unsafe { array.add(capacity) });
+        self.places.set(count as u16);
+    }
+
+    /// Lets the array hold so many slots: not fewer than it holds, and it has places for them.
+    pub(crate) fn set_capacity(&self, count: usize) {
+        debug_assert!(self.has_places(count) && self.stored() <= count);
+        // SAFETY: M2: within the array.
+        self.end.set(unsafe { self.bottom.load(Relaxed).add(count) });
+        self.renew_room();
+    }
+
+    /// Notes that slots of the class are exchanged.
+    pub(crate) fn note_exchange(&self) {
+        self.exchanged.set(true);
+    }
+
+    /// Whether slots of the class have been exchanged since this was last asked.
+    pub(crate) fn take_exchanged(&self) -> bool {
+        self.exchanged.replace(false)
     }
 
     /// Makes a fresh range the one to carve from; the last one must be used up.
@@ -169,7 +256,7 @@ impl Magazine {
 
     /// Hands the oldest `count` slots of the array to `flush` and moves the others down.
     pub(crate) fn flush(&self, count: usize, flush: impl FnOnce(&[usize])) {
-        let (bottom, stored) = (self.bottom.get(), self.stored());
+        let (bottom, stored) = (self.bottom.load(Relaxed), self.stored());
         let count = count.min(stored);
         if count == 0 {
             return;
@@ -182,6 +269,7 @@ impl Magazine {
         unsafe { core::ptr::copy(rest, bottom, stored - count) };
         // SAFETY: M2: `stored - count` places from `bottom` on are in use.
         self.top.store(unsafe { bottom.add(stored - count) }, Relaxed);
+        self.renew_room();
     }
 }
 
@@ -242,25 +330,15 @@ impl Cache {
         }
     }
 
-    pub(crate) fn is_empty_cache(&self) -> bool {
-        core::ptr::eq(self, &raw const EMPTY)
-    }
-
-    /// Gives the cache its array and its family: `slots` has `MAGAZINE_STARTS[CLASS_COUNT]` places, `tag` gives each class's.
-    ///
-    /// # Safety
-    /// The array is initialised, of that length, and belongs to this cache alone from now on.
-    pub(crate) unsafe fn equip(&self, slots: *mut usize, view: View, tag: impl Fn(SizeClass) -> u32) {
+    /// Gives the cache its family: what addresses are looked up in, and each class's tag.
+    pub(crate) fn equip(&self, view: View, tag: impl Fn(SizeClass) -> u32) {
         self.view.set(view);
         for (index, magazine) in self.magazines.iter().enumerate() {
-            let class = SizeClass::from_index(index);
-            // SAFETY: the start of each class's part lies within the array.
-            let bottom = unsafe { slots.add(MAGAZINE_STARTS[index]) };
-            // SAFETY: the part's length is the distance to the next start.
-            magazine.end.set(unsafe { bottom.add(magazine_slots(class)) });
-            magazine.bottom.set(bottom);
-            magazine.top.store(bottom, Relaxed);
-            magazine.tag.set(tag(class));
+            // Another cache may have stood here, and the models know an atomic by its place.
+            magazine.top.store(core::ptr::null_mut(), Relaxed);
+            magazine.bottom.store(core::ptr::null_mut(), Relaxed);
+            magazine.fresh_bytes.store(0, Relaxed);
+            magazine.tag.set(tag(SizeClass::from_index(index)));
         }
     }
 }
@@ -288,15 +366,29 @@ mod tests {
 
     #[test]
     fn a_magazine_gives_back_what_it_got_oldest_first_to_the_bin() {
-        let mut slots = vec![0usize; MAGAZINE_STARTS[CLASS_COUNT]];
+        let (mut few, mut many) = (vec![0usize; 8], vec![0usize; 128]);
         let cache = Cache::empty();
-        // SAFETY: an array of the right length that outlives the cache.
-        unsafe { cache.equip(slots.as_mut_ptr(), View::CLOSED, |class| class.index() as u32 + 1) };
+        cache.equip(View::CLOSED, |class| class.index() as u32 + 1);
         let class = SizeClass::from_index(6);
         let magazine = cache.magazine(class);
         assert_eq!((magazine.pop(), magazine.carve(64), magazine.tag()), (None, None, 7));
+        assert!(!magazine.push(64), "without an array there is no room");
+        // SAFETY: arrays of these lengths, which outlive the cache and are used by it alone.
+        unsafe { magazine.move_to(few.as_mut_ptr(), few.len()) };
+        assert!(!magazine.push(64) && magazine.capacity() == 0);
+        magazine.set_capacity(5);
+        let pushed = (1..).take_while(|&address| magazine.push(address * 64)).count();
+        assert_eq!((pushed, magazine.held(class)), (5, 5));
+        // SAFETY: as above.
+        unsafe { magazine.move_to(many.as_mut_ptr(), many.len()) };
+        assert_eq!((magazine.capacity(), magazine.pop()), (5, Some(320)));
+        assert!(!magazine.push(384), "a pop makes no room by itself");
+        assert_eq!((magazine.renew_room(), magazine.push(384), magazine.push(448)), (1, true, false));
+        assert_eq!(magazine.pop(), Some(384));
+        magazine.flush(4, |all| assert_eq!(all, [64, 128, 192, 256]));
+        magazine.set_capacity(128);
         let pushed = (0..).take_while(|&address| magazine.push(address * 64)).count();
-        assert_eq!(pushed, magazine_slots(class));
+        assert_eq!(pushed, 128);
         magazine.flush(3, |oldest| assert_eq!(oldest, [0, 64, 128]));
         assert_eq!(magazine.held(class), pushed - 3);
         assert_eq!(magazine.pop(), Some((pushed - 1) * 64));
@@ -312,7 +404,10 @@ mod tests {
     fn the_empty_cache_takes_every_cold_exit() {
         for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
             let magazine = EMPTY.magazine(class);
-            assert_eq!((magazine.pop(), magazine.push(64), magazine.carve(class.slot_bytes())), (None, false, None));
+            assert_eq!(
+                (magazine.pop(), magazine.push_if_owned(64), magazine.carve(class.slot_bytes())),
+                (None, false, None)
+            );
             assert_ne!(EMPTY.view().tag(0x1234_5678, 21), magazine.tag());
         }
     }

@@ -47,7 +47,7 @@ impl Magazine {
     pub(crate) fn pop_above(&self, floor: usize) -> Option<usize> {
         let top = self.top.load(Relaxed);
         // M2: `bottom <= top`.
-        if top.addr() - self.bottom.get().addr() <= floor * size_of::<usize>() {
+        if top.addr() - self.bottom.load(Relaxed).addr() <= floor * size_of::<usize>() {
             return None;
         }
         // SAFETY: M2: the array is not empty, so its last slot lies below `top`.
@@ -66,7 +66,7 @@ impl Magazine {
     #[inline(always)]
     pub(crate) fn push_at_random(&self, address: usize, random: u64) {
         debug_assert!(self.has_room(), "the caller has looked");
-        let (bottom, top) = (self.bottom.get(), self.top.load(Relaxed));
+        let (bottom, top) = (self.bottom.load(Relaxed), self.top.load(Relaxed));
         let stored = (top.addr() - bottom.addr()) / size_of::<usize>();
         // SAFETY: M2: at or below `top`, where the caller has seen room.
         let place = unsafe { bottom.add(below(random, stored + 1)) };
@@ -78,6 +78,8 @@ impl Magazine {
         unsafe { top.write(other) };
         // SAFETY: M2: `top < end`, so one more is at most `end`.
         self.top.store(unsafe { top.add(1) }, Relaxed);
+        // M4: hardened magazines count their room where it is used.
+        self.room.set(0);
     }
 
     /// Mixes the slots from place `first` up.
@@ -95,18 +97,19 @@ impl Magazine {
     /// Adds at most `count` of the slots that `fill` writes, on top; the array has room for them.
     pub(crate) fn append(&self, count: usize, fill: impl FnOnce(&mut [usize]) -> usize) {
         let top = self.top.load(Relaxed);
-        debug_assert!(self.stored() + count <= self.room());
-        // SAFETY: M2: the array has room for `count` addresses; the memory was zero when it was mapped, so it is initialised.
+        debug_assert!(self.stored() + count <= self.capacity());
+        // SAFETY: M2: the array has room for `count` addresses.
         let places = unsafe { core::slice::from_raw_parts_mut(top, count) };
         let filled = fill(places).min(count);
         // SAFETY: M2: at most `count` places, which is within the array.
         self.top.store(unsafe { top.add(filled) }, Relaxed);
+        self.renew_room();
     }
 
     #[inline(always)]
     fn exchange(&self, one: usize, other: usize) {
         debug_assert!(one.max(other) < self.stored());
-        let bottom = self.bottom.get();
+        let bottom = self.bottom.load(Relaxed);
         // SAFETY: M2: below `top`, so within the array.
         let one = unsafe { bottom.add(one) };
         // SAFETY: as above.
@@ -119,16 +122,15 @@ impl Magazine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capacity::MAGAZINE_STARTS;
-    use crate::header::View;
-    use crate::size_class::{CLASS_COUNT, SizeClass};
+    use crate::size_class::SizeClass;
 
     #[test]
     fn what_is_pushed_at_random_comes_back_once_and_not_in_order() {
-        let mut slots = vec![0usize; MAGAZINE_STARTS[CLASS_COUNT]];
+        let mut slots = vec![0usize; 128];
         let cache = Cache::empty();
-        // SAFETY: an array of the right length that outlives the cache.
-        unsafe { cache.equip(slots.as_mut_ptr(), View::CLOSED, |_| 1) };
+        // SAFETY: an array of that length that outlives the cache and is used by it alone.
+        unsafe { cache.magazine(SizeClass::from_index(6)).move_to(slots.as_mut_ptr(), slots.len()) };
+        cache.magazine(SizeClass::from_index(6)).set_capacity(128);
         cache.seed(42);
         let magazine = cache.magazine(SizeClass::from_index(6));
         for address in 1..=64 {

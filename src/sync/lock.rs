@@ -46,6 +46,13 @@ impl<T> Lock<T> {
         Guard { lock: self }
     }
 
+    /// Takes the lock if nobody holds it, for work that can be left for another time.
+    #[inline]
+    pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
+        // Acquire: as in `lock`.
+        self.state.compare_exchange(FREE, HELD, Acquire, Relaxed).ok().map(|_| Guard { lock: self })
+    }
+
     /// Takes the lock and keeps it without a guard: for the time of a `fork`.
     pub(crate) fn hold(&self) {
         core::mem::forget(self.lock());

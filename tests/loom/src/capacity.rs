@@ -1,41 +1,52 @@
 //! As little as can be in magazines, depots and fresh ranges, so that every state is near.
 
+use crate::checks::Checks;
 use crate::size_class::{CLASS_COUNT, SizeClass};
 
-pub(crate) const SURPLUS_BATCHES: u32 = 3;
+pub(crate) const EARNING_CALLS: u32 = 0;
+pub(crate) const CALM_MILLISECONDS: u32 = 1000;
+pub(crate) const CALM_EXCHANGES: u32 = 16;
+pub(crate) const FIRST_BYTES: usize = 16 << 20;
+pub(crate) const EARNING_EXCHANGES: u32 = 64;
+pub(crate) const CALM_BYTES: usize = 64 << 10;
+pub(crate) const CACHE_BYTES: usize = 16 << 20;
+pub(crate) const MAGAZINE_SLOTS: usize = 128;
+pub(crate) const DEPOT_LEAST_SLOTS: usize = 1;
+pub(crate) const SURPLUS_SLOTS: u32 = 3;
+/// None: statics outlive an execution, and memory does not.
+pub(crate) const WARM_PIECES: usize = 0;
 
-pub(crate) const fn magazine_slots(_: SizeClass) -> usize {
+pub(crate) const fn magazine_slots(_: SizeClass, _: Checks, _: usize) -> usize {
     2
 }
 
-pub(crate) const fn batch_slots(class: SizeClass) -> usize {
-    magazine_slots(class) / 2
+pub(crate) const fn first_slots(_: SizeClass, _: Checks, most: usize) -> usize {
+    most
 }
 
-pub(crate) const fn quarantine_slots(class: SizeClass) -> usize {
-    magazine_slots(class) / 4
-}
-
-/// One, and none for the classes with an odd index, whose slots come back to their slabs at once.
-pub(crate) const fn depot_batches(class: SizeClass) -> usize {
-    1 - class.index() % 2
-}
-
-pub(crate) const fn fresh_slots(_: SizeClass) -> usize {
+pub(crate) const fn batch_slots(_: usize) -> usize {
     1
 }
 
-pub(crate) const MAGAZINE_STARTS: [usize; CLASS_COUNT + 1] = starts(false);
-pub(crate) const DEPOT_STARTS: [usize; CLASS_COUNT + 1] = starts(true);
+pub(crate) const fn quarantine_slots(_: SizeClass) -> usize {
+    0
+}
 
-const fn starts(of_depots: bool) -> [usize; CLASS_COUNT + 1] {
+/// One, and none for the classes with an odd index, whose slots come back to their slabs at once.
+pub(crate) const fn depot_slots(class: SizeClass) -> usize {
+    1 - class.index() % 2
+}
+
+pub(crate) const fn fresh_slots(_: SizeClass, _: usize, _: usize) -> usize {
+    1
+}
+
+pub(crate) const DEPOT_STARTS: [usize; CLASS_COUNT + 1] = {
     let mut starts = [0; CLASS_COUNT + 1];
     let mut index = 0;
     while index < CLASS_COUNT {
-        let class = SizeClass::from_index(index);
-        let length = if of_depots { depot_batches(class) * batch_slots(class) } else { magazine_slots(class) };
-        starts[index + 1] = starts[index] + length;
+        starts[index + 1] = starts[index] + depot_slots(SizeClass::from_index(index));
         index += 1;
     }
     starts
-}
+};

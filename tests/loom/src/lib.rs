@@ -38,8 +38,10 @@ from_the_crate! {
     states "../../../src/states.rs";
     stats "../../../src/stats.rs";
     thread "../../../src/thread.rs";
+    thread_pages "../../../src/thread_pages.rs";
     tiny "../../../src/tiny.rs";
     trunk "../../../src/trunk.rs";
+    waiting "../../../src/waiting.rs";
 }
 
 #[allow(dead_code, reason = "the same functions as the crate's")]

@@ -11,7 +11,7 @@ use crate::family::FamilyCore;
 use crate::fatal::Line;
 use crate::size_class::SizeClass;
 use crate::sync::{self, Sleep};
-use crate::thread::CacheSlot;
+use crate::magazine::CacheSlot;
 use crate::{Checks, Family, os};
 
 /// Bytes of a slab in all models: the smallest.
@@ -143,7 +143,7 @@ macro_rules! families {
                 const CHECKS: Checks = Checks::$checks;
 
                 fn __core() -> &'static FamilyCore {
-                    let new = || place(FamilyCore::new(Self::NAME, Self::SLAB_BYTES, Self::CHECKS));
+                    let new = || place(FamilyCore::new(Self::NAME, Self::SLAB_BYTES, Self::CHECKS, Self::__slot));
                     let core = CORES.with(|cores| cores[$index].get()).unwrap_or_else(new);
                     CORES.with(|cores| cores[$index].set(Some(core)));
                     core

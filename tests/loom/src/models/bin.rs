@@ -34,7 +34,7 @@ impl Shared {
     /// Takes one slot; `fresh` ones are those that nobody has had.
     fn take(&self) -> usize {
         let mut batch = [0];
-        let taken = self.bin.take(&self.geometry, DepotMemory(self.depot), &mut batch);
+        let taken = self.bin.take(&self.geometry, DepotMemory(self.depot), &mut batch, 1);
         let address = match taken.expect("no states are kept").expect("there is memory") {
             Taken::Recycled(count) => {
                 assert_eq!(count, 1);

@@ -1,0 +1,258 @@
+//! The thread caches of one family: what a cache may hold, how it earns more, and how it goes back.
+//!
+//! ```text
+//!   slow calls ──earned──► cache without arrays ──exchanges──► magazines double, within `granted_bytes`
+//!                                                                │            │ doubles with the exchanges
+//!       bins ◄──────── calm for a second, or the thread ends ────┘            ▼ `cache_bytes` at most
+//! ```
+//!
+//! **F2** A thread cache is its thread's from [`FamilyCore::acquire_cache`] to
+//! [`FamilyCore::retire_cache`]; it stands in the family's list for exactly as long, and others look
+//! at it only there, under the lock of the caches. `used_bytes` is the sum of what the magazines have
+//! room for; it is above `granted_bytes` only until the thread's next exchange.
+
+use core::ptr::NonNull;
+
+use super::FamilyCore;
+use crate::capacity::{
+    CALM_BYTES, CALM_EXCHANGES, CALM_MILLISECONDS, EARNING_EXCHANGES, FIRST_BYTES, MAGAZINE_SLOTS, first_slots,
+    magazine_slots,
+};
+use crate::header::Directory;
+use crate::magazine::{Cache, CacheSlot};
+use crate::os;
+use crate::size_class::{CLASS_COUNT, SizeClass};
+use crate::sync::Cell;
+use crate::thread_pages::ThreadPages;
+
+/// Places of the arrays that a magazine gets one after another.
+const ARRAYS: [usize; 3] = [8, 32, MAGAZINE_SLOTS];
+
+/// A thread's cache with what connects it to its family and its thread.
+#[repr(C)]
+pub(crate) struct ThreadCache {
+    /// First, because a slot refers to the whole by this.
+    pub(crate) cache: Cache,
+    pub(crate) family: &'static FamilyCore,
+    pages: &'static ThreadPages,
+    /// Neighbours in the family's list.
+    previous: Cell<Option<&'static ThreadCache>>,
+    next: Cell<Option<&'static ThreadCache>>,
+    /// The thread's cache of another family: see `thread`.
+    pub(crate) next_in_thread: Cell<Option<&'static ThreadCache>>,
+    /// Bytes of slots that the magazines may have room for, and those that they have room for.
+    granted_bytes: Cell<usize>,
+    used_bytes: Cell<usize>,
+    /// Exchanges since `granted_bytes` last changed.
+    exchanges: Cell<u32>,
+    /// Exchanges since `since`, in milliseconds modulo 2³².
+    lately: Cell<u32>,
+    since: Cell<u32>,
+}
+
+/// The list of a family's caches.
+pub(super) struct Caches {
+    first: Option<&'static ThreadCache>,
+    pub(super) in_use: usize,
+}
+
+// SAFETY: F2: the links of the list are only used under the lock around this.
+unsafe impl Send for Caches {}
+
+impl Caches {
+    pub(super) const fn new() -> Self {
+        Self { first: None, in_use: 0 }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &'static ThreadCache> {
+        core::iter::successors(self.first, |cache| cache.next.get())
+    }
+
+    fn link(&mut self, cache: &'static ThreadCache) {
+        if let Some(first) = self.first {
+            first.previous.set(Some(cache));
+        }
+        cache.next.set(self.first.replace(cache));
+        self.in_use += 1;
+    }
+
+    fn unlink(&mut self, cache: &ThreadCache) {
+        let (previous, next) = (cache.previous.take(), cache.next.take());
+        match previous {
+            Some(previous) => previous.next.set(next),
+            None => self.first = next,
+        }
+        if let Some(next) = next {
+            next.previous.set(previous);
+        }
+        self.in_use -= 1;
+    }
+}
+
+fn classes() -> impl Iterator<Item = SizeClass> {
+    (0..CLASS_COUNT).map(SizeClass::from_index)
+}
+
+impl ThreadCache {
+    /// The whole that a thread's slot refers to, if the thread has a cache.
+    pub(crate) fn in_slot(slot: &CacheSlot) -> Option<&'static Self> {
+        // SAFETY: what a slot refers to, if it is not the empty cache, is the first field of a `ThreadCache` that stays until it
+        // is taken out of the slot (F2), by a pointer to the whole (`thread::attach`).
+        slot.own().map(|cache| unsafe { cache.cast::<Self>().as_ref() })
+    }
+
+    /// Notes an exchange of slots of a class, which lets its magazine hold more if that is earned. `false`: slots of the class
+    /// are not cached.
+    pub(crate) fn exchanges(&self, class: SizeClass, now: u64) -> bool {
+        self.exchanges.set(self.exchanges.get().saturating_add(1));
+        self.calm_down(now as u32);
+        self.cache.magazine(class).note_exchange();
+        self.lengthen(class);
+        self.cache.magazine(class).capacity() > 0
+    }
+
+    /// Lets a magazine hold twice as many slots, or its first.
+    fn lengthen(&self, class: SizeClass) {
+        let (magazine, checks) = (self.cache.magazine(class), self.family.checks);
+        let most = magazine_slots(class, checks, self.family.cache_bytes);
+        let capacity = magazine.capacity();
+        if capacity == most {
+            return;
+        }
+        let wanted = if capacity == 0 { first_slots(class, checks, most) } else { most.min(2 * capacity) };
+        let more = (wanted - capacity) * class.slot_bytes();
+        if (checks.is_hardened() || self.admits(class, more)) && self.has_array(class, wanted) {
+            magazine.set_capacity(wanted);
+            self.used_bytes.set(self.used_bytes.get() + more);
+        }
+    }
+
+    /// Whether the magazines may have room for so many bytes more: in what is granted, in what is earned now, or in what another
+    /// class does not use.
+    fn admits(&self, class: SizeClass, bytes: usize) -> bool {
+        let fits = || self.used_bytes.get() + bytes <= self.granted_bytes.get();
+        if fits() {
+            return true;
+        }
+        let granted = self.granted_bytes.get();
+        if self.exchanges.get() >= EARNING_EXCHANGES && granted < self.family.cache_bytes {
+            self.exchanges.set(0);
+            self.granted_bytes.set(self.family.cache_bytes.min(2 * granted));
+        } else {
+            self.shorten_an_idle_one(class);
+        }
+        fits()
+    }
+
+    /// Halves the largest magazine whose class has not been exchanged since this was last tried.
+    fn shorten_an_idle_one(&self, but: SizeClass) {
+        let bytes = |class: &SizeClass| self.cache.magazine(*class).capacity() * class.slot_bytes();
+        let is_idle = |class: &SizeClass| *class != but && !self.cache.magazine(*class).take_exchanged();
+        if let Some(class) = classes().filter(|class| bytes(class) > 0).filter(is_idle).max_by_key(bytes) {
+            self.shorten(class, self.cache.magazine(class).capacity() / 2);
+        }
+    }
+
+    /// Lets a magazine hold only so many slots; what it holds beyond goes to its bin.
+    fn shorten(&self, class: SizeClass, capacity: usize) {
+        let magazine = self.cache.magazine(class);
+        let stored = magazine.stored_slots();
+        if stored > capacity {
+            self.family.note_live(&self.cache, class);
+            self.family.flush_stored(&self.cache, class, stored - capacity);
+            magazine.note(class);
+        }
+        self.used_bytes.set(self.used_bytes.get() - (magazine.capacity() - capacity) * class.slot_bytes());
+        magazine.set_capacity(capacity);
+    }
+
+    /// Gives up what a thread that now only calls now and then has no use for; looks once a second.
+    fn calm_down(&self, now: u32) {
+        self.lately.set(self.lately.get().saturating_add(1));
+        if now.wrapping_sub(self.since.get()) < CALM_MILLISECONDS {
+            return;
+        }
+        self.since.set(now);
+        if self.lately.replace(0) < CALM_EXCHANGES && !self.family.checks.is_hardened() {
+            self.rest();
+        }
+    }
+
+    #[cold]
+    fn rest(&self) {
+        for class in classes().filter(|class| self.cache.magazine(*class).capacity() > 0) {
+            if !self.cache.magazine(class).take_exchanged() {
+                self.family.flush_class(&self.cache, class);
+                self.shorten(class, 0);
+            }
+        }
+        self.granted_bytes.set(self.granted_bytes.get().min(CALM_BYTES));
+        self.exchanges.set(0);
+        while self.used_bytes.get() > CALM_BYTES {
+            let bytes = |class: &SizeClass| self.cache.magazine(*class).capacity() * class.slot_bytes();
+            let Some(class) = classes().max_by_key(bytes) else { return };
+            self.shorten(class, self.cache.magazine(class).capacity() / 2);
+        }
+    }
+
+    /// Sees to it that a magazine's array has so many places. `false`: out of memory.
+    fn has_array(&self, class: SizeClass, places: usize) -> bool {
+        let magazine = self.cache.magazine(class);
+        if magazine.has_places(places) {
+            return true;
+        }
+        let Some(&count) = ARRAYS.iter().find(|&&count| count >= places) else { return false };
+        let Some(array) = self.pages.allocate(count * size_of::<usize>()) else { return false };
+        // SAFETY: initialised memory of that length (P2), longer than the array before, and this magazine's alone (P1).
+        unsafe { magazine.move_to(array.cast::<usize>().as_ptr(), count) };
+        true
+    }
+}
+
+impl FamilyCore {
+    /// Whether a thread need not earn a cache: without one nothing waits in quarantine.
+    pub(crate) fn gives_caches_at_once(&self) -> bool {
+        self.checks.is_hardened()
+    }
+
+    /// The calling thread's slot.
+    pub(crate) fn slot(&self) -> &CacheSlot {
+        // SAFETY: `Family` promises the calling thread's slot, and the reference does not leave the call.
+        unsafe { &*(self.slot)() }
+    }
+
+    /// A cache for the calling thread, all empty, in pages of its own. `None`: out of memory.
+    pub(crate) fn acquire_cache(&'static self, pages: &'static ThreadPages) -> Option<NonNull<ThreadCache>> {
+        self.register()?;
+        let place = self.with_what_is_kept(|| pages.allocate(size_of::<ThreadCache>()))?.cast::<ThreadCache>();
+        let new = ThreadCache {
+            cache: Cache::empty(),
+            family: self,
+            pages,
+            previous: Cell::new(None),
+            next: Cell::new(None),
+            next_in_thread: Cell::new(None),
+            granted_bytes: Cell::new(FIRST_BYTES.min(self.cache_bytes)),
+            used_bytes: Cell::new(0),
+            exchanges: Cell::new(0),
+            lately: Cell::new(CALM_EXCHANGES),
+            since: Cell::new(os::milliseconds() as u32),
+        };
+        // SAFETY: P1: room for a `ThreadCache` at a cache line, which nobody else has.
+        unsafe { place.write(new) };
+        // SAFETY: written just now; it stays until the thread gives its pages back, after `retire_cache` (F2).
+        let cache: &'static ThreadCache = unsafe { place.as_ref() };
+        cache.cache.equip(Directory::of(self.unit_shift).view(), |class| self.tag(class));
+        if self.checks.is_hardened() {
+            cache.cache.seed(os::random());
+        }
+        self.caches.lock().link(cache);
+        Some(place)
+    }
+
+    /// Takes a cache back whose thread ends: what it holds goes to the bins, and nobody looks at it any more.
+    pub(crate) fn retire_cache(&'static self, cache: &'static ThreadCache) {
+        self.flush_all(&cache.cache);
+        self.caches.lock().unlink(cache);
+    }
+}
