@@ -21,6 +21,7 @@ use crate::header::{Directory, UNIT_COUNT};
 use crate::large::{Large, LargeSet, Mismatch, mapped_bytes};
 use crate::magazine::{Cache, Magazine};
 use crate::os;
+use crate::purge::{self, Effort};
 use crate::region::UnitPool;
 use crate::size_class::{CLASS_COUNT, SizeClass};
 use crate::slab::Geometry;
@@ -402,10 +403,23 @@ impl FamilyCore {
             return;
         }
         // While there is something to purge, the next flush goes on with it.
-        if !self.pool.lock().purge_aged(now) {
+        let more_units = purge::purge_aged_units(&self.pool, self.unit_shift, self.checks, now);
+        if !(self.purge_unneeded(now) || more_units) {
             self.housekeeping.store(now as u32, Relaxed);
         }
         self.large.lock().release_kept(Some(now));
+    }
+
+    /// Gives pages of slots back that nobody has needed for a second, a few slabs at a time; whether there may be more at once. To be
+    /// called at most every [`HOUSEKEEPING_MILLISECONDS`] unless there is more.
+    fn purge_unneeded(&self, now: u64) -> bool {
+        let mut effort = Effort::new();
+        for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
+            let (bin, geometry, depot) = self.bin(class);
+            let purged = purge::purge_unneeded(bin, &geometry, depot, now, &mut effort);
+            purged.unwrap_or_else(|twice| self.report_twice(twice, class));
+        }
+        effort.is_used_up()
     }
 
     /// Gives all free memory that no thread cache holds back to the system; returns its bytes.
@@ -414,12 +428,14 @@ impl FamilyCore {
         if self.number.load(Acquire) == 0 {
             return 0;
         }
+        let mut pages = 0;
         for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
             let (bin, geometry, depot) = self.bin(class);
-            bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
+            let trimmed = purge::trim_bin(bin, &geometry, depot);
+            pages += trimmed.unwrap_or_else(|twice| self.report_twice(twice, class));
         }
-        let units = self.pool.lock().purge_all(os::milliseconds());
-        units + self.large.lock().release_kept(None)
+        let units = purge::trim_units(&self.pool, self.unit_shift, self.checks, os::milliseconds());
+        pages + units + self.large.lock().release_kept(None)
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -446,6 +462,8 @@ impl FamilyCore {
                 cached_slots: held,
                 depot_slots: counts.depot_slots,
                 free_slots: counts.free_slots,
+                idle_slots: counts.idle_slots,
+                purged_slots: counts.purged_slots,
             };
         }
         drop(caches);
