@@ -264,13 +264,12 @@ impl Bin {
             };
             // Those at the end have been free longest; who was looked at stands in front.
             let Some(slab) = state.slabs.last().filter(|_| !ended) else { return Found::End };
-            // SAFETY: a slab of this bin, whose lock is held (S1).
-            if unsafe { geometry.is_worth_a_look(slab, part) } {
-                if let Some(claim) = state.slabs.claim(geometry, slab) {
-                    return Found::Claim(claim);
-                }
-            }
             state.slabs.bring_to_front(slab);
+            // SAFETY: a slab of this bin, whose lock is held (S1).
+            let is_worth_it = unsafe { geometry.is_worth_a_look(slab, part) };
+            if let Some(claim) = is_worth_it.then(|| state.slabs.claim(geometry, slab)).flatten() {
+                return Found::Claim(claim);
+            }
         }
         Found::Nothing
     }
