@@ -104,15 +104,15 @@ impl Geometry<'_> {
     /// Gives the unit of an empty slab without guards back to the pool.
     pub(crate) fn close(&self, slab: &'static SlabHeader) {
         debug_assert_eq!(slab.used.get(), 0);
-        if slab.purged.get() > 0 {
-            // SAFETY: a slab of this bin, whose lock is held (S1), with a purged piece.
-            unsafe { self.clear_purged(slab) };
-        }
         // Release: nobody legitimately looks at the tag of a slab without slots; a late, wrong free finds 0.
         slab.tag.store(0, Release);
         if self.checks.keeps_states() {
             // SAFETY: an empty slab of this class, whose bin's lock is held (S1).
             unsafe { self.forget(slab) };
+        }
+        if slab.purged.get() > 0 {
+            // SAFETY: a slab of this bin, whose lock is held (S1), with a purged piece.
+            unsafe { self.clear_purged(slab) };
         }
         // SAFETY: an empty slab. Large slots that were free had no memory; the system says whether it is so.
         if self.has_guards() && unsafe { os::purge(slab_memory(slab), self.unit_bytes()) } {
