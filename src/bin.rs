@@ -253,9 +253,10 @@ impl Bin {
     /// Claims free slots of the next slab that nobody needs; with `all` of any slab, as many slabs as that says.
     pub(crate) fn claim(&self, geometry: &Geometry<'_>, mut all: Option<&mut usize>) -> Found {
         let mut state = self.0.lock();
+        let are_huge = state.slabs.are_huge(geometry);
         let part = match all {
             Some(_) => None,
-            None => Some(if state.slabs.are_huge(geometry) { LEAST_PART_HUGE } else { LEAST_PART }),
+            None => Some(if are_huge { LEAST_PART_HUGE } else { LEAST_PART }),
         };
         for _ in 0..LOOKED_AT_ONCE {
             let ended = match &mut all {
@@ -267,7 +268,10 @@ impl Bin {
             state.slabs.bring_to_front(slab);
             // SAFETY: a slab of this bin, whose lock is held (S1).
             let is_worth_it = unsafe { geometry.is_worth_a_look(slab, part) };
-            if let Some(claim) = is_worth_it.then(|| state.slabs.claim(geometry, slab)).flatten() {
+            if let Some(mut claim) = is_worth_it.then(|| state.slabs.claim(geometry, slab)).flatten() {
+                if !are_huge {
+                    claim.set_small();
+                }
                 return Found::Claim(claim);
             }
         }

@@ -22,21 +22,26 @@ use crate::sync::Lock;
 const SLABS_AT_ONCE: u32 = 8;
 /// How often one call of housekeeping looks for such slabs.
 const LOOKS_AT_ONCE: u32 = 64;
+/// How long one call goes on with slabs of very small slots, which take a millisecond each.
+const MILLISECONDS_AT_ONCE: u64 = 1;
 
 /// What one call of housekeeping may still do.
 pub(crate) struct Effort {
     slabs: u32,
     looks: u32,
+    began: u64,
 }
 
 impl Effort {
-    pub(crate) fn new() -> Self {
-        Self { slabs: SLABS_AT_ONCE, looks: LOOKS_AT_ONCE }
+    /// `now` is [`os::milliseconds`].
+    pub(crate) fn new(now: u64) -> Self {
+        Self { slabs: SLABS_AT_ONCE, looks: LOOKS_AT_ONCE, began: now }
     }
 
     /// Whether it is used up, so that there may be more to do at once.
     pub(crate) fn is_used_up(&self) -> bool {
-        self.slabs == 0 || self.looks == 0
+        let has_worked = self.slabs < SLABS_AT_ONCE;
+        self.slabs == 0 || self.looks == 0 || has_worked && os::milliseconds() > self.began + MILLISECONDS_AT_ONCE
     }
 }
 

@@ -413,7 +413,7 @@ impl FamilyCore {
     /// Gives pages of slots back that nobody has needed for a second, a few slabs at a time; whether there may be more at once. To be
     /// called at most every [`HOUSEKEEPING_MILLISECONDS`] unless there is more.
     fn purge_unneeded(&self, now: u64) -> bool {
-        let mut effort = Effort::new();
+        let mut effort = Effort::new(now);
         for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
             let (bin, geometry, depot) = self.bin(class);
             let purged = purge::purge_unneeded(bin, &geometry, depot, now, &mut effort);

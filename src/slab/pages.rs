@@ -44,16 +44,23 @@ pub(crate) struct Claim {
     whole: Pieces,
     /// What the system has taken.
     pub(crate) purged: Pieces,
+    /// Whether the slab may be a huge page of which nothing has gone back yet.
+    is_huge: bool,
 }
 
 impl Claim {
+    /// Says that the slab has small pages anyhow.
+    pub(crate) fn set_small(&mut self) {
+        self.is_huge = false;
+    }
+
     /// Leaves the list as it is until more has come back.
     pub(crate) fn forget_order(&self) {
         self.list.forget_loose();
     }
 
     fn new(slab: &'static SlabHeader, slots: usize, list: Trunks, whole: Pieces) -> Self {
-        Self { slab, slots, list, whole, purged: Pieces::NONE }
+        Self { slab, slots, list, whole, purged: Pieces::NONE, is_huge: slab.purged.get() == 0 }
     }
 }
 
@@ -175,7 +182,7 @@ impl Geometry<'_> {
         let slab = claim.slab;
         let Some(scratch) = scratch else {
             self.verify_zero(slab, &claim.whole);
-            claim.purged = self.purge(slab, &claim.whole);
+            claim.purged = self.purge(claim, &claim.whole);
             return;
         };
         let bits = scratch.words(self.slot_words());
@@ -183,7 +190,7 @@ impl Geometry<'_> {
         let whole = take_whole(bits, self.slots_shift(), &Pieces::NONE);
         // Where purged pieces are noted is memory only from the first on.
         if !whole.is_empty() && self.pool.lock().side_table(slab).is_some() {
-            claim.purged = self.purge(slab, &whole);
+            claim.purged = self.purge(claim, &whole);
         }
         let mut refused = whole;
         claim.purged.each().for_each(|piece| refused.remove(piece));
@@ -191,9 +198,9 @@ impl Geometry<'_> {
         self.list_again(claim, bits);
     }
 
-    /// Asks the system to take pieces of a slab; returns those that it has taken.
-    fn purge(&self, slab: &SlabHeader, pieces: &Pieces) -> Pieces {
-        let (mut purged, shift) = (Pieces::NONE, self.piece_shift());
+    /// Asks the system to take pieces of a claimed slab; returns those that it has taken.
+    fn purge(&self, claim: &Claim, pieces: &Pieces) -> Pieces {
+        let (slab, mut purged, shift) = (claim.slab, Pieces::NONE, self.piece_shift());
         for run in pieces.runs() {
             // SAFETY: pieces are parts of the slab.
             let start = unsafe { slab_memory(slab).add(run.start << shift) };
@@ -201,6 +208,11 @@ impl Geometry<'_> {
             if unsafe { os::purge(start, run.len() << shift) } {
                 run.for_each(|piece| purged.insert(piece));
             }
+        }
+        if claim.is_huge && self.may_be_huge() && !purged.is_empty() {
+            // Else the system would make it a huge page again before long, and all that went back would be there again.
+            // SAFETY: committed with the slab.
+            unsafe { os::advise_small(slab_memory(slab), self.unit_bytes()) };
         }
         purged
     }
