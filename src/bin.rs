@@ -261,7 +261,7 @@ impl Bin {
         for _ in 0..LOOKED_AT_ONCE {
             let ended = match &mut all {
                 Some(left) => core::mem::replace(*left, left.saturating_sub(1)) == 0,
-                None => state.unneeded == 0 || !state.has_unseen(),
+                None => state.unneeded < geometry.piece_slots() || !state.has_unseen(),
             };
             // Those at the end have been free longest; who was looked at stands in front.
             let Some(slab) = state.slabs.last().filter(|_| !ended) else { return Found::End };
@@ -269,9 +269,8 @@ impl Bin {
             // SAFETY: a slab of this bin, whose lock is held (S1).
             let is_worth_it = unsafe { geometry.is_worth_a_look(slab, part) };
             if let Some(mut claim) = is_worth_it.then(|| state.slabs.claim(geometry, slab)).flatten() {
-                if !are_huge {
-                    claim.set_small();
-                }
+                let most = if all.is_some() { usize::MAX } else { state.unneeded / geometry.piece_slots() };
+                claim.limit(most, are_huge);
                 return Found::Claim(claim);
             }
         }

@@ -44,14 +44,17 @@ pub(crate) struct Claim {
     whole: Pieces,
     /// What the system has taken.
     pub(crate) purged: Pieces,
+    /// How many pieces may go back.
+    most: usize,
     /// Whether the slab may be a huge page of which nothing has gone back yet.
     is_huge: bool,
 }
 
 impl Claim {
-    /// Says that the slab has small pages anyhow.
-    pub(crate) fn set_small(&mut self) {
-        self.is_huge = false;
+    /// Says how many pieces may go back, and whether the slab can be a huge page.
+    pub(crate) fn limit(&mut self, most: usize, can_be_huge: bool) {
+        self.most = most;
+        self.is_huge &= can_be_huge;
     }
 
     /// Leaves the list as it is until more has come back.
@@ -60,7 +63,7 @@ impl Claim {
     }
 
     fn new(slab: &'static SlabHeader, slots: usize, list: Trunks, whole: Pieces) -> Self {
-        Self { slab, slots, list, whole, purged: Pieces::NONE, is_huge: slab.purged.get() == 0 }
+        Self { slab, slots, list, whole, purged: Pieces::NONE, most: usize::MAX, is_huge: slab.purged.get() == 0 }
     }
 }
 
@@ -201,7 +204,13 @@ impl Geometry<'_> {
     /// Asks the system to take pieces of a claimed slab; returns those that it has taken.
     fn purge(&self, claim: &Claim, pieces: &Pieces) -> Pieces {
         let (slab, mut purged, shift) = (claim.slab, Pieces::NONE, self.piece_shift());
+        let mut left = claim.most;
         for run in pieces.runs() {
+            let run = run.start..run.end.min(run.start.saturating_add(left));
+            if run.is_empty() {
+                break;
+            }
+            left -= run.len();
             // SAFETY: pieces are parts of the slab.
             let start = unsafe { slab_memory(slab).add(run.start << shift) };
             // SAFETY: committed with the slab; all slots there are free and claimed (P3).
