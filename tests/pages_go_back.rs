@@ -131,8 +131,8 @@ fn a_random_part_of_small_slots_goes_back() {
     child::isolated("a_random_part_of_small_slots_goes_back", || {
         for doors in all() {
             let mut random = Random::new(64);
-            part_stays(doors, 64, 500_000 * 64, |_, _| random.below(10) == 0);
-            part_stays(doors, 64, 500_000 * 64, |_, _| random.below(200) == 0);
+            part_stays(doors, 64, 200_000 * 64, |_, _| random.below(10) == 0);
+            part_stays(doors, 64, 200_000 * 64, |_, _| random.below(200) == 0);
         }
     });
 }
