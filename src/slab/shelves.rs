@@ -341,8 +341,10 @@ impl Shelves {
             return;
         }
         self.unlink(Self::shelf(geometry, slab), slab);
-        self.purged_slots -= geometry.purged_slots(slab);
-        self.carved_slots -= slab.fresh.get() as usize / geometry.class.slot_bytes();
+        if slab.purged.get() > 0 {
+            self.purged_slots -= geometry.purged_slots(slab);
+        }
+        self.carved_slots -= slab.fresh.get() as usize >> geometry.class.index();
         if self.current.is_some_and(|current| core::ptr::eq(current, slab)) {
             self.current = None;
         }
