@@ -1,28 +1,39 @@
 //! What all threads share of one (family, class): a lock, the slabs with room, and the depot.
 //!
 //! ```text
-//!   take: depot ─► slabs with recycled slots ─► fresh part of the current slab ─► a new slab from the pool
+//!   take: depot ─► slabs with recycled slots ─► purged ones ─► fresh part of the current slab ─► a new slab from the pool
 //!   give: depot, while it has room and the program is not only freeing ─► each slot to its slab ─► empty slab to the pool
 //! ```
 //!
 //! The depot is a stack of slots, copied in and out under the lock, so that slots which pass from one thread to another
 //! touch no slab. It keeps slabs from becoming empty, so a bin that only ever gets slots back empties it.
 //!
-//! **B1** A slab is in `partial` exactly while `recycled > 0`. **B2** `used_slots` is the sum of `used` over the bin's slabs;
-//! what is outside of the bin, in caches and with clients, is `used_slots − depot_len`. (A slot that was freed twice at once
-//! may be in the depot and in its slab, until whoever gets it second is told.) **B3** A slab with fresh slots is
-//! `current`: no other could ever be carved again.
+//! What takes long is done without the lock: slots are *claimed*, out of their slab as if a cache had taken them, and *settled*
+//! afterwards ([`slab::pages`](crate::slab)). So a list is put in order, and pages of free slots go back to the system; what nobody has
+//! needed for a second, all of them on `trim` ([`purge`](crate::purge)).
+//!
+//! What is outside of the bin, in caches and with clients, is `used_slots − depot_len − claimed_slots` ([`Shelves`]). (A slot that was freed
+//! twice at once may be in the depot and in its slab, until whoever gets it second is told.)
 
 use core::ops::Range;
 
 use crate::capacity::{DEPOT_LEAST_SLOTS, SURPLUS_SLOTS, depot_slots};
-use crate::header::{Directory, SlabHeader};
-use crate::slab::Geometry;
+use crate::region::PURGE_AFTER_MILLISECONDS;
+use crate::slab::{Claim, Geometry, Shelves};
+pub(crate) use crate::slab::{Fresh, Twice};
 use crate::sync::Lock;
-use crate::trunk::run_length;
+use crate::waiting;
 
-/// Slabs of a class from which on new ones use huge pages: the last slab wastes little then, and small families stay small.
-const HUGE_FROM_SLABS: usize = 4;
+/// Slots of the depot that go to their slabs while the lock is held.
+const EMPTIED_AT_ONCE: usize = 256;
+/// Slabs that are looked at while the lock is held.
+const LOOKED_AT_ONCE: usize = 32;
+/// Slots of an unused range that go to their slab while the lock is held.
+const GIVEN_AT_ONCE: usize = 64;
+/// One slot in this many must be free for a slab's pages to be looked through where nobody asked for it.
+const LEAST_PART: usize = 8;
+/// The same where a huge page would be split for it.
+const LEAST_PART_HUGE: usize = 2;
 
 /// What [`Bin::take`] found.
 pub(crate) enum Taken {
@@ -30,17 +41,6 @@ pub(crate) enum Taken {
     Recycled(usize),
     /// Slots that were never used, in address order.
     Fresh(Fresh),
-}
-
-/// A slot that was freed twice, found when it came to its bin or left it; only where the family keeps states.
-#[derive(Debug)]
-pub(crate) struct Twice(pub(crate) usize);
-
-/// A range of fresh slots.
-pub(crate) struct Fresh {
-    pub(crate) range: Range<usize>,
-    /// Whether all of it is known to read zero.
-    pub(crate) zeroed: bool,
 }
 
 /// Numbers of one bin at one moment.
@@ -52,6 +52,20 @@ pub(crate) struct BinCounts {
     pub(crate) depot_slots: usize,
     /// Slots in slabs that could be handed out, fresh ones included.
     pub(crate) free_slots: usize,
+    /// Those of them that were handed out before and whose pages may hold memory.
+    pub(crate) idle_slots: usize,
+    /// Those of them whose pages went back to the system.
+    pub(crate) purged_slots: usize,
+}
+
+/// What a look for slabs found.
+pub(crate) enum Found {
+    /// Free slots whose pages may go back.
+    Claim(Claim),
+    /// Nothing so far, and there are more slabs.
+    Nothing,
+    /// Every slab has been looked at, or enough has gone back.
+    End,
 }
 
 /// The depot's place in memory: room for `depot_slots` slots, owned by one bin.
@@ -63,14 +77,19 @@ pub(crate) struct DepotMemory(pub(crate) *mut usize);
 pub(crate) struct Bin(Lock<State>);
 
 struct State {
-    partial: Option<&'static SlabHeader>,
-    current: Option<&'static SlabHeader>,
-    slab_count: usize,
-    used_slots: usize,
+    slabs: Shelves,
     /// Slots in the depot.
     depot_len: usize,
     /// Slots that came back since one was last taken.
     surplus: u32,
+    /// When it was last asked what nobody needs, in milliseconds.
+    looked_at: u32,
+    /// Slots that nobody needed between the last two times, and whose pages have not gone back.
+    unneeded: usize,
+    /// Slabs to look at for them.
+    unseen: u32,
+    /// Whether no slot was asked for since the last look.
+    quiet: bool,
 }
 
 // SAFETY: the headers that the state refers to belong to the lock around it (S1 in `slab`).
@@ -78,7 +97,15 @@ unsafe impl Send for State {}
 
 impl Bin {
     pub(crate) const fn new() -> Self {
-        Self(Lock::new(State { partial: None, current: None, slab_count: 0, used_slots: 0, depot_len: 0, surplus: 0 }))
+        Self(Lock::new(State {
+            slabs: Shelves::new(),
+            depot_len: 0,
+            surplus: 0,
+            looked_at: 0,
+            unneeded: 0,
+            unseen: 0,
+            quiet: false,
+        }))
     }
 
     /// Takes up to `out.len()` recycled slots, or else a range of at most `fresh` fresh ones. `None`: out of memory.
@@ -91,11 +118,18 @@ impl Bin {
     ) -> Result<Option<Taken>, Twice> {
         let mut state = self.0.lock();
         state.surplus = 0;
+        state.quiet = false;
         if let Some(count) = state.take_from_depot(depot, out) {
             return Ok(Some(Taken::Recycled(count)));
         }
-        Ok(match state.take_recycled(geometry, out)? {
-            0 => state.carve(geometry, fresh).map(Taken::Fresh),
+        if let Some(slab) = state.slabs.first().filter(|slab| geometry.is_disordered(slab)) {
+            let claim = state.slabs.claim(geometry, slab);
+            drop(state);
+            self.order(geometry, claim);
+            state = self.0.lock();
+        }
+        Ok(match state.slabs.take_recycled(geometry, out)? {
+            0 => state.slabs.take_unused(geometry, fresh).map(Taken::Fresh),
             count => Some(Taken::Recycled(count)),
         })
     }
@@ -104,13 +138,14 @@ impl Bin {
     pub(crate) fn take_one(&self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<Option<(usize, bool)>, Twice> {
         let mut state = self.0.lock();
         let mut one = [0];
-        if state.partial.is_none() && state.take_from_depot(depot, &mut one).is_some() {
+        state.quiet = false;
+        if state.slabs.first().is_none() && state.take_from_depot(depot, &mut one).is_some() {
             return Ok(Some((one[0], false)));
         }
-        Ok(match state.take_recycled(geometry, &mut one)? {
-            0 => match state.carve(geometry, 1) {
+        Ok(match state.slabs.take_recycled(geometry, &mut one)? {
+            0 => match state.slabs.take_unused(geometry, 1) {
                 Some(fresh) => {
-                    // SAFETY: a slot that was carved just now.
+                    // SAFETY: a slot that was carved just now: where states are kept, nothing else is unused.
                     unsafe { geometry.note_fresh(fresh.range.clone()) }.map_err(Twice)?;
                     Some((fresh.range.start, fresh.zeroed))
                 }
@@ -130,15 +165,21 @@ impl Bin {
         depot: DepotMemory,
         slots: &[usize],
     ) -> Result<(), Twice> {
+        waiting::add();
         let mut state = self.0.lock();
         if state.give_to_depot(geometry, depot, slots) {
             return Ok(());
         }
         // SAFETY: the caller's promise is the same.
-        unsafe { state.give_to_slabs(geometry, slots) }?;
-        if state.surplus >= SURPLUS_SLOTS {
-            state.empty_depot(geometry, depot)?;
-        }
+        unsafe { state.slabs.give_to_slabs(geometry, slots) }?;
+        let empties = state.surplus >= SURPLUS_SLOTS && state.depot_len > 0;
+        drop(state);
+        if empties { self.empty_depot(geometry, depot) } else { Ok(()) }
+    }
+
+    /// Empties the depot, some slots at a time.
+    fn empty_depot(&self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<(), Twice> {
+        while self.0.lock().empty_depot(geometry, depot)? {}
         Ok(())
     }
 
@@ -147,34 +188,111 @@ impl Bin {
     /// # Safety
     /// As for [`give`](Self::give): `range` is the rest of one range that [`take`](Self::take) returned.
     pub(crate) unsafe fn give_fresh(&self, geometry: &Geometry<'_>, range: Range<usize>) -> Result<(), Twice> {
-        let mut state = self.0.lock();
-        let slab = Directory::of(geometry.unit_shift).header(range.start);
-        if geometry.is_last_carved(slab, &range) && state.may_be_current(geometry, slab) {
-            state.current = Some(slab);
-            state.used_slots -= range.len() / geometry.class.slot_bytes();
-            geometry.uncarve(slab, &range);
-            if slab.used.get() == 0 {
-                state.retire(geometry, slab);
-            }
+        if self.0.lock().slabs.uncarve(geometry, &range) {
             return Ok(());
         }
         // SAFETY: the rest of a range of this bin's, which nobody has touched.
         unsafe { geometry.note_fresh(range.clone()) }.map_err(Twice)?;
-        for address in range.step_by(geometry.class.slot_bytes()) {
-            // SAFETY: a slot of the range, which the caller gives up.
-            unsafe { state.give_to_slabs(geometry, &[address]) }?;
+        let mut slots = range.step_by(geometry.class.slot_bytes());
+        let mut some = [0; GIVEN_AT_ONCE];
+        loop {
+            let count = some.iter_mut().zip(&mut slots).map(|(place, slot)| *place = slot).count();
+            if count == 0 {
+                return Ok(());
+            }
+            // SAFETY: slots of the range, which the caller gives up.
+            unsafe { self.0.lock().slabs.give_to_slabs(geometry, &some[..count]) }?;
         }
-        Ok(())
     }
 
     /// Empties the depot, so that slabs that are free but for it can go back to the pool, and those that could not before.
     pub(crate) fn trim(&self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<(), Twice> {
-        let mut state = self.0.lock();
-        state.empty_depot(geometry, depot)?;
+        self.empty_depot(geometry, depot)?;
         if geometry.has_guards() {
-            state.retire_empty(geometry);
+            self.0.lock().slabs.retire_empty(geometry);
         }
         Ok(())
+    }
+
+    /// Puts a claimed list in order, if there is memory for that, and settles it.
+    #[cold]
+    #[inline(never)]
+    fn order(&self, geometry: &Geometry<'_>, claim: Option<Claim>) {
+        let Some(mut claim) = claim else { return };
+        match geometry.scratch() {
+            Some(mut scratch) => geometry.order(&mut claim, &mut scratch),
+            None => claim.forget_order(),
+        }
+        self.settle(geometry, claim);
+    }
+
+    /// Puts back what was claimed; returns how many pieces of it the system has.
+    pub(crate) fn settle(&self, geometry: &Geometry<'_>, mut claim: Claim) -> usize {
+        loop {
+            let mut state = self.0.lock();
+            let Some(more) = state.slabs.settle(geometry, &mut claim) else {
+                let pieces = claim.purged.count();
+                state.unneeded = state.unneeded.saturating_sub(pieces * geometry.piece_slots());
+                return pieces;
+            };
+            drop(state);
+            geometry.join(&mut claim, &more);
+        }
+    }
+
+    /// Asks what nobody has needed since the last time, if that was a second ago: as many slots as were idle all the time, and what
+    /// is in the depot if no slot was asked for.
+    pub(crate) fn look(&self, geometry: &Geometry<'_>, depot: DepotMemory, now: u64) -> Result<(), Twice> {
+        let mut state = self.0.lock();
+        if u64::from((now as u32).wrapping_sub(state.looked_at)) < PURGE_AFTER_MILLISECONDS {
+            return Ok(());
+        }
+        state.looked_at = now as u32;
+        state.unneeded = state.slabs.look();
+        state.unseen = state.slabs.slab_count as u32;
+        let was_quiet = core::mem::replace(&mut state.quiet, true) && state.depot_len > 0;
+        drop(state);
+        if was_quiet { self.empty_depot(geometry, depot) } else { Ok(()) }
+    }
+
+    /// Claims free slots of the next slab that nobody needs; with `all` of any slab, as many slabs as that says.
+    pub(crate) fn claim(&self, geometry: &Geometry<'_>, mut all: Option<&mut usize>) -> Found {
+        let mut state = self.0.lock();
+        let are_huge = state.slabs.are_huge(geometry);
+        let part = match all {
+            Some(_) => None,
+            None => Some(if are_huge { LEAST_PART_HUGE } else { LEAST_PART }),
+        };
+        for _ in 0..LOOKED_AT_ONCE {
+            let ended = match &mut all {
+                Some(left) => core::mem::replace(*left, left.saturating_sub(1)) == 0,
+                None => state.unneeded < geometry.piece_slots() || !state.has_unseen(),
+            };
+            // Those at the end have been free longest; who was looked at stands in front.
+            let Some(slab) = state.slabs.last().filter(|_| !ended) else { return Found::End };
+            state.slabs.bring_to_front(slab);
+            // SAFETY: a slab of this bin, whose lock is held (S1).
+            let is_worth_it = unsafe { geometry.is_worth_a_look(slab, part) };
+            if let Some(mut claim) = is_worth_it.then(|| state.slabs.claim(geometry, slab)).flatten() {
+                let most = if all.is_some() { usize::MAX } else { state.unneeded / geometry.piece_slots() };
+                claim.limit(most, are_huge);
+                return Found::Claim(claim);
+            }
+        }
+        Found::Nothing
+    }
+
+    /// Takes all of the current slab that was never handed out, to give its memory back, if it can have any; without `any` only if nobody has
+    /// taken from it for a second.
+    pub(crate) fn take_tail(&self, geometry: &Geometry<'_>, any: bool) -> Option<Range<usize>> {
+        self.0.lock().slabs.take_tail(geometry, any)
+    }
+
+    /// Gives back what [`take_tail`](Self::take_tail) returned.
+    pub(crate) fn give_tail(&self, geometry: &Geometry<'_>, range: Range<usize>) -> Result<(), Twice> {
+        self.0.lock().slabs.unclaim_tail(range.len() / geometry.class.slot_bytes());
+        // SAFETY: the rest of a slab, claimed and not handed out.
+        unsafe { self.give_fresh(geometry, range) }
     }
 
     /// The lock, for the time of a `fork`.
@@ -186,16 +304,26 @@ impl Bin {
         let state = self.0.lock();
         let depot_slots = state.depot_len;
         let slab_slots = (1 << geometry.unit_shift) / geometry.class.slot_bytes();
+        let slabs = &state.slabs;
         BinCounts {
-            slab_count: state.slab_count,
-            out_slots: state.used_slots.saturating_sub(depot_slots),
+            slab_count: slabs.slab_count,
+            out_slots: slabs.used_slots.saturating_sub(depot_slots + slabs.claimed_slots),
             depot_slots,
-            free_slots: state.slab_count * slab_slots - state.used_slots,
+            free_slots: slabs.slab_count * slab_slots - (slabs.used_slots - slabs.claimed_slots),
+            idle_slots: slabs.idle_slots() + slabs.claimed_slots,
+            purged_slots: slabs.purged_slots,
         }
     }
 }
 
 impl State {
+    /// Whether there is a slab left to look at, which is then done.
+    fn has_unseen(&mut self) -> bool {
+        let has = self.unseen > 0;
+        self.unseen = self.unseen.saturating_sub(1);
+        has
+    }
+
     fn take_from_depot(&mut self, depot: DepotMemory, out: &mut [usize]) -> Option<usize> {
         let count = self.depot_len.min(out.len());
         if count == 0 {
@@ -225,163 +353,25 @@ impl State {
         true
     }
 
-    fn empty_depot(&mut self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<(), Twice> {
-        let slots = self.depot_len;
+    /// Gives some of the depot's slots to their slabs; whether there are more.
+    fn empty_depot(&mut self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<bool, Twice> {
+        let slots = self.depot_len.min(EMPTIED_AT_ONCE);
         debug_assert!(slots == 0 || !depot.0.is_null(), "what is in the depot is somewhere");
-        debug_assert!(slots <= self.used_slots || geometry.checks.keeps_states(), "slots in the depot are used (B2)");
-        self.depot_len = 0;
-        if slots > 0 {
-            // SAFETY: the first `depot_len` slots were written and lie inside the depot's memory, which only this lock reaches.
-            let slots = unsafe { core::slice::from_raw_parts(depot.0, slots) };
-            // SAFETY: slots in the depot are used slots of the bin that nobody else has.
-            unsafe { self.give_to_slabs(geometry, slots) }?;
+        debug_assert!(
+            slots <= self.slabs.used_slots || geometry.checks.keeps_states(),
+            "slots in the depot are used (B2)"
+        );
+        if slots == 0 {
+            return Ok(false);
         }
-        Ok(())
-    }
-
-    fn take_recycled(&mut self, geometry: &Geometry<'_>, out: &mut [usize]) -> Result<usize, Twice> {
-        let mut count = 0;
-        while let (Some(slab), true) = (self.partial, count < out.len()) {
-            // SAFETY: a slab in `partial` is this bin's, whose lock is held.
-            count += unsafe { geometry.take(slab, &mut out[count..]) }.map_err(Twice)?;
-            if geometry.recycled(slab) == 0 {
-                self.unlink(slab);
-            }
-        }
-        self.used_slots += count;
-        Ok(count)
-    }
-
-    fn carve(&mut self, geometry: &Geometry<'_>, most: usize) -> Option<Fresh> {
-        let slab = match self.current {
-            Some(slab) if geometry.fresh_room(slab) > 0 => slab,
-            _ => {
-                let slab = geometry.open(self.slab_count + 1 >= HUGE_FROM_SLABS)?;
-                self.slab_count += 1;
-                self.current.insert(slab)
-            }
-        };
-        let range = geometry.carve(slab, most);
-        self.used_slots += range.len() / geometry.class.slot_bytes();
-        Some(Fresh { range, zeroed: slab.zeroed.get() })
-    }
-
-    /// Whether a slab can be the one to carve from (B3).
-    fn may_be_current(&self, geometry: &Geometry<'_>, slab: &SlabHeader) -> bool {
-        self.current.is_none_or(|current| core::ptr::eq(current, slab) || geometry.fresh_room(current) == 0)
-    }
-
-    /// # Safety
-    /// As for [`Bin::give`].
-    unsafe fn give_to_slabs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) -> Result<(), Twice> {
-        if geometry.has_trunks() {
-            self.used_slots -= slots.len();
-            // SAFETY: the same contract.
-            unsafe { self.give_runs(geometry, slots) };
-            return Ok(());
-        }
-        let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
-        let mut start = 0;
-        while start < slots.len() {
-            let slab = view.header(slots[start], unit_shift);
-            if !geometry.owns(slab) {
-                // A racing free of the same slot has let the slab be closed: the header may be another bin's by now (S1).
-                return Err(Twice(slots[start]));
-            }
-            let was_full = geometry.recycled(slab) == 0;
-            // SAFETY: used slots of this bin, whose lock is held, the first of them in this slab.
-            let given = unsafe { geometry.give(slab, &slots[start..]) }.map_err(Twice)?;
-            if was_full {
-                self.link(slab);
-            }
-            start += given;
-            self.used_slots -= given;
-            if slab.used.get() == 0 {
-                self.retire(geometry, slab);
-            }
-        }
-        Ok(())
-    }
-
-    /// # Safety
-    /// As for [`Bin::give`], where free lists are trunks.
-    #[inline(never)]
-    unsafe fn give_runs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
-        let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
-        let slot_bytes = geometry.class.slot_bytes();
-        let mut rest = slots;
-        while let &[first, ..] = rest {
-            let (mut lowest, mut length, mut ascending) = (first, 1, true);
-            // Neighbours often come back together: they are one entry in the free list.
-            if rest.len() > 1
-                && (rest[1] == first.wrapping_add(slot_bytes) || rest[1] == first.wrapping_sub(slot_bytes))
-            {
-                (length, ascending) = run_length(rest, slot_bytes);
-                // Two slabs may be neighbours too: a run ends with its slab.
-                let offset = first & ((1 << unit_shift) - 1);
-                let beyond = if ascending { (1 << unit_shift) - 1 - offset } else { offset };
-                length = length.min((beyond >> geometry.class.index()) + 1);
-                lowest = if ascending { first } else { rest[length - 1] };
-            }
-            rest = &rest[length..];
-            let slab = view.header(lowest, unit_shift);
-            if slab.trunks.is_empty() {
-                self.link(slab);
-            }
-            // SAFETY: used slots of a slab of this bin, whose lock is held.
-            unsafe { geometry.give_run(slab, lowest, length, ascending) };
-            if slab.used.get() == 0 {
-                self.retire(geometry, slab);
-            }
-        }
-    }
-
-    /// Gives the unit of an empty slab back, unless its guards stay: then it is here for those who come next.
-    #[cold]
-    fn retire(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) {
-        if !geometry.unguard(slab) {
-            return;
-        }
-        if geometry.recycled(slab) > 0 {
-            self.unlink(slab);
-        }
-        if self.current.is_some_and(|current| core::ptr::eq(current, slab)) {
-            self.current = None;
-        }
-        self.slab_count -= 1;
-        geometry.close(slab);
-    }
-
-    /// Retires the slabs that are empty and whose guards stayed.
-    fn retire_empty(&mut self, geometry: &Geometry<'_>) {
-        let mut next = self.partial;
-        while let Some(slab) = next {
-            next = slab.next.get();
-            if slab.used.get() == 0 {
-                self.retire(geometry, slab);
-            }
-        }
-    }
-
-    fn link(&mut self, slab: &'static SlabHeader) {
-        if let Some(first) = self.partial {
-            first.previous.set(Some(slab));
-        }
-        slab.next.set(self.partial);
-        slab.previous.set(None);
-        self.partial = Some(slab);
-    }
-
-    fn unlink(&mut self, slab: &'static SlabHeader) {
-        match slab.previous.get() {
-            Some(previous) => previous.next.set(slab.next.get()),
-            None => self.partial = slab.next.get(),
-        }
-        if let Some(next) = slab.next.get() {
-            next.previous.set(slab.previous.get());
-        }
-        slab.next.set(None);
-        slab.previous.set(None);
+        self.depot_len -= slots;
+        // SAFETY: the slots from `depot_len` on were written and lie inside the depot's memory.
+        let first = unsafe { depot.0.add(self.depot_len) };
+        // SAFETY: as above; only this lock reaches them.
+        let slots = unsafe { core::slice::from_raw_parts(first, slots) };
+        // SAFETY: slots in the depot are used slots of the bin that nobody else has.
+        unsafe { self.slabs.give_to_slabs(geometry, slots) }?;
+        Ok(self.depot_len > 0)
     }
 }
 
@@ -389,6 +379,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::checks::Checks;
+    use crate::header::Directory;
     use crate::region::UnitPool;
     use crate::size_class::SizeClass;
     use crate::states::{State, States};
@@ -418,7 +409,7 @@ mod tests {
         // SAFETY: not kept: the slot is the other bin's, and the call must see that.
         let found = unsafe { late_bin.give(&small, NO_DEPOT, &[late]) };
         assert_eq!(found.unwrap_err().0, late);
-        assert!(late_bin.0.lock().partial.is_none(), "the slab of another bin is not linked");
+        assert!(late_bin.0.lock().slabs.first().is_none(), "the slab of another bin is not linked");
         let header = Directory::of(16).header(next);
         assert_eq!(header.used.get(), 1);
         // SAFETY: taken above, and not used.

@@ -61,7 +61,7 @@ pub(crate) struct SlabHeader {
     pub(crate) fresh: Cell<u32>,
     /// The free list, where it is trunks.
     pub(crate) trunks: Trunks,
-    /// Where the next look into another free list begins.
+    /// Where the next look into another free list begins; where it is trunks, how many slots it had when pages were last looked for.
     pub(crate) hint: Cell<u32>,
     /// What decides where it begins in hardened families.
     pub(crate) random: Cell<u32>,
@@ -69,9 +69,11 @@ pub(crate) struct SlabHeader {
     pub(crate) zeroed: Flag,
     /// Whether the tiny classes' side table is initialised.
     pub(crate) side_ready: Flag,
+    /// Pages of free slots that were given back to the system: P1 in `slab::pages`.
+    pub(crate) purged: Cell<u16>,
     /// The unit's memory, with the region's provenance; the same whenever the unit is a slab.
     pub(crate) memory: AtomicPtr<u8>,
-    /// Neighbours in the bin's list of slabs with recycled slots.
+    /// Neighbours in the list of its bin that the slab is in, if it is in one.
     pub(crate) previous: Cell<Option<&'static SlabHeader>>,
     pub(crate) next: Cell<Option<&'static SlabHeader>>,
 }

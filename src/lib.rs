@@ -25,6 +25,7 @@
 //! | 4 | `slab` | one unit cut into slots |
 //! | 4 | `large` | allocations that are mapped singly |
 //! | 5 | `bin` | what all threads share of one (family, class) |
+//! | 6 | `purge` | what goes back to the system, and when |
 //! | 6 | `magazine` | what one thread holds of one family |
 //! | 7 | `family` | what all threads share of one family; the registry |
 //! | 8 | `thread` | a thread's caches, from first use to thread exit |
@@ -47,6 +48,7 @@ mod large;
 mod macros;
 mod magazine;
 mod os;
+mod purge;
 mod region;
 mod size_class;
 mod slab;

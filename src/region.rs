@@ -9,17 +9,19 @@
 //!
 //! A region's dirty units go back to the system once the first of them has been free for [`PURGE_AFTER_MILLISECONDS`], as seen
 //! whenever slots come back to a bin, or at once through `trim`. A unit may serve any class of its family and never another family.
+//!
+//! The system is asked without the pool's lock, a few units at a time. These are neither clean nor dirty meanwhile: nobody can take them.
 
 use core::ptr::NonNull;
 
 use crate::header::{Directory, RegionHeader, STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT};
 use crate::os;
-use crate::sync::Relaxed;
+use crate::sync::{Lock, Relaxed};
 use crate::waiting;
 
 /// How long an empty slab keeps its pages: a program that empties and fills again within that time does not pay for them twice.
 pub(crate) const PURGE_AFTER_MILLISECONDS: u64 = 1000;
-/// Units purged at once while the pool's lock is held, outside of `trim`.
+/// Units that are on their way to the system at once.
 const PURGE_BATCH: u32 = 8;
 
 /// A unit on its way to become a slab.
@@ -39,7 +41,13 @@ struct Choice {
     is_new: bool,
 }
 
-/// All units of one family, under one lock. `free = clean + dirty` over all regions; regions with a free unit are in `with_room`.
+/// Units on their way to the system.
+struct Batch {
+    region: &'static RegionHeader,
+    units: u64,
+}
+
+/// All units of one family, under one lock. `free = clean + dirty` over all regions, but for those on their way to the system; regions with a free unit are in `with_room`.
 pub(crate) struct UnitPool {
     unit_shift: u32,
     /// Whether the first units of a region hold the states of all slots; else only unit 0 holds side tables.
@@ -200,47 +208,60 @@ impl UnitPool {
         }
     }
 
-    /// Gives the pages of a few units back to the system that have been free for long; returns whether it did.
-    pub(crate) fn purge_aged(&mut self, now: u64) -> bool {
-        let mut region = self.with_room;
-        while let Some(aged) = region {
-            if aged.dirty.get() != 0 && now.saturating_sub(aged.dirty_since.get()) >= PURGE_AFTER_MILLISECONDS {
-                self.purge(aged, PURGE_BATCH, now);
-                return true;
-            }
-            region = aged.next_with_room.get();
+    /// Takes a few dirty units out of a region that has been asked for with `wanted`.
+    fn take_dirty(&mut self, region: &'static RegionHeader, wanted: u64) -> Option<Batch> {
+        let mut left = region.dirty.get() & wanted;
+        let mut units = 0;
+        for _ in 0..PURGE_BATCH {
+            units |= lowest(left);
+            left &= !units;
         }
-        false
+        if units == 0 {
+            return None;
+        }
+        region.dirty.set(region.dirty.get() & !units);
+        self.dirty_count -= units.count_ones() as usize;
+        if region.clean.get() | region.dirty.get() == 0 {
+            self.leave_those_with_room(region);
+        }
+        Some(Batch { region, units })
     }
 
-    /// Gives the pages of all free units back to the system; returns the bytes of those units.
-    pub(crate) fn purge_all(&mut self, now: u64) -> usize {
-        let before = self.dirty_count;
-        let mut region = self.with_room;
-        while let Some(dirty) = region {
-            self.purge(dirty, UNIT_COUNT as u32, now);
-            region = dirty.next_with_room.get();
+    /// Takes back what the system has taken of a batch, and what it has not.
+    fn put_back(&mut self, batch: &Batch, purged: u64, now: u64) {
+        let (region, refused) = (batch.region, batch.units & !purged);
+        if region.clean.get() | region.dirty.get() == 0 {
+            region.next_with_room.set(self.with_room.replace(region));
         }
-        (before - self.dirty_count) << self.unit_shift
+        region.clean.set(region.clean.get() | purged);
+        if refused != 0 {
+            // What was not granted is not zero: it stays dirty, and is tried again later.
+            region.dirty.set(region.dirty.get() | refused);
+            region.dirty_since.set(now);
+            self.dirty_count += refused.count_ones() as usize;
+        }
     }
 
-    fn purge(&mut self, region: &'static RegionHeader, most: u32, now: u64) {
-        let (mut left, mut untried) = (most, region.dirty.get());
-        while left > 0 && untried != 0 {
-            let bit = lowest(untried);
-            untried &= !bit;
-            let memory = self.unit_memory(region, bit);
-            // SAFETY: a unit that is free holds nobody's slots, and it was committed when it was taken.
-            if !unsafe { os::purge(memory, self.unit_bytes()) } {
-                // What was not granted is not zero: it stays dirty, and is tried again later.
-                region.dirty_since.set(now);
-                continue;
-            }
-            region.dirty.set(region.dirty.get() & !bit);
-            region.clean.set(region.clean.get() | bit);
-            self.dirty_count -= 1;
-            left -= 1;
+    fn leave_those_with_room(&mut self, region: &'static RegionHeader) {
+        let mut before = self.with_room;
+        if before.is_some_and(|first| core::ptr::eq(first, region)) {
+            self.with_room = region.next_with_room.take();
+            return;
         }
+        while let Some(other) = before {
+            if other.next_with_room.get().is_some_and(|next| core::ptr::eq(next, region)) {
+                other.next_with_room.set(region.next_with_room.take());
+                return;
+            }
+            before = other.next_with_room.get();
+        }
+    }
+
+    fn aged(&self, now: u64) -> Option<&'static RegionHeader> {
+        let is_aged = |region: &&RegionHeader| {
+            region.dirty.get() != 0 && now.saturating_sub(region.dirty_since.get()) >= PURGE_AFTER_MILLISECONDS
+        };
+        core::iter::successors(self.with_room, |region| region.next_with_room.get()).find(is_aged)
     }
 
     fn grow(&mut self) -> Option<&'static RegionHeader> {
@@ -277,15 +298,8 @@ impl UnitPool {
         Some(())
     }
 
-    fn unit_memory(&self, region: &RegionHeader, bit: u64) -> NonNull<u8> {
-        let offset = (bit.trailing_zeros() as usize) << self.unit_shift;
-        // SAFETY: `bit` is below the region's `unit_count`, so the unit lies inside the reservation.
-        let memory = unsafe { region.memory.get().add(offset) };
-        NonNull::new(memory).unwrap_or(NonNull::dangling())
-    }
-
     fn commit(&self, region: &RegionHeader, bit: u64) -> Option<NonNull<u8>> {
-        let memory = self.unit_memory(region, bit);
+        let memory = unit_memory(region, bit, self.unit_shift);
         if region.committed.get() & bit == 0 {
             // SAFETY: the unit lies in the region's reservation, which is never released.
             if !unsafe { os::commit(memory, self.unit_bytes()) } {
@@ -295,6 +309,59 @@ impl UnitPool {
         }
         Some(memory)
     }
+}
+
+/// Gives the pages of a few units back to the system that have been free for long; returns whether it did. `also` gets the address of each.
+pub(crate) fn purge_aged(pool: &Lock<UnitPool>, now: u64, also: impl Fn(usize)) -> bool {
+    let mut units = pool.lock();
+    let Some(batch) = units.aged(now).and_then(|region| units.take_dirty(region, u64::MAX)) else { return false };
+    drop(units);
+    purge(pool, &batch, now, also);
+    true
+}
+
+/// Gives the pages of all free units back to the system; returns the bytes of those units. `also` gets the address of each.
+pub(crate) fn purge_all(pool: &Lock<UnitPool>, now: u64, also: impl Fn(usize)) -> usize {
+    let mut bytes = 0;
+    let mut next = pool.lock().regions;
+    while let Some(region) = next {
+        let mut untried = u64::MAX;
+        loop {
+            let mut units = pool.lock();
+            next = region.next.get();
+            let Some(batch) = units.take_dirty(region, untried) else { break };
+            drop(units);
+            untried &= !batch.units;
+            bytes += purge(pool, &batch, now, &also);
+        }
+    }
+    bytes
+}
+
+/// Gives the pages of a batch back to the system, without the pool's lock; returns the bytes of the units that it has taken.
+fn purge(pool: &Lock<UnitPool>, batch: &Batch, now: u64, also: impl Fn(usize)) -> usize {
+    let unit_shift = pool.lock().unit_shift;
+    let (mut left, mut purged) = (batch.units, 0);
+    while left != 0 {
+        let bit = lowest(left);
+        left &= !bit;
+        // The region's memory stays where it is.
+        let memory = unit_memory(batch.region, bit, unit_shift);
+        // SAFETY: a unit that holds nobody's slots and that nobody can take; it was committed when it was a slab.
+        if unsafe { os::purge(memory, 1 << unit_shift) } {
+            purged |= bit;
+        }
+        also(memory.addr().get());
+    }
+    pool.lock().put_back(batch, purged, now);
+    (purged.count_ones() as usize) << unit_shift
+}
+
+fn unit_memory(region: &RegionHeader, bit: u64, unit_shift: u32) -> NonNull<u8> {
+    let offset = (bit.trailing_zeros() as usize) << unit_shift;
+    // SAFETY: `bit` is below the region's `unit_count`, so the unit lies inside the reservation.
+    let memory = unsafe { region.memory.get().add(offset) };
+    NonNull::new(memory).unwrap_or(NonNull::dangling())
 }
 
 const fn lowest(bits: u64) -> u64 {
@@ -333,10 +400,13 @@ mod tests {
     #[test]
     #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
     fn committed_units_serve_where_no_more_can_be_committed() {
-        let mut pool = UnitPool::new(16);
+        let lock = Lock::new(UnitPool::new(16));
+        let mut pool = lock.lock();
         let units: Vec<Unit> = (0..70).map(|_| pool.take(false).unwrap()).collect();
         units[..63].iter().for_each(|unit| pool.give(unit.header, 0));
-        pool.purge_all(0);
+        drop(pool);
+        assert_eq!(purge_all(&lock, 0, |_| ()), 63 << 16);
+        let mut pool = lock.lock();
         let first = pool.with_room.unwrap();
         let second = first.next_with_room.replace(None).unwrap();
         second.next_with_room.set(Some(first));
@@ -363,6 +433,29 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+    fn units_on_their_way_to_the_system_are_nobodys() {
+        let lock = Lock::new(UnitPool::new(16));
+        let units: Vec<Unit> = (0..63).map(|_| lock.lock().take(false).unwrap()).collect();
+        units[..9].iter().for_each(|unit| lock.lock().give(unit.header, 0));
+        let seen = core::cell::Cell::new(0);
+        let also = |_| {
+            seen.set(seen.get() + 1);
+            if seen.get() == 1 {
+                let other = lock.lock().take(false).unwrap();
+                assert_eq!(address(&other), address(&units[8]), "the one that is not of the batch");
+            } else if seen.get() == 8 {
+                let other = lock.lock().take(false).unwrap();
+                assert_ne!(address(&other) >> 22, address(&units[0]) >> 22, "the region is full");
+            }
+        };
+        assert_eq!(purge_all(&lock, 0, also), 8 << 16);
+        assert_eq!((seen.get(), lock.lock().dirty_count), (8, 0));
+        let taken: Vec<usize> = (0..8).map(|_| address(&lock.lock().take(false).unwrap())).collect();
+        assert_eq!(taken, units[..8].iter().map(address).collect::<Vec<_>>(), "they are there again, first choice");
+    }
+
+    #[test]
     fn states_take_the_first_units() {
         let mut pool = UnitPool::new(16).with_states(true);
         let units: Vec<Unit> = (0..57).map(|_| pool.take(false).unwrap()).collect();
@@ -376,16 +469,16 @@ mod tests {
     #[test]
     #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
     fn purged_units_read_zero_and_wait_their_time() {
-        let mut pool = UnitPool::new(16);
-        let unit = pool.take(false).unwrap();
+        let pool = Lock::new(UnitPool::new(16));
+        let unit = pool.lock().take(false).unwrap();
         // SAFETY: the unit is committed and 64 KiB long.
         unsafe { unit.header.memory().write_bytes(0xAB, 1 << 16) };
-        pool.give(unit.header, 10);
-        pool.purge_aged(10 + PURGE_AFTER_MILLISECONDS - 1);
-        assert_eq!(pool.dirty_count, 1, "too young");
-        pool.purge_aged(10 + PURGE_AFTER_MILLISECONDS);
-        assert_eq!(pool.dirty_count, 0);
-        let again = pool.take(false).unwrap();
+        pool.lock().give(unit.header, 10);
+        assert!(!purge_aged(&pool, 10 + PURGE_AFTER_MILLISECONDS - 1, |_| ()), "too young");
+        assert_eq!(pool.lock().dirty_count, 1);
+        assert!(purge_aged(&pool, 10 + PURGE_AFTER_MILLISECONDS, |_| ()));
+        assert_eq!(pool.lock().dirty_count, 0);
+        let again = pool.lock().take(false).unwrap();
         assert_eq!(address(&again), address(&unit));
         assert!(again.zeroed);
         // SAFETY: committed memory of 64 KiB.

@@ -27,8 +27,10 @@
 //! is stopped by the system between its load and its store for as long as the other takes to free and allocate the slot again.
 
 use core::fmt;
+use core::ptr::NonNull;
 
 use crate::header::{STATE_UNIT_COUNT, UNIT_COUNT};
+use crate::os;
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicU8, Relaxed, clear};
 
@@ -259,6 +261,34 @@ impl States {
         let bytes = region.wrapping_add(self.offset(first));
         // SAFETY: the slab's own bytes. Nobody legitimately has one of its slots.
         unsafe { clear(bytes, fresh >> self.slot_shift) };
+    }
+}
+
+/// Gives the memory of the states of one unit's slots back to the system, of all classes whose states fill pages. The unit is no slab and cannot
+/// become one meanwhile, so that all of them are `NEVER` (T1), which is also what they are without memory.
+///
+/// # Safety
+/// A unit of a region whose family keeps states and has opened a slab in it.
+pub(crate) unsafe fn give_back(unit: usize, unit_shift: u32) {
+    for slot_shift in LEAST_SHIFT..unit_shift {
+        let states = States { unit_shift, slot_shift };
+        let start = region_of(unit, unit_shift) + states.offset(unit);
+        // SAFETY: the bytes of the unit's slots, none of which anybody has.
+        unsafe { give_back_zeros(start, (1 << unit_shift) >> slot_shift) };
+    }
+}
+
+/// Gives the pages back to the system that lie in a range, if it takes them: they read zero before and after.
+///
+/// # Safety
+/// The range lies in the side units of a region, committed, and what it holds is of a unit that is no slab.
+pub(crate) unsafe fn give_back_zeros(start: usize, bytes: usize) {
+    let page = os::page_bytes();
+    let (first, end) = (start.next_multiple_of(page), (start + bytes) & !(page - 1));
+    // The region's provenance was exposed where it was claimed.
+    if let Some(memory) = NonNull::new(core::ptr::with_exposed_provenance_mut(first)).filter(|_| first < end) {
+        // SAFETY: the same contract. A late free of a slot that is gone may look there: it finds what it found before.
+        unsafe { os::purge(memory, end - first) };
     }
 }
 

@@ -64,6 +64,10 @@ pub struct ClassStats {
     pub depot_slots: usize,
     /// Free slots in slabs, never used ones included.
     pub free_slots: usize,
+    /// Those of `free_slots` that were used before and whose pages may hold memory.
+    pub idle_slots: usize,
+    /// Those of `free_slots` whose pages were given back to the system.
+    pub purged_slots: usize,
 }
 
 impl Stats {

@@ -40,7 +40,7 @@ impl Tiny {
     }
 
     /// Bytes of one slab's side table.
-    const fn table_bytes(self) -> usize {
+    pub(crate) const fn table_bytes(self) -> usize {
         self.word_count() * 8 + (self.run_count() << self.slot_shift)
     }
 

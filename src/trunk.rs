@@ -83,6 +83,27 @@ impl Trunks {
         (if slot_bytes < TRUNK_BYTES_MAX { slot_bytes } else { TRUNK_BYTES_MAX }) as u32 - 1
     }
 
+    /// An empty list.
+    pub(crate) const fn new() -> Self {
+        Self { top: Cell::new(NONE), next: [Cell::new(NONE), Cell::new(NONE)], loose: Cell::new(0) }
+    }
+
+    /// The whole list in another place; this one is empty from now on.
+    pub(crate) fn take_all(&self) -> Self {
+        let all = Self::new();
+        all.put_all(self);
+        self.reset();
+        all
+    }
+
+    /// Makes this list, which is empty, another one, which must not be used any more.
+    pub(crate) fn put_all(&self, all: &Self) {
+        self.top.set(all.top.get());
+        self.next[0].set(all.next[0].get());
+        self.next[1].set(all.next[1].get());
+        self.loose.set(all.loose.get());
+    }
+
     /// Makes the list empty, whatever it was.
     pub(crate) fn reset(&self) {
         self.top.set(NONE);
@@ -303,7 +324,7 @@ mod tests {
     fn empty() -> Trunks {
         let trunks = Trunks { top: Cell::new(0), next: [Cell::new(0), Cell::new(0)], loose: Cell::new(0) };
         trunks.reset();
-        trunks
+        trunks.take_all()
     }
 
     /// # Safety

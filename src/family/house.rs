@@ -12,6 +12,7 @@
 use super::FamilyCore;
 use super::registry::families;
 use crate::os;
+use crate::purge::{self, Effort};
 use crate::sync::{AtomicU32, Relaxed};
 use crate::thread_pages;
 use crate::waiting;
@@ -19,9 +20,10 @@ use crate::waiting;
 /// Between two looks, in milliseconds.
 const LOOK_MILLISECONDS: u32 = 250;
 
-/// What a call makes its family, and how many looks it then takes to be quiet again if nothing is left to do: what
-/// the call does comes after it is said, so a look in between sees nothing of it.
-const RESTLESS: u32 = 2;
+/// What a call makes its family, and how many looks it then takes to be quiet again if nothing is left to do: what the
+/// call does comes after it is said, so a look in between sees nothing of it; and a bin knows after two seconds what nobody
+/// has needed.
+const RESTLESS: u32 = 12;
 
 /// When somebody last looked, in milliseconds modulo 2³².
 static LOOKED: AtomicU32 = AtomicU32::new(0);
@@ -50,25 +52,34 @@ impl FamilyCore {
         }
     }
 
-    /// Gives memory back that has been free for long. What others are busy with is left to the next look.
+    /// Gives memory back that has been free for long. Large allocations that others are busy with are left to the next look.
     fn keep_house(&self, now: u64) -> Left {
-        let units = self.pool.try_lock().map_or(Left::Waiting, |mut pool| {
-            if pool.purge_aged(now) {
-                Left::Due
-            } else if pool.dirty_count > 0 {
-                Left::Waiting
-            } else {
-                Left::Nothing
-            }
-        });
+        let is_due = purge::purge_aged_units(&self.pool, self.unit_shift, self.checks, now);
         let large = match self.large.try_lock() {
             Some(mut large) => {
                 large.release_kept(Some(now));
-                if large.kept_bytes() > 0 { Left::Waiting } else { Left::Nothing }
+                large.kept_bytes() > 0
             }
-            None => Left::Waiting,
+            None => true,
         };
-        units.max(large)
+        if self.purge_unneeded(now) || is_due {
+            Left::Due
+        } else if large || self.pool.lock().dirty_count > 0 {
+            Left::Waiting
+        } else {
+            Left::Nothing
+        }
+    }
+
+    /// Gives pages of slots back that nobody has needed for a second, a few slabs at a time; whether there may be more at once.
+    fn purge_unneeded(&self, now: u64) -> bool {
+        let mut effort = Effort::new(now);
+        for class in self.classes() {
+            let (bin, geometry, depot) = self.bin(class);
+            let purged = purge::purge_unneeded(bin, &geometry, depot, now, &mut effort);
+            purged.unwrap_or_else(|twice| self.report_twice(twice, class));
+        }
+        effort.is_used_up()
     }
 
     /// Gives all free memory that no thread cache holds back to the system; returns its bytes.
@@ -76,10 +87,14 @@ impl FamilyCore {
         if !self.is_registered() {
             return 0;
         }
-        self.classes().for_each(|class| self.trim_bin(class));
-        let units = self.pool.lock().purge_all(os::milliseconds());
+        let trim_bin = |class| {
+            let (bin, geometry, depot) = self.bin(class);
+            purge::trim_bin(bin, &geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class))
+        };
+        let pages: usize = self.classes().map(trim_bin).sum();
+        let units = purge::trim_units(&self.pool, self.unit_shift, self.checks, os::milliseconds());
         thread_pages::release_warm(None);
-        units + self.large.lock().release_kept(None)
+        pages + units + self.large.lock().release_kept(None)
     }
 }
 
@@ -100,7 +115,7 @@ fn look(now: u64, last: u32) {
         // Should another thread have said meanwhile that it comes, it is looked after next time.
         let still = if here == Left::Nothing { restless - 1 } else { RESTLESS };
         let _ = family.restless.compare_exchange(restless, still, Relaxed, Relaxed);
-        left = left.max(here);
+        left = left.max(here).max(if still > 0 { Left::Waiting } else { Left::Nothing });
     }
     thread_pages::release_warm(Some(now));
     waiting::set(left > Left::Nothing);

@@ -353,11 +353,6 @@ impl FamilyCore {
         self.number.load(Acquire) != 0
     }
 
-    fn trim_bin(&self, class: SizeClass) {
-        let (bin, geometry, depot) = self.bin(class);
-        bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
-    }
-
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = Stats::new(self.name);
         let caches = self.caches.lock();
@@ -381,6 +376,8 @@ impl FamilyCore {
                 cached_slots: held,
                 depot_slots: counts.depot_slots,
                 free_slots: counts.free_slots,
+                idle_slots: counts.idle_slots,
+                purged_slots: counts.purged_slots,
             };
         }
         drop(caches);

@@ -4,14 +4,20 @@
 //! | --- | --- |
 //! | fresh | at or above `fresh`; never written since the unit was taken |
 //! | used | out: live, in a thread's cache, or in the depot |
-//! | recycled | in the free list, in slots of its own slab ([`trunk`](crate::trunk), [`tiny`](crate::tiny)) |
+//! | recycled | in the free list, in slots of its own slab ([`trunk`](crate::trunk), [`tiny`](crate::tiny)) or beside the states ([`noted`]) |
+//! | purged | in no list: its page went back to the system ([`pages`]); where states are kept it stays in the list |
 //!
-//! Equation: `used + recycled = fresh / slot`, so what is recycled need not be counted. A slab in which `used = 0` is empty and leaves its bin.
+//! Equation: `used + recycled + purged = fresh / slot`, without `purged` where states are kept, so what is recycled need not be counted. A slab
+//! in which `used = 0` is empty and leaves its bin. Slots that somebody has claimed to order them or to give their pages back are used.
 //!
 //! **S1** All fields of a header but its tag and its memory are only touched under the lock of the slab's bin.
 
+mod list;
 mod noted;
 mod order;
+mod pages;
+mod pieces;
+mod shelves;
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -25,6 +31,10 @@ use crate::size_class::SizeClass;
 use crate::sync::{Lock, Relaxed, Release};
 use crate::tiny::Tiny;
 use crate::trunk::Run;
+
+pub(crate) use noted::give_side_tables_back;
+pub(crate) use pages::Claim;
+pub(crate) use shelves::{Fresh, Shelves, Twice};
 
 /// What all slabs of one bin have in common.
 #[derive(Clone, Copy)]
@@ -68,6 +78,7 @@ impl Geometry<'_> {
         header.hint.set(0);
         header.random.set(0);
         // What comes back to a hardened family is cleared at once, and is looked at where it can have been written to since.
+        debug_assert_eq!(header.purged.get(), 0, "P2");
         header.zeroed.set(if self.checks.is_hardened() { is_new } else { zeroed });
         header.side_ready.set(false);
         header.previous.set(None);
@@ -99,6 +110,10 @@ impl Geometry<'_> {
             // SAFETY: an empty slab of this class, whose bin's lock is held (S1).
             unsafe { self.forget(slab) };
         }
+        if slab.purged.get() > 0 {
+            // SAFETY: a slab of this bin, whose lock is held (S1), with a purged piece.
+            unsafe { self.clear_purged(slab) };
+        }
         // SAFETY: an empty slab. Large slots that were free had no memory; the system says whether it is so.
         if self.has_guards() && unsafe { os::purge(slab_memory(slab), self.unit_bytes()) } {
             self.pool.lock().give_emptied(slab);
@@ -116,7 +131,8 @@ impl Geometry<'_> {
     /// Slots in the free list.
     #[inline(always)]
     pub(crate) fn recycled(&self, slab: &SlabHeader) -> usize {
-        ((slab.fresh.get() >> self.class.index()) - slab.used.get()) as usize
+        let free = ((slab.fresh.get() >> self.class.index()) - slab.used.get()) as usize;
+        if slab.purged.get() == 0 || !self.has_trunks() { free } else { free - self.purged_slots(slab) }
     }
 
     /// Slots that were never handed out since the unit was taken.
@@ -183,8 +199,8 @@ impl Geometry<'_> {
     /// The equation of the module's head, in debug builds.
     fn debug_check(&self, slab: &SlabHeader) {
         debug_assert!(
-            slab.used.get() <= slab.fresh.get() >> self.class.index(),
-            "every slot is used, recycled or fresh"
+            slab.used.get() as usize + self.purged_slots(slab) <= (slab.fresh.get() >> self.class.index()) as usize,
+            "every slot is used, recycled, purged or fresh"
         );
         debug_assert!(
             !self.has_trunks() || slab.trunks.is_empty() == (self.recycled(slab) == 0),
@@ -204,14 +220,14 @@ impl Geometry<'_> {
         if self.checks.keeps_states() {
             // SAFETY: the list holds `recycled` slots, and no more are taken.
             unsafe { self.take_noted(slab, out) }?;
+            if slab.purged.get() > 0 {
+                // SAFETY: the same contract; a piece is purged, and these are slots of the slab.
+                unsafe { self.forget_purged(slab, out) };
+            }
         } else if self.is_tiny() {
             // SAFETY: the list holds `recycled` slots, and no more are popped; S1.
             unsafe { self.take_tiny(slab, out) };
         } else {
-            if self.is_disordered(slab) {
-                // SAFETY: the same contract.
-                unsafe { self.order(slab) };
-            }
             // SAFETY: the list holds `recycled` slots, and no more are popped.
             unsafe { slab.trunks.pop(slab_memory(slab), self.class.slot_bytes(), out) };
         }

@@ -7,36 +7,33 @@
 //!   region │ … │ bits of unit 0 │ bits of unit 1 │ … │ states of the 16-byte class from the first slab on │ slabs …
 //! ```
 //!
-//! **N1** A slot's bit is set exactly while its state is `IN_BIN`. **N2** Only the holder of the bin's lock touches bits.
+//! **N1** A slot's bit is set exactly while its state is `IN_BIN` and nobody has claimed it to give its page back. **N2** Only the holder of the
+//! bin's lock touches bits.
 
 use core::ops::Range;
 use core::ptr::NonNull;
 
 use super::Geometry;
-use crate::header::{STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT};
+use crate::header::{STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT, UNIT_SHIFTS};
 use crate::os;
-use crate::states::{LEAST_SHIFT, State, States, region_of};
+use crate::states::{self, LEAST_SHIFT, State, States, region_of};
 use crate::trunk::run_length;
 
 /// A unit's bits take one byte for 128 bytes of slots, as many as the smallest class has.
 const BITS_SHIFT: u32 = 7;
 const _: () = assert!(UNIT_COUNT >> BITS_SHIFT == STATE_UNIT_COUNT >> 4, "the bits fill what no state needs");
 
+/// Bytes of bits of the units that hold states: of no slots, free for something else. With the largest units.
+pub(super) const SPARE_BYTES: usize = STATE_UNIT_COUNT << (*UNIT_SHIFTS.end() - BITS_SHIFT);
+
 impl Geometry<'_> {
     fn states(&self) -> States {
         States::new(self.unit_shift, self.class)
     }
 
-    fn word_count(&self) -> usize {
-        (self.unit_bytes() / self.class.slot_bytes()).div_ceil(64)
-    }
-
     /// The first word of a slab's bits.
-    fn bits(&self, slab: &SlabHeader) -> NonNull<u64> {
-        let first = slab.memory().addr();
-        let unit = (first >> self.unit_shift) % UNIT_COUNT;
-        let table = (UNIT_COUNT << self.unit_shift) >> LEAST_SHIFT;
-        let address = region_of(first, self.unit_shift) + table + (unit << (self.unit_shift - BITS_SHIFT));
+    pub(super) fn bits(&self, slab: &SlabHeader) -> NonNull<u64> {
+        let address = bits_of(slab.memory().addr(), self.unit_shift);
         // The region's provenance is exposed where the region is claimed.
         NonNull::new(core::ptr::with_exposed_provenance_mut(address)).unwrap_or(NonNull::dangling())
     }
@@ -127,7 +124,7 @@ impl Geometry<'_> {
         let (bits, base) = (self.bits(slab), slab.memory().addr());
         // SAFETY: the first slot of an open slab of this class.
         let first = unsafe { self.states().place(base) };
-        let word_count = self.word_count();
+        let word_count = self.slot_words();
         let mut index = self.first_word(slab) % word_count;
         let mixed = self.checks.is_hardened();
         // The last is what a magazine pops first: addresses then rise.
@@ -213,6 +210,24 @@ impl Geometry<'_> {
         // SAFETY: the slab's own words, up to the last slot that was ever handed out.
         unsafe { self.bits(slab).write_bytes(0, words) };
     }
+}
+
+/// Gives the memory of one unit's states and bits back to the system: all of them are zero.
+///
+/// # Safety
+/// The unit is no slab and cannot become one meanwhile; it lies in a region whose family keeps states and has opened a slab in it.
+pub(crate) unsafe fn give_side_tables_back(unit: usize, unit_shift: u32) {
+    // SAFETY: the same contract.
+    unsafe { states::give_back(unit, unit_shift) };
+    // SAFETY: the bits of a unit that is no slab.
+    unsafe { states::give_back_zeros(bits_of(unit, unit_shift), 1 << (unit_shift - BITS_SHIFT)) };
+}
+
+/// Where the bits of a unit's slots are.
+fn bits_of(first: usize, unit_shift: u32) -> usize {
+    let unit = (first >> unit_shift) % UNIT_COUNT;
+    let table = (UNIT_COUNT << unit_shift) >> LEAST_SHIFT;
+    region_of(first, unit_shift) + table + (unit << (unit_shift - BITS_SHIFT))
 }
 
 /// Sets the bits of slots that lie one after another. `Err`: this one's is set: its state was changed by a free that had found it live

@@ -2,14 +2,14 @@
 //!
 //! Slots that come back in random order are entries of one slot each, and would be handed out as scattered as they came: what is
 //! then allocated together lies apart, and is scattered again when it is freed. So before a slab with many such entries is taken
-//! from, its list is made anew from a bitmap of its free slots, which needs memory only meanwhile.
+//! from, its list is claimed and made anew from a bitmap of its free slots, which needs memory only meanwhile.
 
 use core::ops::Range;
 
+use super::pages::{Claim, Scratch};
 use super::{Geometry, slab_memory};
 use crate::fault::{FaultKind, Truth};
 use crate::header::SlabHeader;
-use crate::os;
 use crate::trunk::Run;
 
 /// One slot in this many must be free: fewer are soon handed out again in any order.
@@ -21,27 +21,24 @@ impl Geometry<'_> {
     /// Whether putting the list in order is worth it: it costs a few nanoseconds for each free slot, and of four at least three were
     /// freed on their own since the last time. Lists without entries have an order and no runs.
     #[inline]
-    pub(super) fn is_disordered(&self, slab: &SlabHeader) -> bool {
+    pub(crate) fn is_disordered(&self, slab: &SlabHeader) -> bool {
         let (recycled, slots) = (self.recycled(slab), self.unit_bytes() >> self.class.index());
-        recycled >= LEAST_FREE.max(slots / LEAST_PART)
-            && slab.trunks.loose() as usize >= recycled / 4 * 3
+        slab.trunks.loose() as usize >= recycled / 4 * 3
+            && recycled >= LEAST_FREE.max(slots / LEAST_PART)
             && self.class.slot_bytes() > 4
+            && self.has_trunks()
     }
 
-    /// Puts the list in order, or leaves it as it is where memory for the bitmap cannot be had.
-    ///
-    /// # Safety
-    /// As for [`take`](Self::take), in a slab whose list is trunks.
-    #[cold]
-    #[inline(never)]
-    pub(super) unsafe fn order(&self, slab: &SlabHeader) {
-        slab.trunks.forget_loose();
-        let (memory, slot_bytes) = (slab_memory(slab), self.class.slot_bytes());
-        let word_count = (self.unit_bytes() / slot_bytes).div_ceil(64);
-        let Some(bytes) = os::round_to_pages(word_count * 8) else { return };
-        let Some(map) = os::map(bytes, os::page_bytes()) else { return };
-        // SAFETY: zero memory of that length, ours alone until it is released.
-        let bits = unsafe { core::slice::from_raw_parts_mut(map.cast::<u64>().as_ptr(), word_count) };
+    /// Puts a claimed list in order. Called without a lock: it takes up to a millisecond.
+    pub(crate) fn order(&self, claim: &mut Claim, scratch: &mut Scratch) {
+        let bits = scratch.words(self.slot_words());
+        self.drain(claim, bits);
+        self.list_again(claim, bits);
+    }
+
+    /// Makes a bitmap of a claimed list, which is empty then.
+    pub(super) fn drain(&self, claim: &Claim, bits: &mut [u64]) {
+        let (slab, slot_bytes) = (claim.slab, self.class.slot_bytes());
         let (mut count, mut seen) = (0, 0);
         // The trunks before, the next of which links to the trunk at hand.
         let mut before = [0; 3];
@@ -61,19 +58,21 @@ impl Geometry<'_> {
                 self.report_listed_twice(slab, twice);
             }
         };
-        // SAFETY: the slab's own list (S1).
-        unsafe { slab.trunks.drain(memory, slot_bytes, put) };
-        if count != self.recycled(slab) {
+        // SAFETY: a list of this slab's, which nobody else has (P3).
+        unsafe { claim.list.drain(slab_memory(slab), slot_bytes, put) };
+        if count != claim.slots {
             self.report_written(slab, seen);
         }
+    }
+
+    /// Makes the list of a bitmap in order.
+    pub(super) fn list_again(&self, claim: &Claim, bits: &[u64]) {
         runs_from_the_end(bits, |run| {
-            // SAFETY: the slots were in the list, which is empty but for those of earlier runs.
-            unsafe { slab.trunks.push(memory, slot_bytes, run, true) };
+            // SAFETY: slots that were claimed (P3), in no list since it was drained but in that of earlier runs.
+            unsafe { claim.list.push(slab_memory(claim.slab), self.class.slot_bytes(), run, true) };
         });
         // The new list's trunks are in order.
-        slab.trunks.forget_loose();
-        // SAFETY: mapped above with this length, and not used any more. Should that fail, its space is lost.
-        unsafe { os::release(map, bytes) };
+        claim.list.forget_loose();
     }
 
     /// Ends the process: the list has a slot twice.

@@ -7,6 +7,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
 
 const PAGE_BYTES: usize = 4096;
+/// Bytes of a slot of the smallest class that a model says it owns.
+const SLOT_BYTES_MIN: usize = 16 << 10;
 const ARENA_BYTES: usize = 64 << 20;
 /// A region of the smallest slabs.
 const ARENA_ALIGN: usize = 4 << 20;
@@ -86,7 +88,9 @@ pub(crate) unsafe fn make_writable(start: NonNull<u8>, bytes: usize) -> bool {
     true
 }
 
+/// Counts as a write to every slot of the models' classes.
 pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
+    (start.addr().get()..start.addr().get() + bytes).step_by(SLOT_BYTES_MIN).for_each(crate::sync::touch);
     // SAFETY: committed, and nobody uses it.
     unsafe { start.write_bytes(0, bytes) };
     true

@@ -4,6 +4,7 @@ use core::ops::Range;
 
 use crate::Checks;
 use crate::bin::{Bin, DepotMemory, Taken};
+use crate::purge;
 use crate::region::UnitPool;
 use crate::size_class::SizeClass;
 use crate::slab::Geometry;
@@ -73,6 +74,21 @@ impl Shared {
         self.bin.trim(&self.geometry, DepotMemory(self.depot)).expect("no states are kept");
     }
 
+    /// Gives back the pages of free slots, and free units.
+    fn give_pages_back(&self) {
+        purge::trim_bin(self.bin, &self.geometry, DepotMemory(self.depot)).expect("no states are kept");
+        purge::trim_units(self.geometry.pool, self.geometry.unit_shift, self.geometry.checks, 0);
+    }
+
+    /// All slots are back, and no unit holds memory.
+    fn assert_all_given_back(&self) {
+        assert_eq!(self.bin.counts(&self.geometry).out_slots, 0);
+        self.give_pages_back();
+        let counts = self.bin.counts(&self.geometry);
+        assert_eq!((counts.slab_count, counts.depot_slots, counts.free_slots, counts.purged_slots), (0, 0, 0, 0));
+        assert_eq!(self.geometry.pool.lock().dirty_count, 0);
+    }
+
     /// All slots are back, and with the depot emptied no slab is left.
     fn assert_empty(&self) {
         assert_eq!(self.bin.counts(&self.geometry).out_slots, 0);
@@ -131,5 +147,65 @@ pub fn fresh_slots_go_back() {
         carve_and_give_back();
         other.join();
         shared.assert_empty();
+    });
+}
+
+/// The pages of a free slot go back while another slot of its slab comes and goes, and the slab may become empty.
+pub fn pages_go_back_meanwhile() {
+    explore(Sleep::Lightly, || {
+        let shared = Shared::new(HALF);
+        let (kept, freed) = (shared.take(), shared.take());
+        shared.give(freed);
+        let purger = spawn(move || shared.give_pages_back());
+        shared.give(kept);
+        let next = shared.take();
+        shared.give(next);
+        purger.join();
+        shared.assert_all_given_back();
+    });
+}
+
+/// Two threads give back the pages of one slab.
+pub fn pages_go_back_twice() {
+    explore(Sleep::Lightly, || {
+        let shared = Shared::new(HALF);
+        let (kept, freed) = (shared.take(), shared.take());
+        shared.give(freed);
+        let purger = spawn(move || shared.give_pages_back());
+        shared.give_pages_back();
+        purger.join();
+        shared.give(kept);
+        shared.assert_all_given_back();
+    });
+}
+
+/// A purged slot is handed out while the pages of another go back.
+pub fn purged_slots_are_handed_out_meanwhile() {
+    explore(Sleep::Lightly, || {
+        let shared = Shared::new(QUARTER);
+        let slots = [(); 4].map(|()| shared.take());
+        // One batch goes to the depot, the others to their slab.
+        slots[1..].iter().for_each(|&slot| shared.give(slot));
+        shared.give_pages_back();
+        let purger = spawn(move || shared.give_pages_back());
+        let next = shared.take();
+        shared.give(slots[0]);
+        shared.give(next);
+        purger.join();
+        shared.assert_all_given_back();
+    });
+}
+
+/// Free units go back to the system while another thread takes one.
+pub fn units_go_back_meanwhile() {
+    explore(Sleep::Lightly, || {
+        let shared = Shared::new(HALF);
+        let slot = shared.take();
+        shared.give(slot);
+        let purger = spawn(move || shared.give_pages_back());
+        let next = shared.take();
+        shared.give(next);
+        purger.join();
+        shared.assert_all_given_back();
     });
 }

@@ -1,0 +1,132 @@
+//! Giving memory that is not live back to the system: pages of free slots in slabs that are used otherwise, and free units.
+//!
+//! | when | what |
+//! | --- | --- |
+//! | `trim` | all of it |
+//! | housekeeping | what nobody has needed for a second: of a bin as many slots as were idle all the time, units that were free all the time |
+//!
+//! Slabs are gone through from the end of the bin's list, where those are that have been free longest; those that were looked at stand in front, and
+//! are soon taken from: their free slots are now on pages that are used anyhow. A slab of which half or seven eighths are used is
+//! left alone by housekeeping. No system call is made under a lock, and no lock is held for longer than a few microseconds.
+
+use core::ptr::NonNull;
+
+use crate::bin::{Bin, DepotMemory, Found, Twice};
+use crate::checks::Checks;
+use crate::os;
+use crate::region::{self, UnitPool};
+use crate::slab::{Geometry, give_side_tables_back};
+use crate::sync::Lock;
+
+/// Slabs whose pages one call of housekeeping looks through, over all bins of a family: a few hundred microseconds.
+const SLABS_AT_ONCE: u32 = 8;
+/// How often one call of housekeeping looks for such slabs.
+const LOOKS_AT_ONCE: u32 = 64;
+/// How long one call goes on with slabs of very small slots, which take a millisecond each.
+const MILLISECONDS_AT_ONCE: u64 = 1;
+
+/// What one call of housekeeping may still do.
+pub(crate) struct Effort {
+    slabs: u32,
+    looks: u32,
+    began: u64,
+}
+
+impl Effort {
+    /// `now` is [`os::milliseconds`].
+    pub(crate) fn new(now: u64) -> Self {
+        Self { slabs: SLABS_AT_ONCE, looks: LOOKS_AT_ONCE, began: now }
+    }
+
+    /// Whether it is used up, so that there may be more to do at once.
+    pub(crate) fn is_used_up(&self) -> bool {
+        let has_worked = self.slabs < SLABS_AT_ONCE;
+        self.slabs == 0 || self.looks == 0 || has_worked && os::milliseconds() > self.began + MILLISECONDS_AT_ONCE
+    }
+}
+
+/// Gives all memory of a bin's free slots back; returns its bytes.
+pub(crate) fn trim_bin(bin: &Bin, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<usize, Twice> {
+    bin.trim(geometry, depot)?;
+    let mut left = bin.counts(geometry).slab_count;
+    let bytes = give_pages_back(bin, geometry, || bin.claim(geometry, Some(&mut left)));
+    give_tail_back(bin, geometry, true)?;
+    Ok(bytes)
+}
+
+/// Gives memory of slots back that nobody has needed for a second, as long as the effort allows.
+pub(crate) fn purge_unneeded(
+    bin: &Bin,
+    geometry: &Geometry<'_>,
+    depot: DepotMemory,
+    now: u64,
+    effort: &mut Effort,
+) -> Result<(), Twice> {
+    bin.look(geometry, depot, now)?;
+    give_tail_back(bin, geometry, false)?;
+    give_pages_back(bin, geometry, || {
+        if effort.is_used_up() {
+            return Found::End;
+        }
+        effort.looks -= 1;
+        let found = bin.claim(geometry, None);
+        effort.slabs -= u32::from(matches!(found, Found::Claim(_)));
+        found
+    });
+    Ok(())
+}
+
+/// Gives back what is wholly free of the slots that are claimed, until there is an end; returns its bytes.
+fn give_pages_back(bin: &Bin, geometry: &Geometry<'_>, mut next: impl FnMut() -> Found) -> usize {
+    if !geometry.gives_pages_back() {
+        return 0;
+    }
+    let (mut scratch, mut pieces) = (None, 0);
+    loop {
+        match next() {
+            Found::End => return pieces << geometry.piece_shift(),
+            Found::Nothing => {}
+            Found::Claim(mut claim) => {
+                if geometry.has_trunks() && scratch.is_none() {
+                    scratch = geometry.scratch();
+                }
+                // Without memory for the work nothing goes back, and the slots stay as they are.
+                if scratch.is_some() || !geometry.has_trunks() {
+                    geometry.give_pages_back(&mut claim, scratch.as_mut());
+                }
+                pieces += bin.settle(geometry, claim);
+            }
+        }
+    }
+}
+
+/// Gives the memory of the part of the current slab back that was never handed out: its unit was another slab before, or is a huge page.
+fn give_tail_back(bin: &Bin, geometry: &Geometry<'_>, any: bool) -> Result<(), Twice> {
+    let Some(range) = bin.take_tail(geometry, any) else { return Ok(()) };
+    let page = os::page_bytes();
+    let (first, end) = (range.start.next_multiple_of(page), range.end & !(page - 1));
+    // The region's provenance is exposed where the region is claimed.
+    if let Some(memory) = NonNull::new(core::ptr::with_exposed_provenance_mut(first)).filter(|_| first < end) {
+        // SAFETY: committed with the slab; slots that were claimed and that nobody has had since the slab was opened. Should the system refuse,
+        // it is as it was.
+        unsafe { os::purge(memory, end - first) };
+    }
+    bin.give_tail(geometry, range)
+}
+
+/// Gives the memory of all free units back; returns the bytes of the units.
+pub(crate) fn trim_units(pool: &Lock<UnitPool>, unit_shift: u32, checks: Checks, now: u64) -> usize {
+    region::purge_all(pool, now, |unit| give_side_tables(unit, unit_shift, checks))
+}
+
+/// Gives the memory of a few units back that have been free for long; whether there were any.
+pub(crate) fn purge_aged_units(pool: &Lock<UnitPool>, unit_shift: u32, checks: Checks, now: u64) -> bool {
+    region::purge_aged(pool, now, |unit| give_side_tables(unit, unit_shift, checks))
+}
+
+fn give_side_tables(unit: usize, unit_shift: u32, checks: Checks) {
+    if checks.keeps_states() {
+        // SAFETY: a unit on its way to the system, which nobody can take; it was a slab, so its region has states.
+        unsafe { give_side_tables_back(unit, unit_shift) };
+    }
+}

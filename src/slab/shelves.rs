@@ -1,0 +1,373 @@
+//! The slabs of one bin: which have free slots, which is carved from, and how many slots are where. All of it belongs to the bin's lock (S1).
+//!
+//! **B1** A slab is in `partial` exactly while `recycled > 0`, and in `thin` exactly while it has purged slots and is not in `partial`. **B2**
+//! `used_slots` is the sum of `used` over the slabs, and `claimed_slots` are among them. **B3** A slab with fresh slots is `current`: no other could
+//! ever be carved again. **B4** `carved_slots` is the sum of `fresh / slot` over the slabs, `purged_slots` that of their purged slots; free slots that
+//! may hold memory are `carved_slots − used_slots − purged_slots`.
+
+use core::ops::Range;
+
+use super::list::SlabList;
+use super::{Claim, Geometry};
+use crate::header::{Directory, SlabHeader};
+use crate::trunk::run_length;
+
+/// Slabs of a class from which on new ones use huge pages: the last slab wastes little then, and small families stay small.
+const HUGE_FROM_SLABS: usize = 4;
+
+/// A slot that was freed twice, found when it came to its bin or left it; only where the family keeps states.
+#[derive(Debug)]
+pub(crate) struct Twice(pub(crate) usize);
+
+/// A range of fresh slots.
+pub(crate) struct Fresh {
+    pub(crate) range: Range<usize>,
+    /// Whether all of it is known to read zero.
+    pub(crate) zeroed: bool,
+}
+
+/// In which list of its bin a slab belongs (B1).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shelf {
+    /// None: every slot is used or fresh.
+    Full,
+    /// Those with a free list.
+    Partial,
+    /// Those without one, but with purged slots.
+    Thin,
+}
+
+/// Whether the fresh part of the current slab goes on being used.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tail {
+    /// Since the last look.
+    Used,
+    /// Not since the last look.
+    Unused,
+    /// Not since its memory went back.
+    Given,
+}
+
+/// All slabs of a bin.
+pub(crate) struct Shelves {
+    partial: SlabList,
+    thin: SlabList,
+    current: Option<&'static SlabHeader>,
+    pub(crate) slab_count: usize,
+    pub(crate) used_slots: usize,
+    carved_slots: usize,
+    pub(crate) purged_slots: usize,
+    pub(crate) claimed_slots: usize,
+    /// The least number of idle slots since the last [`look`](Self::look).
+    least_idle: usize,
+    tail: Tail,
+}
+
+impl Shelves {
+    pub(crate) const fn new() -> Self {
+        Self {
+            partial: SlabList::new(),
+            thin: SlabList::new(),
+            current: None,
+            slab_count: 0,
+            used_slots: 0,
+            carved_slots: 0,
+            purged_slots: 0,
+            claimed_slots: 0,
+            least_idle: 0,
+            tail: Tail::Used,
+        }
+    }
+
+    /// The slab that is taken from next, if one has a free list.
+    #[inline(always)]
+    pub(crate) fn first(&self) -> Option<&'static SlabHeader> {
+        self.partial.first()
+    }
+
+    /// The slab with a free list that is taken from last.
+    pub(crate) fn last(&self) -> Option<&'static SlabHeader> {
+        self.partial.last()
+    }
+
+    /// Makes a slab with a free list the one that is taken from next.
+    pub(crate) fn bring_to_front(&mut self, slab: &'static SlabHeader) {
+        self.partial.remove(slab);
+        self.partial.push_front(slab);
+    }
+
+    /// How many slots were idle all the time since the last look.
+    pub(crate) fn look(&mut self) -> usize {
+        if self.tail == Tail::Used {
+            self.tail = Tail::Unused;
+        }
+        let idle = self.idle_slots();
+        core::mem::replace(&mut self.least_idle, idle).min(idle)
+    }
+
+    /// Whether slabs of this bin are huge pages, most of them.
+    pub(crate) fn are_huge(&self, geometry: &Geometry<'_>) -> bool {
+        geometry.may_be_huge() && self.slab_count >= HUGE_FROM_SLABS
+    }
+
+    /// As [`Bin::take_tail`](crate::bin::Bin::take_tail).
+    pub(crate) fn take_tail(&mut self, geometry: &Geometry<'_>, any: bool) -> Option<Range<usize>> {
+        let slab = self.current?;
+        let may_have_memory = self.are_huge(geometry) || !slab.zeroed.get();
+        if geometry.has_guards() || !may_have_memory || !(any || self.tail == Tail::Unused) {
+            return None;
+        }
+        let range = geometry.carve(slab, usize::MAX);
+        let slots = range.len() / geometry.class.slot_bytes();
+        self.used_slots += slots;
+        self.carved_slots += slots;
+        self.claimed_slots += slots;
+        (slots > 0).then_some(range)
+    }
+
+    /// Notes that what [`take_tail`](Self::take_tail) returned is no longer claimed, but still used.
+    pub(crate) fn unclaim_tail(&mut self, slots: usize) {
+        self.claimed_slots -= slots;
+        self.tail = Tail::Given;
+    }
+
+    /// Takes the rest of a fresh range back as fresh, if it still is the end of what was carved; `false`: it must go to the list.
+    pub(crate) fn uncarve(&mut self, geometry: &Geometry<'_>, range: &Range<usize>) -> bool {
+        let slab = Directory::of(geometry.unit_shift).header(range.start);
+        if !(geometry.is_last_carved(slab, range) && self.may_be_current(geometry, slab)) {
+            return false;
+        }
+        self.current = Some(slab);
+        let slots = range.len() / geometry.class.slot_bytes();
+        self.used_slots -= slots;
+        self.carved_slots -= slots;
+        geometry.uncarve(slab, range);
+        if slab.used.get() == 0 {
+            self.retire(geometry, slab);
+        }
+        true
+    }
+
+    /// Free slots that may hold memory (B4).
+    pub(crate) fn idle_slots(&self) -> usize {
+        self.carved_slots.saturating_sub(self.used_slots + self.purged_slots)
+    }
+
+    fn shelf(geometry: &Geometry<'_>, slab: &SlabHeader) -> Shelf {
+        match (geometry.recycled(slab), slab.purged.get()) {
+            (0, 0) => Shelf::Full,
+            (0, _) => Shelf::Thin,
+            _ => Shelf::Partial,
+        }
+    }
+
+    /// Changes a slab in a way by which it may come to belong into another list (B1).
+    fn change<T>(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader, change: impl FnOnce() -> T) -> T {
+        let before = Self::shelf(geometry, slab);
+        let result = change();
+        let after = Self::shelf(geometry, slab);
+        if before != after {
+            self.unlink(before, slab);
+            match after {
+                Shelf::Full => {}
+                Shelf::Partial => self.partial.push_front(slab),
+                Shelf::Thin => self.thin.push_front(slab),
+            }
+        }
+        result
+    }
+
+    fn unlink(&mut self, shelf: Shelf, slab: &'static SlabHeader) {
+        match shelf {
+            Shelf::Full => {}
+            Shelf::Partial => self.partial.remove(slab),
+            Shelf::Thin => self.thin.remove(slab),
+        }
+    }
+
+    /// As [`Geometry::claim`], of a slab of these.
+    pub(crate) fn claim(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) -> Option<Claim> {
+        // SAFETY: a slab of this bin, whose lock is held.
+        let claim = self.change(geometry, slab, || unsafe { geometry.claim(slab) })?;
+        self.used_slots += claim.slots;
+        self.claimed_slots += claim.slots;
+        Some(claim)
+    }
+
+    /// As [`Geometry::settle`].
+    pub(crate) fn settle(&mut self, geometry: &Geometry<'_>, claim: &mut Claim) -> Option<Claim> {
+        let slab = claim.slab;
+        // SAFETY: a slab of this bin, whose lock is held: it could not leave because what was claimed is used.
+        let more = self.change(geometry, slab, || unsafe { geometry.settle(claim) });
+        if let Some(more) = more {
+            self.used_slots += more.slots;
+            self.claimed_slots += more.slots;
+            return Some(more);
+        }
+        self.used_slots -= claim.slots;
+        self.claimed_slots -= claim.slots;
+        let purged = claim.purged.count() * geometry.piece_slots();
+        self.purged_slots += purged;
+        self.least_idle = self.least_idle.min(self.idle_slots());
+        if slab.used.get() == 0 {
+            self.retire(geometry, slab);
+        }
+        None
+    }
+
+    pub(crate) fn take_recycled(&mut self, geometry: &Geometry<'_>, out: &mut [usize]) -> Result<usize, Twice> {
+        let mut count = 0;
+        while let (Some(slab), true) = (self.partial.first(), count < out.len()) {
+            let purged = slab.purged.get();
+            // SAFETY: a slab in `partial` is this bin's, whose lock is held.
+            count += unsafe { geometry.take(slab, &mut out[count..]) }.map_err(Twice)?;
+            if slab.purged.get() != purged {
+                self.purged_slots -= usize::from(purged - slab.purged.get()) * geometry.piece_slots();
+            }
+            if geometry.recycled(slab) == 0 {
+                self.partial.remove(slab);
+                if slab.purged.get() > 0 {
+                    self.thin.push_front(slab);
+                }
+            }
+        }
+        self.used_slots += count;
+        self.least_idle = self.least_idle.min(self.idle_slots());
+        Ok(count)
+    }
+
+    /// Slots that read zero because the system has had their pages, else slots that were never handed out.
+    pub(crate) fn take_unused(&mut self, geometry: &Geometry<'_>, most: usize) -> Option<Fresh> {
+        let Some(slab) = self.thin.first() else { return self.carve(geometry, most) };
+        let purged = slab.purged.get();
+        // SAFETY: a slab in `thin` is this bin's, whose lock is held, and has a purged piece and no list.
+        let range = self.change(geometry, slab, || unsafe { geometry.take_purged(slab, most) });
+        self.purged_slots -= usize::from(purged - slab.purged.get()) * geometry.piece_slots();
+        self.used_slots += range.len() / geometry.class.slot_bytes();
+        Some(Fresh { range, zeroed: true })
+    }
+
+    fn carve(&mut self, geometry: &Geometry<'_>, most: usize) -> Option<Fresh> {
+        let slab = match self.current {
+            Some(slab) if geometry.fresh_room(slab) > 0 => slab,
+            _ => {
+                let slab = geometry.open(self.slab_count + 1 >= HUGE_FROM_SLABS)?;
+                self.slab_count += 1;
+                self.current.insert(slab)
+            }
+        };
+        let range = geometry.carve(slab, most);
+        let slots = range.len() / geometry.class.slot_bytes();
+        self.used_slots += slots;
+        self.carved_slots += slots;
+        self.tail = Tail::Used;
+        Some(Fresh { range, zeroed: slab.zeroed.get() })
+    }
+
+    /// Whether a slab can be the one to carve from (B3).
+    fn may_be_current(&self, geometry: &Geometry<'_>, slab: &SlabHeader) -> bool {
+        self.current.is_none_or(|current| core::ptr::eq(current, slab) || geometry.fresh_room(current) == 0)
+    }
+
+    /// # Safety
+    /// As for [`Bin::give`](crate::bin::Bin::give).
+    pub(crate) unsafe fn give_to_slabs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) -> Result<(), Twice> {
+        if geometry.has_trunks() {
+            self.used_slots -= slots.len();
+            // SAFETY: the same contract.
+            unsafe { self.give_runs(geometry, slots) };
+            return Ok(());
+        }
+        let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
+        let mut start = 0;
+        while start < slots.len() {
+            let slab = view.header(slots[start], unit_shift);
+            if !geometry.owns(slab) {
+                // A racing free of the same slot has let the slab be closed: the header may be another bin's by now (S1).
+                return Err(Twice(slots[start]));
+            }
+            let was_full = geometry.recycled(slab) == 0;
+            // SAFETY: used slots of this bin, whose lock is held, the first of them in this slab.
+            let given = unsafe { geometry.give(slab, &slots[start..]) }.map_err(Twice)?;
+            if was_full {
+                self.partial.push_front(slab);
+            }
+            start += given;
+            self.used_slots -= given;
+            if slab.used.get() == 0 {
+                self.retire(geometry, slab);
+            }
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// As for [`give_to_slabs`](Self::give_to_slabs), where free lists are trunks.
+    #[inline(never)]
+    unsafe fn give_runs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
+        let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
+        let slot_bytes = geometry.class.slot_bytes();
+        let mut rest = slots;
+        while let &[first, ..] = rest {
+            let (mut lowest, mut length, mut ascending) = (first, 1, true);
+            // Neighbours often come back together: they are one entry in the free list.
+            if rest.len() > 1
+                && (rest[1] == first.wrapping_add(slot_bytes) || rest[1] == first.wrapping_sub(slot_bytes))
+            {
+                (length, ascending) = run_length(rest, slot_bytes);
+                // Two slabs may be neighbours too: a run ends with its slab.
+                let offset = first & ((1 << unit_shift) - 1);
+                let beyond = if ascending { (1 << unit_shift) - 1 - offset } else { offset };
+                length = length.min((beyond >> geometry.class.index()) + 1);
+                lowest = if ascending { first } else { rest[length - 1] };
+            }
+            rest = &rest[length..];
+            let slab = view.header(lowest, unit_shift);
+            if slab.trunks.is_empty() {
+                self.link(slab);
+            }
+            // SAFETY: used slots of a slab of this bin, whose lock is held.
+            unsafe { geometry.give_run(slab, lowest, length, ascending) };
+            if slab.used.get() == 0 {
+                self.retire(geometry, slab);
+            }
+        }
+    }
+
+    /// Gives the unit of an empty slab back, unless its guards stay: then it is here for those who come next.
+    #[cold]
+    fn retire(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) {
+        if !geometry.unguard(slab) {
+            return;
+        }
+        self.unlink(Self::shelf(geometry, slab), slab);
+        if slab.purged.get() > 0 {
+            self.purged_slots -= geometry.purged_slots(slab);
+        }
+        self.carved_slots -= slab.fresh.get() as usize >> geometry.class.index();
+        if self.current.is_some_and(|current| core::ptr::eq(current, slab)) {
+            self.current = None;
+        }
+        self.slab_count -= 1;
+        geometry.close(slab);
+    }
+
+    /// Retires the slabs that are empty and whose guards stayed.
+    pub(crate) fn retire_empty(&mut self, geometry: &Geometry<'_>) {
+        let mut next = self.partial.first();
+        while let Some(slab) = next {
+            next = slab.next.get();
+            if slab.used.get() == 0 {
+                self.retire(geometry, slab);
+            }
+        }
+    }
+
+    /// Adds a slab whose list was empty to those that have one.
+    fn link(&mut self, slab: &'static SlabHeader) {
+        if slab.purged.get() > 0 {
+            self.thin.remove(slab);
+        }
+        self.partial.push_front(slab);
+    }
+}
