@@ -18,7 +18,7 @@ use crate::bin::{Bin, DepotMemory, Taken};
 use crate::capacity::{DEPOT_STARTS, MAGAZINE_STARTS, batch_slots};
 use crate::checks::Checks;
 use crate::header::{Directory, UNIT_COUNT};
-use crate::large::{Large, LargeSet, Mismatch, mapped_bytes};
+use crate::large::{Large, Larges, Mismatch, mapped_bytes};
 use crate::magazine::{Cache, Magazine};
 use crate::os;
 use crate::region::UnitPool;
@@ -49,7 +49,7 @@ pub struct FamilyCore {
     depots: AtomicPtr<usize>,
     bins: [Bin; CLASS_COUNT],
     pool: Lock<UnitPool>,
-    large: Lock<LargeSet>,
+    large: Larges,
     caches: Lock<Caches>,
     live_seen: Gauge,
     live_bytes_seen: Gauge,
@@ -117,7 +117,7 @@ impl FamilyCore {
             depots: AtomicPtr::new(core::ptr::null_mut()),
             bins: [const { Bin::new() }; CLASS_COUNT],
             pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states())),
-            large: Lock::new(LargeSet::new(checks.is_hardened(), 1 << Self::largest_class(slab_bytes))),
+            large: Larges::new(checks.is_hardened(), 1 << Self::largest_class(slab_bytes)),
             caches: Lock::new(Caches { all: None, free: None, in_use: 0 }),
             live_seen: Gauge::new(),
             live_bytes_seen: Gauge::new(),
@@ -178,7 +178,7 @@ impl FamilyCore {
     #[inline(always)]
     fn with_what_is_kept<T>(&self, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
         attempt().or_else(|| {
-            let released = self.large.lock().release_spare();
+            let released = self.large.release_spare();
             if released { attempt() } else { None }
         })
     }
@@ -272,14 +272,14 @@ impl FamilyCore {
         if !Directory::of(self.unit_shift).tells_all_apart() {
             return None;
         }
-        let large = self.large.lock().allocate_grown(class.slot_bytes(), os::milliseconds())?;
+        let large = self.large.allocate_grown(class.slot_bytes(), os::milliseconds())?;
         self.note(1, large.bytes);
         Some(large)
     }
 
     pub(crate) fn allocate_large(&'static self, layout: Layout, want_zero: bool) -> Option<Large> {
         self.register()?;
-        let large = self.large.lock().allocate(layout, want_zero, os::milliseconds())?;
+        let large = self.large.allocate(layout, want_zero, os::milliseconds())?;
         self.note(1, large.bytes);
         Some(large)
     }
@@ -289,7 +289,7 @@ impl FamilyCore {
     pub(crate) unsafe fn deallocate_large(&'static self, memory: NonNull<u8>, layout: Layout) {
         let bytes = self.mapping_bytes(layout);
         // SAFETY: the caller gives it up.
-        let freed = unsafe { self.large.lock().deallocate(memory, bytes, os::milliseconds()) };
+        let freed = unsafe { self.large.deallocate(memory, bytes, os::milliseconds()) };
         match freed {
             Ok(()) => self.note(-1, bytes),
             Err(mismatch) => self.report_invalid_large(memory.addr().get(), layout, mismatch),
@@ -300,7 +300,7 @@ impl FamilyCore {
     #[cold]
     #[inline(never)]
     pub(crate) fn verify_large(&self, memory: NonNull<u8>, layout: Layout) {
-        let verified = self.large.lock().verify(memory, self.mapping_bytes(layout));
+        let verified = self.large.verify(memory, self.mapping_bytes(layout));
         if let Err(mismatch) = verified {
             self.report_invalid_large(memory.addr().get(), layout, mismatch);
         }
@@ -320,7 +320,7 @@ impl FamilyCore {
     ) -> Option<Large> {
         let (old_bytes, bytes) = (self.mapping_bytes(old), self.mapping_bytes(new));
         // SAFETY: the caller gives the old range up if it is moved.
-        let resized = unsafe { self.large.lock().resize(memory, old_bytes, bytes, new.align(), want_zero) };
+        let resized = unsafe { self.large.resize(memory, old_bytes, (bytes, new.align(), want_zero), os::milliseconds()) };
         match resized {
             Ok(resized) => {
                 let large = resized?;
@@ -334,6 +334,7 @@ impl FamilyCore {
     fn report_invalid_large(&self, address: usize, layout: Layout, mismatch: Mismatch) -> ! {
         match mismatch {
             Mismatch::Unknown => self.report_invalid_free(address, layout),
+            Mismatch::Freed => self.report_freed_large(address, layout),
             // What is longer than its layout's slot did not come from one.
             Mismatch::Length(_) if self.class_of(layout).index() <= Self::largest_class(1 << self.unit_shift) => {
                 self.report_invalid_free(address, layout)
@@ -405,7 +406,7 @@ impl FamilyCore {
         if !self.pool.lock().purge_aged(now) {
             self.housekeeping.store(now as u32, Relaxed);
         }
-        self.large.lock().release_kept(Some(now));
+        self.large.release_kept(Some(now));
     }
 
     /// Gives all free memory that no thread cache holds back to the system; returns its bytes.
@@ -419,7 +420,7 @@ impl FamilyCore {
             bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
         }
         let units = self.pool.lock().purge_all(os::milliseconds());
-        units + self.large.lock().release_kept(None)
+        units + self.large.release_kept(None)
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -453,11 +454,10 @@ impl FamilyCore {
         stats.reserved_bytes = pool.reserved_bytes;
         stats.kept_bytes = pool.dirty_count << self.unit_shift;
         drop(pool);
-        let large = self.large.lock();
+        let large = self.large.figures();
         stats.large_allocations = large.count;
         stats.large_bytes = large.bytes;
-        stats.kept_bytes += large.kept_bytes();
-        drop(large);
+        stats.kept_bytes += large.kept_bytes;
         stats.live_allocations += stats.large_allocations;
         stats.live_bytes += stats.large_bytes;
         self.live_seen.raise(stats.live_allocations);
