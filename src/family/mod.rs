@@ -320,7 +320,8 @@ impl FamilyCore {
     ) -> Option<Large> {
         let (old_bytes, bytes) = (self.mapping_bytes(old), self.mapping_bytes(new));
         // SAFETY: the caller gives the old range up if it is moved.
-        let resized = unsafe { self.large.resize(memory, old_bytes, (bytes, new.align(), want_zero), os::milliseconds()) };
+        let resized =
+            unsafe { self.large.resize(memory, old_bytes, (bytes, new.align(), want_zero), os::milliseconds()) };
         match resized {
             Ok(resized) => {
                 let large = resized?;

@@ -295,7 +295,9 @@ impl Range {
             let at = u32::try_from((address - self.start) / page).ok()?;
             (at.checked_add(pages)? <= self.pages).then_some(at)
         };
-        let Some(at) = place(self.top + self.room_behind(self.last)).or_else(|| place(self.top)) else { return Above::NoRoom };
+        let Some(at) = place(self.top + self.room_behind(self.last)).or_else(|| place(self.top)) else {
+            return Above::NoRoom;
+        };
         if at + pages > self.committed {
             return Above::Commit(at + pages);
         }

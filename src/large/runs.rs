@@ -102,8 +102,8 @@ impl RunSet {
         let result = change(range);
         let (dirty_after, room) = (range.dirty_pages, if range.is_leaving { 0 } else { range.pages - range.top });
         let (dirty_above, clean_above) = (range.dirty.above_highest(), range.clean.above_highest());
-        self.dirty_bytes = self.dirty_bytes + dirty_after as usize * os::page_bytes()
-            - dirty_before as usize * os::page_bytes();
+        self.dirty_bytes =
+            self.dirty_bytes + dirty_after as usize * os::page_bytes() - dirty_before as usize * os::page_bytes();
         let slot = &mut self.slots_mut()[index];
         (slot.dirty_above, slot.clean_above, slot.room) = (dirty_above, clean_above, room);
         Some(result)
@@ -298,7 +298,8 @@ impl RunSet {
     /// Bytes of a longer list of ranges, if the next range needs one.
     pub(super) fn outgrown(&self) -> Option<usize> {
         let capacity = self.slots.map_or(0, |slots| slots.len());
-        (self.count == capacity).then(|| (2 * capacity * size_of::<Slot>()).next_multiple_of(os::page_bytes()).max(os::page_bytes()))
+        (self.count == capacity)
+            .then(|| (2 * capacity * size_of::<Slot>()).next_multiple_of(os::page_bytes()).max(os::page_bytes()))
     }
 
     /// Moves the list to new zeroed memory; returns the memory that it had, and its bytes.
@@ -320,8 +321,14 @@ impl RunSet {
         let (count, end) = (self.count, start + bytes);
         let slots = self.slots_mut();
         slots.copy_within(index..count, index + 1);
-        slots[index] =
-            Slot { start, end, range: Some(range), dirty_above: 0, clean_above: 0, room: (bytes / os::page_bytes()) as u32 };
+        slots[index] = Slot {
+            start,
+            end,
+            range: Some(range),
+            dirty_above: 0,
+            clean_above: 0,
+            room: (bytes / os::page_bytes()) as u32,
+        };
         self.count += 1;
         self.generation += 1;
     }

@@ -14,7 +14,7 @@ const FENCED_COUNT: usize = 1000;
 /// Mappings from here on are aligned to huge pages, so that they can have some once they have grown.
 const HUGE_FROM_BYTES: usize = 2 << 20;
 /// So many freed addresses are remembered, so that a second free is told as such.
-const FREED_COUNT: usize = 16;
+const FREED_COUNT: usize = 64;
 
 pub(super) struct Singles {
     table: Table,
@@ -242,7 +242,8 @@ impl Larges {
         // Once more: what somebody has freed meanwhile, by mistake, is not taken for live.
         set.verify(address, old_bytes)?;
         let more = bytes.saturating_sub(old_bytes);
-        let behind = if want_zero || more == 0 { None } else { set.singles.kept.take_behind(address + old_bytes, more) };
+        let behind =
+            if want_zero || more == 0 { None } else { set.singles.kept.take_behind(address + old_bytes, more) };
         if behind.is_some_and(|behind| behind.bytes == more) {
             set.singles.change(address, |_| bytes);
             set.count_change(old_bytes, bytes);

@@ -103,8 +103,19 @@ impl Range {
 
     pub(super) fn give_place(&mut self, id: Id) {
         self.places += 1;
-        *self.run_mut(id) =
-            Run { state: State::Unused, next: self.unused, grows: false, since: 0, first: 0, pages: 0, before: NONE, after: NONE, previous: NONE, older: NONE, newer: NONE };
+        *self.run_mut(id) = Run {
+            state: State::Unused,
+            next: self.unused,
+            grows: false,
+            since: 0,
+            first: 0,
+            pages: 0,
+            before: NONE,
+            after: NONE,
+            previous: NONE,
+            older: NONE,
+            newer: NONE,
+        };
         self.unused = id;
     }
 
@@ -132,8 +143,19 @@ impl Range {
         let id = self.new_place();
         // What lies before all others is added to an empty range only.
         let after = if before == NONE { NONE } else { self.run(before).after };
-        *self.run_mut(id) =
-            Run { since, first, pages, before, after, previous: NONE, next: NONE, older: NONE, newer: NONE, state, grows: false };
+        *self.run_mut(id) = Run {
+            since,
+            first,
+            pages,
+            before,
+            after,
+            previous: NONE,
+            next: NONE,
+            older: NONE,
+            newer: NONE,
+            state,
+            grows: false,
+        };
         if before != NONE {
             self.run_mut(before).after = id;
         }

@@ -5,7 +5,22 @@ use super::*;
 const PAGES: u32 = 4096;
 
 fn range() -> Range {
-    let runs = vec![Run { since: 0, first: 0, pages: 0, before: NONE, after: NONE, previous: NONE, next: NONE, older: NONE, newer: NONE, state: State::Unused, grows: false }; 900];
+    let runs = vec![
+        Run {
+            since: 0,
+            first: 0,
+            pages: 0,
+            before: NONE,
+            after: NONE,
+            previous: NONE,
+            next: NONE,
+            older: NONE,
+            newer: NONE,
+            state: State::Unused,
+            grows: false
+        };
+        900
+    ];
     let (firsts, freed) = (vec![NONE; PAGES as usize / BUCKET_PAGES], vec![0; PAGES as usize / 64]);
     let mut range = Range::new(1 << 30, PAGES, 0, runs.leak(), firsts.leak(), freed.leak());
     range.committed = PAGES;
