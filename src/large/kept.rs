@@ -142,13 +142,18 @@ impl KeptSet {
         Some(piece)
     }
 
-    /// Keeps a piece, if it is one and there is a place. There is none only if the system refused to take another one and then
-    /// this one: the space is lost then, and no memory.
-    pub(super) fn put(&mut self, piece: Piece) {
-        if let Some(place) = self.pieces.iter_mut().find(|place| place.is_none()).filter(|_| piece.bytes > 0) {
+    /// Keeps a piece, if it is one; `false`: there is no place. If the system refused to take it, and then another one, its
+    /// space is lost, and no memory.
+    pub(super) fn put(&mut self, piece: Piece) -> bool {
+        if piece.bytes == 0 {
+            return true;
+        }
+        let place = self.pieces.iter_mut().find(|place| place.is_none());
+        place.is_some_and(|place| {
             self.bytes += piece.bytes;
             *place = Some(piece);
-        }
+            true
+        })
     }
 
     /// Takes the piece that was freed first, if that was then or before.

@@ -145,8 +145,8 @@ impl Larges {
     pub(crate) fn allocate(&self, layout: Layout, want_zero: bool, now: u64) -> Option<Large> {
         let bytes = mapped_bytes(layout)?;
         let wish = Wish { bytes, align: layout.align().max(os::page_bytes()), want_zero, grows: false };
-        let run = if self.has_runs() && bytes <= RUN_BYTES_MAX { self.allocate_run(&wish, now) } else { None };
-        let memory = run.or_else(|| self.allocate_single(&wish, now))?;
+        let is_run = self.has_runs() && bytes <= RUN_BYTES_MAX;
+        let memory = if is_run { self.allocate_run(&wish, now) } else { self.allocate_single(&wish, now) }?;
         Some(Large { memory, bytes })
     }
 

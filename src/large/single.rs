@@ -220,10 +220,18 @@ impl Larges {
         self.give_back_due(now);
     }
 
-    /// Gives a piece back; what the system refuses to take stays kept.
+    /// Gives a piece back; if the system refuses to take it, it is kept, and where there is no place for it another goes instead.
     fn discard_piece(&self, mut piece: Piece) {
-        if !discard(&mut piece, self.margin()) {
-            self.set.lock().singles.kept.put(piece);
+        for _ in 0..2 {
+            if discard(&mut piece, self.margin()) {
+                return;
+            }
+            let kept = &mut self.set.lock().singles.kept;
+            if kept.put(piece) {
+                return;
+            }
+            let Some(other) = kept.take_oldest(u64::MAX) else { return };
+            kept.put(core::mem::replace(&mut piece, other));
         }
     }
 

@@ -154,7 +154,9 @@ impl Larges {
         for (empty, run) in empty.iter_mut().zip(batch.runs.iter().flatten()) {
             *empty = set.runs.come_back(run, now);
         }
-        batch.pieces.iter().flatten().for_each(|&piece| set.singles.kept.put(piece));
+        for &piece in batch.pieces.iter().flatten() {
+            set.singles.kept.put(piece);
+        }
         set.excess_bytes();
         drop(set);
         for (start, bytes) in empty.into_iter().flatten() {
