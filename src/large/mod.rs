@@ -263,8 +263,28 @@ impl Larges {
         want_zero: bool,
         now: u64,
     ) -> Result<Option<NonNull<u8>>, Mismatch> {
-        let address = memory.addr().get();
-        while bytes <= GROWN_RUN_BYTES_MAX {
+        let resized = if bytes <= GROWN_RUN_BYTES_MAX {
+            self.resize_in_place(memory.addr().get(), old_bytes, bytes, want_zero, now)?
+        } else {
+            None
+        };
+        if resized.is_some() || bytes < old_bytes {
+            return Ok(resized.map(pointer));
+        }
+        // SAFETY: the same contract.
+        unsafe { self.move_run(memory, old_bytes, bytes, want_zero, now) }
+    }
+
+    /// Changes the length of a run where it is; returns its address, if that is possible.
+    fn resize_in_place(
+        &self,
+        address: usize,
+        old_bytes: usize,
+        bytes: usize,
+        want_zero: bool,
+        now: u64,
+    ) -> Result<Option<usize>, Mismatch> {
+        loop {
             let mut set = self.set.lock();
             // Once more: what somebody has freed meanwhile, by mistake, is not taken for live.
             set.verify(address, old_bytes)?;
@@ -281,22 +301,17 @@ impl Larges {
                     let huge = if bytes > old_bytes { set.runs.note_huge(address, bytes) } else { None };
                     drop(set);
                     advise_huge(huge);
-                    return Ok(Some(own(memory)));
+                    return Ok(Some(address));
                 }
                 Found::Commit { range, pages } => {
                     drop(set);
                     if self.commit(range, pages).is_none() {
-                        break;
+                        return Ok(None);
                     }
                 }
-                Found::Nothing => break,
+                Found::Nothing => return Ok(None),
             }
         }
-        if bytes < old_bytes {
-            return Ok(None);
-        }
-        // SAFETY: the same contract.
-        unsafe { self.move_run(memory, old_bytes, bytes, want_zero, now) }
     }
 
     /// Moves a run that grows to where it has room.

@@ -177,12 +177,11 @@ impl RunSet {
             if slot.room < pages {
                 return None;
             }
-            let taken = self.with(index, |range| match range.take_above(pages, wish.align, wish.grows) {
+            self.with(index, |range| match range.take_above(pages, wish.align, wish.grows) {
                 Above::Taken(id) => Some(Found::Run(range.address(id))),
                 Above::Commit(pages) => Some(Found::Commit { range: slot.start, pages }),
                 Above::NoRoom => None,
-            })?;
-            taken
+            })?
         });
         taken.unwrap_or(Found::Nothing)
     }

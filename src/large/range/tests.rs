@@ -1,5 +1,7 @@
 //! A range beside a model that knows each page.
 
+#![forbid(unsafe_code)]
+
 use super::*;
 
 const PAGES: u32 = 4096;
