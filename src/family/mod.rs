@@ -174,7 +174,7 @@ impl FamilyCore {
         0
     }
 
-    /// Tries again where memory is refused, if the family keeps freed mappings: they may be what is missing. No lock may be held.
+    /// Tries again where memory is refused, if the family keeps freed large allocations: they may be what is missing. No lock may be held.
     #[inline(always)]
     fn with_what_is_kept<T>(&self, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
         attempt().or_else(|| {
@@ -257,7 +257,7 @@ impl FamilyCore {
         number != 0 && Directory::of(self.unit_shift).view().tag(address, self.unit_shift) == self.tag(class)
     }
 
-    /// Bytes of the mapping for a layout: a slot's where the allocation grew out of one. No mapping is `usize::MAX` bytes long.
+    /// Bytes of the large allocation for a layout: a slot's where the allocation grew out of one. No mapping is `usize::MAX` bytes long.
     fn mapping_bytes(&self, layout: Layout) -> usize {
         match self.class_of(layout) {
             class if class.index() <= Self::largest_class(1 << self.unit_shift) => class.slot_bytes(),
@@ -265,10 +265,10 @@ impl FamilyCore {
         }
     }
 
-    /// A mapping for what has outgrown its slot and will be of this class. `None`: a slot has to serve.
+    /// A large allocation for what has outgrown its slot and will be of this class. `None`: a slot has to serve.
     pub(crate) fn allocate_grown(&'static self, class: SizeClass) -> Option<Large> {
         self.register()?;
-        // A mapping is freed by the way of a slot, and must never be taken for one.
+        // It is freed by the way of a slot, and must never be taken for one.
         if !Directory::of(self.unit_shift).tells_all_apart() {
             return None;
         }
