@@ -115,7 +115,7 @@ impl KeptSet {
             return leave(freed);
         }
         while self.bytes + freed.bytes > KEPT_BYTES {
-            let Some(oldest) = self.take_oldest(u64::MAX) else { break };
+            let Some(oldest) = self.take_oldest(u64::MAX, usize::MAX) else { break };
             leave(oldest);
         }
         if os::TAKES_PARTS && !self.guarded {
@@ -129,7 +129,7 @@ impl KeptSet {
             }
         }
         if self.pieces.iter().all(Option::is_some) {
-            self.take_oldest(u64::MAX).into_iter().for_each(leave);
+            self.take_oldest(u64::MAX, usize::MAX).into_iter().for_each(leave);
         }
         self.put(freed);
     }
@@ -156,13 +156,17 @@ impl KeptSet {
         })
     }
 
-    /// Takes the piece that was freed first, if that was then or before.
-    pub(super) fn take_oldest(&mut self, until: u64) -> Option<Piece> {
+    /// Takes the piece that was freed first, or the last of its bytes where it has parts, if that was then or before.
+    pub(super) fn take_oldest(&mut self, until: u64, most_bytes: usize) -> Option<Piece> {
         let since = |place: &&mut Option<Piece>| place.as_ref().map_or(u64::MAX, |piece| piece.since);
         let oldest = self.pieces.iter_mut().filter(|place| place.is_some()).min_by_key(since)?;
         let piece = oldest.take_if(|piece| piece.since <= until)?;
         self.bytes -= piece.bytes;
-        Some(piece)
+        if !os::TAKES_PARTS || self.guarded || piece.bytes <= most_bytes {
+            return Some(piece);
+        }
+        self.put(Piece { bytes: piece.bytes - most_bytes, ..piece });
+        Some(Piece { start: piece.end() - most_bytes, bytes: most_bytes, ..piece })
     }
 
     /// When the piece was freed that is oldest.

@@ -230,7 +230,7 @@ impl Larges {
             if kept.put(piece) {
                 return;
             }
-            let Some(other) = kept.take_oldest(u64::MAX) else { return };
+            let Some(other) = kept.take_oldest(u64::MAX, usize::MAX) else { return };
             kept.put(core::mem::replace(&mut piece, other));
         }
     }

@@ -31,15 +31,15 @@ struct Batch {
 }
 
 impl Batch {
-    /// Takes what was freed first, as long as `until` names a time.
-    fn take(set: &mut LargeSet, until: impl Fn(&mut LargeSet) -> Option<u64>) -> Self {
+    /// Takes what was freed first, as long as `due` names a time until when, and how much.
+    fn take(set: &mut LargeSet, due: impl Fn(&mut LargeSet) -> Option<(u64, usize)>) -> Self {
         let mut batch = Self { runs: [None; BATCH_COUNT], pieces: [None; BATCH_COUNT], bytes: 0 };
         for (run, piece) in batch.runs.iter_mut().zip(&mut batch.pieces) {
-            let Some(until) = until(set).filter(|_| batch.bytes < BATCH_BYTES) else { break };
+            let Some((until, most)) = due(set).filter(|_| batch.bytes < BATCH_BYTES) else { break };
             let piece_since = set.singles.kept.oldest_since();
-            *run = set.runs.let_leave(until.min(piece_since.unwrap_or(u64::MAX)));
+            *run = set.runs.let_leave(until.min(piece_since.unwrap_or(u64::MAX)), most);
             if run.is_none() {
-                *piece = set.singles.kept.take_oldest(until);
+                *piece = set.singles.kept.take_oldest(until, most);
             }
             let piece_bytes = piece.filter(|piece| piece.holds_memory).map_or(0, |piece| piece.bytes);
             batch.bytes += run.map_or(piece_bytes, |run| run.bytes);
@@ -95,8 +95,8 @@ impl Larges {
     /// stays.
     pub(crate) fn release_kept(&self, now: Option<u64>) -> usize {
         let bytes = match now {
-            Some(now) => LargeSet::aged_at(now).map_or(0, |until| self.give_back(|_| Some(until))),
-            None => self.give_back(|_| Some(u64::MAX)),
+            Some(now) => LargeSet::aged_at(now).map_or(0, |until| self.give_back(|_| Some((until, usize::MAX)))),
+            None => self.give_back(|_| Some((u64::MAX, usize::MAX))),
         };
         self.release_ranges(usize::from(os::address_space_limit().is_none()));
         bytes
@@ -107,7 +107,7 @@ impl Larges {
         let set = self.set.lock();
         let was_free = set.free_bytes() > 0 || set.runs.has_free_range();
         drop(set);
-        self.give_back(|_| Some(u64::MAX));
+        self.give_back(|_| Some((u64::MAX, usize::MAX)));
         self.release_ranges(0);
         was_free
     }
@@ -122,18 +122,22 @@ impl Larges {
         let has_excess = set.excess_bytes() > 0;
         drop(set);
         if has_excess {
-            self.give_back(|set| (set.excess_bytes() > 0).then_some(u64::MAX));
+            // In whole huge pages: not a call for every page.
+            self.give_back(|set| match set.excess_bytes() {
+                0 => None,
+                excess => Some((u64::MAX, excess.next_multiple_of(os::HUGE_PAGE_BYTES))),
+            });
         }
         if let Some(until) = LargeSet::aged_at(now).filter(|_| looks) {
-            self.give_back(|_| Some(until));
+            self.give_back(|_| Some((until, usize::MAX)));
         }
     }
 
-    /// Gives back what was freed first, as long as `until` names a time and the system takes anything; returns the bytes of what held memory.
-    fn give_back(&self, until: impl Fn(&mut LargeSet) -> Option<u64>) -> usize {
+    /// Gives back what was freed first, as long as `due` names a time and the system takes anything; returns the bytes of what held memory.
+    fn give_back(&self, due: impl Fn(&mut LargeSet) -> Option<(u64, usize)>) -> usize {
         let mut sum = 0;
         loop {
-            let mut batch = Batch::take(&mut self.set.lock(), &until);
+            let mut batch = Batch::take(&mut self.set.lock(), &due);
             if batch.is_empty() {
                 return sum;
             }

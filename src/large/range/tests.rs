@@ -165,7 +165,9 @@ fn random_runs_beside_a_model_of_pages() {
                 }
                 10 => {
                     if let Some((id, _)) = range.oldest() {
-                        range.let_leave(id);
+                        let most = 1 + below(100);
+                        let id = range.let_leave(id, most);
+                        assert!(range.run(id).pages <= most || range.places == 0);
                         leaving.push(id);
                     }
                 }
@@ -191,7 +193,7 @@ fn random_runs_beside_a_model_of_pages() {
         }
         leaving.into_iter().for_each(|id| _ = range.come_back(id, true, 3000));
         while let Some((id, _)) = range.oldest() {
-            range.let_leave(id);
+            let id = range.let_leave(id, PAGES);
             range.come_back(id, true, 3000);
         }
         verify(&range);
