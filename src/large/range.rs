@@ -381,20 +381,10 @@ impl Range {
         Above::Taken(id)
     }
 
-    /// Takes a dirty run, or the last of its pages, for a thread that gives its memory back.
-    pub(super) fn let_leave(&mut self, id: Id, most_pages: u32) -> Id {
-        let Run { pages, older, .. } = *self.run(id);
+    /// Takes a dirty run for a thread that gives its memory back.
+    pub(super) fn let_leave(&mut self, id: Id) {
         self.unlist(id);
-        let leaving = if pages > most_pages && self.places > 0 {
-            let last = self.cut(id, pages - most_pages);
-            self.put_in_bin(id);
-            self.put_behind(older, id);
-            last
-        } else {
-            id
-        };
-        self.run_mut(leaving).state = State::Leaving;
-        leaving
+        self.run_mut(id).state = State::Leaving;
     }
 
     /// Takes a run back that [`let_leave`](Self::let_leave) gave: clean, or as it was. Returns the pages of what it is part of now.

@@ -238,12 +238,11 @@ impl RunSet {
         oldest.min_by_key(|&(_, _, since)| since)
     }
 
-    /// Takes the oldest dirty run, or the last of its bytes, for the caller to give its memory back, if it was freed then or before.
-    pub(super) fn let_leave(&mut self, until: u64, most_bytes: usize) -> Option<Leaving> {
-        let most_pages = u32::try_from(most_bytes / os::page_bytes()).unwrap_or(u32::MAX);
+    /// Takes the oldest dirty run for the caller to give its memory back, if it was freed then or before.
+    pub(super) fn let_leave(&mut self, until: u64) -> Option<Leaving> {
         let (index, id, _) = self.oldest().filter(|&(_, _, since)| since <= until)?;
         let leaving = self.with(index, |range| {
-            let id = range.let_leave(id, most_pages);
+            range.let_leave(id);
             let (start, bytes) = (range.address(id), range.bytes(id));
             Leaving { range: range.start, id, start, bytes, is_clean: false }
         })?;

@@ -31,13 +31,14 @@ struct Batch {
 }
 
 impl Batch {
-    /// Takes what was freed first, as long as `due` names a time until when, and how much.
+    /// Takes what was freed first, as long as `due` names a time until when, and how much of a mapping: runs go as a whole, because
+    /// what is left of a cut one serves less.
     fn take(set: &mut LargeSet, due: impl Fn(&mut LargeSet) -> Option<(u64, usize)>) -> Self {
         let mut batch = Self { runs: [None; BATCH_COUNT], pieces: [None; BATCH_COUNT], bytes: 0 };
         for (run, piece) in batch.runs.iter_mut().zip(&mut batch.pieces) {
             let Some((until, most)) = due(set).filter(|_| batch.bytes < BATCH_BYTES) else { break };
             let piece_since = set.singles.kept.oldest_since();
-            *run = set.runs.let_leave(until.min(piece_since.unwrap_or(u64::MAX)), most);
+            *run = set.runs.let_leave(until.min(piece_since.unwrap_or(u64::MAX)));
             if run.is_none() {
                 *piece = set.singles.kept.take_oldest(until, most);
             }

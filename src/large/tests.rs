@@ -193,9 +193,9 @@ fn what_is_free_is_never_more_than_was_live() {
 
 #[test]
 #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend takes whole mappings only")]
-fn only_what_is_free_beyond_what_was_live_goes_back() {
+fn only_the_part_of_a_mapping_beyond_what_was_live_goes_back() {
     let set = larges();
-    for bytes in [24 * MIB, 200 * MIB] {
+    for bytes in [60 * MIB, 200 * MIB] {
         free(&set, large(&set, bytes));
         // Zeroed, so it is not taken from what is free.
         let zeroed = set.allocate(layout(10 * MIB, 1), true, 0).unwrap();
