@@ -23,7 +23,7 @@
 //! | 3 | `states` | what each slot of a checked family is |
 //! | 3 | `tiny` | the free lists of the 1-byte and 2-byte classes |
 //! | 4 | `slab` | one unit cut into slots |
-//! | 4 | `large` | allocations that are mapped singly |
+//! | 4 | `large` | allocations above the largest slot: runs of pages, single mappings |
 //! | 5 | `bin` | what all threads share of one (family, class) |
 //! | 6 | `purge` | what goes back to the system, and when |
 //! | 6 | `magazine` | what one thread holds of one family |

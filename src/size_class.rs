@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! class   0    1    2    3   …   10     11   …    20
-//! slot    1 B  2 B  4 B  8 B …  1 KiB  2 KiB …  1 MiB     above: mapped singly
+//! slot    1 B  2 B  4 B  8 B …  1 KiB  2 KiB …  1 MiB     above: whole pages
 //! ```
 
 #![forbid(unsafe_code)]

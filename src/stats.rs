@@ -30,7 +30,7 @@ pub struct Stats {
     pub reserved_bytes: usize,
     /// Bytes of the slabs that belong to a size class now.
     pub slab_bytes: usize,
-    /// Bytes of memory that is free and kept for reuse: emptied slabs and freed large mappings that have not been given back yet. Of
+    /// Bytes of memory that is free and kept for reuse: emptied slabs and freed large allocations that have not been given back yet. Of
     /// these the pages that were touched are memory. What a hardened family keeps guarded holds none and is not counted.
     pub kept_bytes: usize,
     /// Free slots that thread caches hold.
@@ -40,9 +40,9 @@ pub struct Stats {
     pub cached_bytes: usize,
     /// Threads that have a cache of this family now.
     pub thread_caches: usize,
-    /// Live allocations above the largest slot, and up to sixteen that have grown past 16 KiB and go on growing in mappings.
+    /// Live allocations above the largest slot, and up to sixteen that have grown past 16 KiB and go on growing there.
     pub large_allocations: usize,
-    /// Bytes of the mappings of these.
+    /// Bytes of these, in whole pages.
     pub large_bytes: usize,
     /// The size classes, smallest first.
     pub classes: [ClassStats; CLASS_COUNT],

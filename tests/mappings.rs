@@ -22,6 +22,7 @@ family! {
     struct Touched { slab_bytes: 64 * 1024 }
     struct Noted { checks: Checked }
     struct Crowded { slab_bytes: 64 * 1024 }
+    struct Blobs { slab_bytes: 64 * 1024 }
     struct Fenced { checks: Hardened, slab_bytes: 64 * 1024 }
 }
 
@@ -107,6 +108,51 @@ fn without_guards_a_thousand_allocations_are_fenced() {
     });
 }
 
+/// What slots are too short for shares mappings too, also where every second of it is free, and all of it can be used again.
+#[test]
+#[cfg_attr(feature = "portable", ignore = "this backend maps nothing itself")]
+fn large_allocations_share_mappings() {
+    const COUNT: usize = 100_000;
+    child::isolated("large_allocations_share_mappings", || {
+        let doors = Doors::of::<Blobs>();
+        let free = |memory: NonNull<[u8]>| {
+            // SAFETY: allocated below with this layout, freed once.
+            unsafe { (doors.deallocate)(memory.cast(), layout(40_000, 8)) };
+        };
+        let allocate = || {
+            let memory = (doors.allocate)(layout(40_000, 8)).expect("memory");
+            // SAFETY: the first byte of a live allocation.
+            unsafe { memory.cast::<u8>().write(1) };
+            memory
+        };
+        let (before, space) = (mapping_count(), mapped_bytes());
+        let mut live: Vec<_> = (0..COUNT).map(|_| allocate()).collect();
+        let full = (mapping_count() - before, mapped_bytes());
+        let mut index = 0;
+        live.retain(|&memory| {
+            index += 1;
+            let stays = index % 2 == 0;
+            if !stays {
+                free(memory);
+            }
+            stays
+        });
+        (doors.trim)();
+        let half = mapping_count() - before;
+        live.extend((0..COUNT / 2).map(|_| allocate()));
+        assert!(mapped_bytes() <= full.1, "the halves that were free serve again");
+        live.into_iter().for_each(free);
+        (doors.trim)();
+        let left = mapped_bytes().saturating_sub(space);
+        println!("{} mappings for {COUNT}, {half} for half of them; {} MiB are left", full.0, left / MIB);
+        assert!(full.0 <= 100 && half <= 100, "{} and {half} mappings", full.0);
+        // A range is kept, and the tables of slots' headers.
+        let stats = (doors.stats)();
+        assert!(left <= stats.reserved_bytes + 300 * MIB + (4 << 30), "{left} bytes");
+        assert_eq!((stats.live_bytes, stats.kept_bytes), (0, 0), "{stats}");
+    });
+}
+
 /// Bytes of the mappings that are charged for all they may ever hold (`ac` among the flags), whatever is touched.
 fn charged_bytes() -> usize {
     let text = std::fs::read_to_string("/proc/self/smaps").expect("the kernel lists our mappings");
@@ -180,7 +226,9 @@ fn use_all_kinds(held: &mut Vec<(NonNull<[u8]>, Layout)>) -> usize {
     let doors = Doors::of::<Crowded>();
     let mut refused = 0;
     for round in 0..40 {
-        for size in [48, 5000, 32 << 10, 40 << 10, 100 << 10, MIB + round * 4096] {
+        // The last is a mapping of its own.
+        let sizes = [48, 5000, 32 << 10, 40 << 10, 100 << 10, MIB + round * 4096, 33 * MIB];
+        for size in sizes.into_iter().take(if round % 20 == 0 { 7 } else { 6 }) {
             match (doors.allocate_zeroed)(layout(size, 1)) {
                 Some(memory) => {
                     assert!(pattern::is_zero_from(memory, 0));

@@ -79,6 +79,15 @@ fn misuse_of_length<F: Family + Allocator + GlobalAlloc>(door: Door, address: us
     door.free::<F>(address, bytes(wrong));
 }
 
+/// As [`misuse`], where what began at the address is free already.
+fn misuse_of_freed<F: Family + Allocator + GlobalAlloc>(door: Door, address: usize, layout: Layout) {
+    let size = layout.size();
+    let class =
+        if size > F::SLAB_BYTES / 2 { "large".to_owned() } else { format!("{}-byte class", size.next_power_of_two()) };
+    expect(&format!("double free of {address:#x} (size {size}, {class}, family {})", F::NAME));
+    door.free::<F>(address, layout);
+}
+
 const NOBODY: &str = "no family has allocated it";
 
 fn slot_of(size: usize, family: &str) -> String {
@@ -211,13 +220,38 @@ const CASES: &[Case] = &[
     ("large twice", |door| {
         let address = allocate::<Right>(3 * MIB);
         door.free::<Right>(address, bytes(3 * MIB));
-        misuse::<Right>(door, address, bytes(3 * MIB), NOBODY);
+        misuse_of_freed::<Right>(door, address, bytes(3 * MIB));
     }),
     ("large twice, released in between", |door| {
         let address = allocate::<Right>(3 * MIB);
         door.free::<Right>(address, bytes(3 * MIB));
         Right::trim();
-        misuse::<Right>(door, address, bytes(3 * MIB), NOBODY);
+        misuse_of_freed::<Right>(door, address, bytes(3 * MIB));
+    }),
+    ("large twice, joined with others", |door| {
+        let all = [(); 3].map(|()| allocate::<Right>(3 * MIB));
+        all.iter().for_each(|&address| door.free::<Right>(address, bytes(3 * MIB)));
+        misuse_of_freed::<Right>(door, all[1], bytes(3 * MIB));
+    }),
+    ("huge twice", |door| {
+        let address = allocate::<Right>(100 * MIB);
+        door.free::<Right>(address, bytes(100 * MIB));
+        misuse_of_freed::<Right>(door, address, bytes(100 * MIB));
+    }),
+    ("huge twice, released in between", |door| {
+        let address = allocate::<Right>(300 * MIB);
+        door.free::<Right>(address, bytes(300 * MIB));
+        Right::trim();
+        misuse_of_freed::<Right>(door, address, bytes(300 * MIB));
+    }),
+    ("grown twice", |door| {
+        let address = grown::<Right>(40_000, 100_000);
+        door.free::<Right>(address, bytes(100_000));
+        if HAS_PAGES {
+            misuse_of_freed::<Right>(door, address, bytes(100_000));
+        } else {
+            misuse::<Right>(door, address, bytes(3 * MIB), &slot_of(131_072, "Right"));
+        }
     }),
     ("large, a page inside", |door| {
         let address = allocate::<Right>(3 * MIB);

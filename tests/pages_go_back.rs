@@ -114,7 +114,7 @@ fn part_stays(doors: Doors, size: usize, bytes: usize, stays: impl FnMut(usize, 
     (doors.trim)();
     let before = resident_bytes();
     slots.iter_mut().for_each(|slot| *slot = allocate(doors, size));
-    let full = resident_bytes() - before;
+    let full = resident_bytes().saturating_sub(before);
     let told = free_most(doors, &mut slots, stays);
     let (left, needed) = (resident_bytes().saturating_sub(before), pages_of(&slots));
     println!("{}, {size}: {} KiB, then {} KiB, {} KiB needed", doors.name, full >> 10, left >> 10, needed >> 10);

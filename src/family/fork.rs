@@ -37,7 +37,10 @@ extern "C" fn hold_all() {
 /// What the child does.
 extern "C" fn begin_child() {
     release_all();
-    families().for_each(|family| family.0.reseed());
+    for family in families() {
+        family.0.large.begin_child();
+        family.0.reseed();
+    }
 }
 
 /// Frees what [`hold_all`] took, in the parent and in the child.

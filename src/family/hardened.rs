@@ -37,12 +37,12 @@ impl FamilyCore {
 
     /// Notes that a mark stands behind what the client asked for in a live large allocation.
     pub(crate) fn mark_large(&self, memory: NonNull<u8>) {
-        self.large.lock().mark(memory);
+        self.large.mark(memory);
     }
 
     /// Whether `memory` is a live large allocation with a mark, which the layout fits.
     pub(crate) fn is_marked_large(&self, memory: NonNull<u8>, layout: Layout) -> bool {
-        mapped_bytes(layout).is_some_and(|bytes| self.large.lock().is_marked(memory, bytes))
+        mapped_bytes(layout).is_some_and(|bytes| self.large.is_marked(memory, bytes))
     }
 
     /// New random numbers for all thread caches, so that a child process does not do as its parent does.

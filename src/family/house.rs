@@ -55,16 +55,13 @@ impl FamilyCore {
     /// Gives memory back that has been free for long. Large allocations that others are busy with are left to the next look.
     fn keep_house(&self, now: u64) -> Left {
         let is_due = purge::purge_aged_units(&self.pool, self.unit_shift, self.checks, now);
-        let large = match self.large.try_lock() {
-            Some(mut large) => {
-                large.release_kept(Some(now));
-                large.kept_bytes() > 0
-            }
-            None => true,
+        let large_waits = self.large.is_busy() || {
+            self.large.release_kept(Some(now));
+            self.large.figures().kept_bytes > 0
         };
         if self.purge_unneeded(now) || is_due {
             Left::Due
-        } else if large || self.pool.lock().dirty_count > 0 {
+        } else if large_waits || self.pool.lock().dirty_count > 0 {
             Left::Waiting
         } else {
             Left::Nothing
@@ -94,7 +91,7 @@ impl FamilyCore {
         let pages: usize = self.classes().map(trim_bin).sum();
         let units = purge::trim_units(&self.pool, self.unit_shift, self.checks, os::milliseconds());
         thread_pages::release_warm(None);
-        pages + units + self.large.lock().release_kept(None)
+        pages + units + self.large.release_kept(None)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::bin::{Bin, DepotMemory, Taken};
 use crate::capacity::{CACHE_BYTES, DEPOT_STARTS, batch_slots, fresh_slots, magazine_slots};
 use crate::checks::Checks;
 use crate::header::{Directory, UNIT_COUNT};
-use crate::large::{Large, LargeSet, Mismatch, mapped_bytes};
+use crate::large::{Large, Larges, Mismatch, mapped_bytes};
 use crate::magazine::{Cache, CacheSlot};
 use crate::os;
 use crate::region::UnitPool;
@@ -30,6 +30,7 @@ use crate::size_class::{CLASS_COUNT, SizeClass};
 use crate::slab::Geometry;
 use crate::stats::{ClassStats, Stats};
 use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed};
+use crate::waiting;
 
 pub(crate) use caches::ThreadCache;
 pub use registry::{Families, FamilyRef, families};
@@ -55,7 +56,7 @@ pub struct FamilyCore {
     depots: AtomicPtr<usize>,
     bins: [Bin; CLASS_COUNT],
     pool: Lock<UnitPool>,
-    large: Lock<LargeSet>,
+    large: Larges,
     caches: Lock<Caches>,
     live_seen: Gauge,
     live_bytes_seen: Gauge,
@@ -105,7 +106,7 @@ impl FamilyCore {
             depots: AtomicPtr::new(core::ptr::null_mut()),
             bins: [const { Bin::new() }; CLASS_COUNT],
             pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states())),
-            large: Lock::new(LargeSet::new(checks.is_hardened(), 1 << Self::largest_class(slab_bytes))),
+            large: Larges::new(checks.is_hardened(), 1 << Self::largest_class(slab_bytes)),
             caches: Lock::new(Caches::new()),
             live_seen: Gauge::new(),
             live_bytes_seen: Gauge::new(),
@@ -171,11 +172,11 @@ impl FamilyCore {
         0
     }
 
-    /// Tries again where memory is refused, if the family keeps freed mappings: they may be what is missing. No lock may be held.
+    /// Tries again where memory is refused, if the family keeps freed large allocations: they may be what is missing. No lock may be held.
     #[inline(always)]
     fn with_what_is_kept<T>(&self, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
         attempt().or_else(|| {
-            let released = self.large.lock().release_spare();
+            let released = self.large.release_spare();
             if released { attempt() } else { None }
         })
     }
@@ -256,7 +257,7 @@ impl FamilyCore {
         number != 0 && Directory::of(self.unit_shift).view().tag(address, self.unit_shift) == self.tag(class)
     }
 
-    /// Bytes of the mapping for a layout: a slot's where the allocation grew out of one. No mapping is `usize::MAX` bytes long.
+    /// Bytes of the large allocation for a layout: a slot's where the allocation grew out of one. No mapping is `usize::MAX` bytes long.
     fn mapping_bytes(&self, layout: Layout) -> usize {
         match self.class_of(layout) {
             class if class.index() <= Self::largest_class(1 << self.unit_shift) => class.slot_bytes(),
@@ -264,22 +265,23 @@ impl FamilyCore {
         }
     }
 
-    /// A mapping for what has outgrown its slot and will be of this class. `None`: a slot has to serve.
+    /// A large allocation for what has outgrown its slot and will be of this class. `None`: a slot has to serve.
     pub(crate) fn allocate_grown(&'static self, class: SizeClass) -> Option<Large> {
         self.register()?;
-        // A mapping is freed by the way of a slot, and must never be taken for one.
+        // It is freed by the way of a slot, and must never be taken for one.
         if !Directory::of(self.unit_shift).tells_all_apart() {
             return None;
         }
-        let large = self.large.lock().allocate_grown(class.slot_bytes(), os::milliseconds())?;
+        let large = self.large.allocate_grown(class.slot_bytes(), os::milliseconds())?;
         self.note(1, large.bytes);
         Some(large)
     }
 
     pub(crate) fn allocate_large(&'static self, layout: Layout, want_zero: bool) -> Option<Large> {
         self.register()?;
-        self.visited(os::milliseconds());
-        let large = self.large.lock().allocate(layout, want_zero, os::milliseconds())?;
+        let now = os::milliseconds();
+        self.visited(now);
+        let large = self.large.allocate(layout, want_zero, now)?;
         self.note(1, large.bytes);
         Some(large)
     }
@@ -287,10 +289,12 @@ impl FamilyCore {
     /// # Safety
     /// If `memory` is a live large allocation of this family that `layout` fits, nobody uses it any more.
     pub(crate) unsafe fn deallocate_large(&'static self, memory: NonNull<u8>, layout: Layout) {
-        self.visited(os::milliseconds());
+        let now = os::milliseconds();
+        self.visited(now);
         let bytes = self.mapping_bytes(layout);
         // SAFETY: the caller gives it up.
-        let freed = unsafe { self.large.lock().deallocate(memory, bytes, os::milliseconds()) };
+        let freed = unsafe { self.large.deallocate(memory, bytes, now) };
+        waiting::add();
         match freed {
             Ok(()) => self.note(-1, bytes),
             Err(mismatch) => self.report_invalid_large(memory.addr().get(), layout, mismatch),
@@ -301,7 +305,7 @@ impl FamilyCore {
     #[cold]
     #[inline(never)]
     pub(crate) fn verify_large(&self, memory: NonNull<u8>, layout: Layout) {
-        let verified = self.large.lock().verify(memory, self.mapping_bytes(layout));
+        let verified = self.large.verify(memory, self.mapping_bytes(layout));
         if let Err(mismatch) = verified {
             self.report_invalid_large(memory.addr().get(), layout, mismatch);
         }
@@ -321,7 +325,8 @@ impl FamilyCore {
     ) -> Option<Large> {
         let (old_bytes, bytes) = (self.mapping_bytes(old), self.mapping_bytes(new));
         // SAFETY: the caller gives the old range up if it is moved.
-        let resized = unsafe { self.large.lock().resize(memory, old_bytes, bytes, new.align(), want_zero) };
+        let resized =
+            unsafe { self.large.resize(memory, old_bytes, (bytes, new.align(), want_zero), os::milliseconds()) };
         match resized {
             Ok(resized) => {
                 let large = resized?;
@@ -335,6 +340,7 @@ impl FamilyCore {
     fn report_invalid_large(&self, address: usize, layout: Layout, mismatch: Mismatch) -> ! {
         match mismatch {
             Mismatch::Unknown => self.report_invalid_free(address, layout),
+            Mismatch::Freed => self.report_freed_large(address, layout),
             // What is longer than its layout's slot did not come from one.
             Mismatch::Length(_) if self.class_of(layout).index() <= Self::largest_class(1 << self.unit_shift) => {
                 self.report_invalid_free(address, layout)
@@ -385,11 +391,10 @@ impl FamilyCore {
         stats.reserved_bytes = pool.reserved_bytes;
         stats.kept_bytes = pool.dirty_count << self.unit_shift;
         drop(pool);
-        let large = self.large.lock();
+        let large = self.large.figures();
         stats.large_allocations = large.count;
         stats.large_bytes = large.bytes;
-        stats.kept_bytes += large.kept_bytes();
-        drop(large);
+        stats.kept_bytes += large.kept_bytes;
         stats.live_allocations += stats.large_allocations;
         stats.live_bytes += stats.large_bytes;
         self.live_seen.raise(stats.live_allocations);

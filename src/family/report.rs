@@ -25,7 +25,7 @@ fn owner(address: usize) -> Truth {
             // Not a `SizeClass`: a tag that somebody has written over may name none.
             return Truth::Slab { family: name, slot_bytes: 1 << (tag & ((1 << CLASS_BITS) - 1)) };
         }
-        if let Some((start, bytes)) = core.large.lock().containing(address) {
+        if let Some((start, bytes)) = core.large.containing(address) {
             return Truth::Large { family: core.name, address: start, bytes };
         }
     }
@@ -52,6 +52,15 @@ impl FamilyCore {
     #[inline(never)]
     pub(crate) fn report_invalid_free(&self, address: usize, layout: Layout) -> ! {
         self.report(FaultKind::InvalidFree, address, layout, owner(address))
+    }
+
+    /// Ends the process: a large allocation began at `address` and was freed; unless somebody else has the address by now.
+    #[cold]
+    pub(super) fn report_freed_large(&self, address: usize, layout: Layout) -> ! {
+        match owner(address) {
+            Truth::Nobody => self.report(FaultKind::DoubleFree, address, layout, Truth::Said),
+            somebody => self.report(FaultKind::InvalidFree, address, layout, somebody),
+        }
     }
 
     /// Ends the process: a large allocation begins at `address`, but with another length.

@@ -53,7 +53,8 @@ use crate::waiting;
 pub unsafe trait Family: Copy + Default + Debug + Eq + Hash + Send + Sync + 'static {
     /// The name of the type, as reports and tables show it.
     const NAME: &'static str;
-    /// Bytes of a slab: a power of two from 64 KiB to 2 MiB. Allocations above half of it are mapped singly.
+    /// Bytes of a slab: a power of two from 64 KiB to 2 MiB. Allocations above half of it are
+    /// large ones, in whole pages.
     const SLAB_BYTES: usize;
     /// What is verified when memory comes back.
     const CHECKS: Checks;
@@ -71,8 +72,8 @@ pub unsafe trait Family: Copy + Default + Debug + Eq + Hash + Send + Sync + 'sta
         Self::__core().stats()
     }
 
-    /// Gives free memory back to the system at once: what the calling thread has cached, empty slabs, and freed large mappings
-    /// that are kept for reuse. Returns the bytes of the slabs and mappings that held memory. What other threads have cached stays with
+    /// Gives free memory back to the system at once: what the calling thread has cached, empty slabs, and freed large
+    /// allocations that are kept for reuse. Returns the bytes of what held memory. What other threads have cached stays with
     /// them.
     fn trim() -> usize {
         crate::thread::trim(Self::__core())

@@ -1,4 +1,4 @@
-//! Grow and shrink: in place within a class, by remapping above the largest slot, else by copying.
+//! Grow and shrink: in place within a class, where it is or by moving pages above the largest slot, else by copying.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -32,8 +32,8 @@ fn unmark(state: Option<Place>) {
     }
 }
 
-/// Whether an allocation of this class is aligned as another layout of the class wants it: any slot is, but what has grown into a
-/// mapping is aligned to a page only.
+/// Whether an allocation of this class is aligned as another layout of the class wants it: any slot is, but what has grown out
+/// of its slot is aligned to a page only.
 #[inline(always)]
 fn stays_aligned<F: Family>(ptr: NonNull<u8>, class: SizeClass, new: Layout) -> bool {
     let may_be_mapped =
@@ -83,9 +83,9 @@ unsafe fn grow_large_zeroed<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layou
     let old_bytes = mapped_bytes(old)?;
     // SAFETY: the same contract.
     if let Some(resized) = unsafe { resize_large::<F>(ptr, old, new, true) } {
-        // What was added reads zero. With a lower alignment the mapping may have become shorter.
+        // What was added reads zero. With a lower alignment it may have become shorter.
         let dirty_end = old_bytes.min(resized.len());
-        // SAFETY: the mapping holds at least `new.size()` bytes, and that is at least the old size.
+        // SAFETY: it holds at least `new.size()` bytes, and that is at least the old size.
         unsafe { clear(resized, old.size()..dirty_end) };
         return Some(resized);
     }
@@ -245,7 +245,7 @@ unsafe fn resize_elsewhere<F: Family>(
     Some(memory)
 }
 
-/// Lets an allocation that grows to [`GROWN_FROM_BYTES`] or more grow in a mapping of its own, where there is more room behind it
+/// Lets an allocation that grows to [`GROWN_FROM_BYTES`] or more grow among the large ones, where there is more room behind it
 /// than in a slot. `None`: nothing has changed.
 ///
 /// # Safety
@@ -264,7 +264,7 @@ unsafe fn resize_grown<F: Family>(
         return None;
     }
     if fits(old_class) && !family.owns(ptr.addr().get(), old_class) {
-        // SAFETY: the same contract; it is in no slab, so it has a mapping.
+        // SAFETY: the same contract; it is in no slab, so it is a large one.
         return unsafe { resize_large::<F>(ptr, old, new, false) };
     }
     let class = new_class.filter(|_| new.size() > old.size())?;

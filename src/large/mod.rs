@@ -1,38 +1,61 @@
-//! Allocations above the largest slot, and a few that are growing there: mapped singly, nothing attached to them.
+//! Allocations above the largest slot, and a few that are growing there. Nothing is attached to them.
 //!
-//! The length of each is kept in a table of the family's, two words per allocation, so that a free with a wrong length, a
-//! pointer into the middle and a second free are found. Freed mappings are [`kept`] for a while:
+//! Up to [`RUN_BYTES_MAX`] they are *runs* of pages in reserved [`range`]s of the family, above *single* mappings; so the number of
+//! mappings does not follow the number of objects. Singly mapped are also what has outgrown its place, and all where the
+//! system takes back whole mappings only, or where each has guards around it.
 //!
 //! ```text
-//!   map ──► live ──► kept, whole or in parts ──► live …        grown: into what is kept behind it, else by remapping
-//!                     └─────► released
+//!           above top           free                   purged, outside of the lock
+//!   range ───────────► live ───────────► dirty ──► leaving ──► clean ──► above top, where it is the last
+//!                       ▲ ▲                │                     │
+//!                       │ └────────────────┘ not to be zero      │          a range without runs is released
+//!                       └────────────────────────────────────────┘
+//!   map ─────────────► live ──► kept, whole or in parts ──► live, or released outside of the lock
 //! ```
 //!
-//! **L1** The table holds exactly the live allocations; no two overlap each other or what is kept. **L2** From
-//! [`HUGE_FROM_BYTES`] on, all of a live allocation is advised to use huge pages. **L3** What is live and kept together is, where
-//! parts of mappings can be released, at most what was live at once since nothing was kept, and [`SPARE_BYTES`].
+//! One of 3 MiB: the least dirty run that has room serves it, else the least clean one, else what was never used. Its free looks up
+//! which run begins there and how long it is, joins it with dirty neighbours, and asks the system for nothing. To grow, it takes
+//! what is free behind it; else it moves, from [`MOVED_BYTES`] on to a mapping that grows by itself.
+//!
+//! **L1** `count` and `bytes` are those of all live allocations; no two overlap each other or what is free. **L2** No call to the
+//! system is made under the lock: space is taken and given under it, and is meanwhile the caller's. **L3** What is live and free
+//! together holds memory for at most what was live at once since nothing was free, and [`SPARE_BYTES`].
 
 mod kept;
+mod range;
+mod run;
+mod runs;
+mod single;
+mod space;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use kept::{KeptSet, Piece};
-use table::{Entry, MARKED, Table};
+use kept::KEPT_BYTES;
+use runs::{Found, RunSet, Wish};
+use single::Singles;
 
 use crate::os;
+use crate::region::PURGE_AFTER_MILLISECONDS;
+use crate::sync::Lock;
 
+/// What is longer is mapped singly.
+const RUN_BYTES_MAX: usize = 32 << 20;
+/// A run grows where it is up to this.
+const GROWN_RUN_BYTES_MAX: usize = 64 << 20;
+/// From here on a run that has no room to grow moves to a mapping of its own.
+const MOVED_BYTES: usize = 4 << 20;
+/// Of those there are so many at most.
+const MOVED_COUNT: usize = 1000;
 /// Space that is kept beyond what has been live.
 const SPARE_BYTES: usize = 4 << 20;
-/// Where the kernel has no guards, a fenced allocation costs two mappings more, of which a process may have 65 530: so many at most.
-const FENCED_COUNT: usize = 1000;
-/// Mappings from here on are aligned to, and advised to use, huge pages. Only whole ones are used, so nothing behind the
-/// mapping is wasted; a mapping that is touched sparsely holds up to 2 MiB where it would hold a page.
-const HUGE_FROM_BYTES: usize = 2 << 20;
+/// What is free is looked through for what has been so for long, at most so often.
+const LOOK_MILLISECONDS: u64 = 100;
 
-/// Allocations that may stand here though a slot would hold them: so few that what huge pages and fragments of mappings waste on
-/// them is bounded.
+/// Allocations that may stand here though a slot would hold them: so few that what fragments of runs waste on them is bounded.
 const GROWN_COUNT: usize = 16;
 /// From here on an allocation that grows out of its slot comes here: what it grows into next costs no copying.
 pub(crate) const GROWN_FROM_BYTES: usize = 32 << 10;
@@ -51,19 +74,39 @@ pub(crate) enum Mismatch {
     Unknown,
     /// One begins here, but it has this many bytes.
     Length(usize),
+    /// One began here, and was freed.
+    Freed,
 }
 
-/// All large allocations of one family, under one lock.
-pub(crate) struct LargeSet {
-    table: Table,
+/// What a family's large allocations are, at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Figures {
     pub(crate) count: usize,
     pub(crate) bytes: usize,
-    /// The most that `bytes` has been since nothing was kept.
+    /// Bytes of what is free and holds memory.
+    pub(crate) kept_bytes: usize,
+}
+
+/// All large allocations of one family.
+pub(crate) struct Larges {
+    /// Held while a range is made, made usable or released, with calls to the system; taken before `set`.
+    growth: Lock<()>,
+    set: Lock<LargeSet>,
+    is_guarded: bool,
+}
+
+pub(crate) struct LargeSet {
+    runs: RunSet,
+    singles: Singles,
+    count: usize,
+    bytes: usize,
+    /// The most that `bytes` has been since nothing was free.
     peak_bytes: usize,
-    kept: KeptSet,
     /// The largest slot of the family, and how many allocations here are not longer.
     slot_bytes_max: usize,
     grown_count: usize,
+    /// When what is free was last looked through.
+    looked: u64,
 }
 
 /// The mapping's length for a layout: whole pages. `None` if that is more than any object may have.
@@ -71,278 +114,366 @@ pub(crate) fn mapped_bytes(layout: Layout) -> Option<usize> {
     os::round_to_pages(layout.size().max(layout.align()))
 }
 
-impl LargeSet {
+impl Larges {
     /// With `guarded` a page that may not be touched lies before and behind each allocation, and freed ones are not used again.
     pub(crate) const fn new(guarded: bool, slot_bytes_max: usize) -> Self {
-        let kept = KeptSet::new(guarded);
-        Self { table: Table::new(), count: 0, bytes: 0, peak_bytes: 0, kept, slot_bytes_max, grown_count: 0 }
+        let set = LargeSet {
+            runs: RunSet::new(),
+            singles: Singles::new(guarded),
+            count: 0,
+            bytes: 0,
+            peak_bytes: 0,
+            slot_bytes_max,
+            grown_count: 0,
+            looked: 0,
+        };
+        Self { growth: Lock::new(()), set: Lock::new(set), is_guarded: guarded }
     }
 
-    /// Bytes of what is kept and holds memory.
-    pub(crate) fn kept_bytes(&self) -> usize {
-        self.kept.memory_bytes()
+    pub(crate) fn figures(&self) -> Figures {
+        let set = self.set.lock();
+        let kept_bytes = set.runs.dirty_bytes + set.runs.leaving_bytes + set.singles.kept.memory_bytes();
+        Figures { count: set.count, bytes: set.bytes, kept_bytes }
+    }
+
+    /// Whether somebody is at work here.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.growth.is_held() || self.set.is_held()
+    }
+
+    /// Whether there are runs at all.
+    fn has_runs(&self) -> bool {
+        os::TAKES_PARTS && !self.is_guarded
     }
 
     /// Allocates; with `want_zero` only memory that reads zero is returned.
-    pub(crate) fn allocate(&mut self, layout: Layout, want_zero: bool, now: u64) -> Option<Large> {
+    pub(crate) fn allocate(&self, layout: Layout, want_zero: bool, now: u64) -> Option<Large> {
         let bytes = mapped_bytes(layout)?;
-        self.make_room().or_else(|| self.release_spare().then(|| self.make_room())?)?;
-        let memory = match if want_zero { None } else { self.reuse(bytes, layout.align()) } {
-            Some(memory) => memory,
-            None => self.map(bytes, layout.align(), now)?,
-        };
-        Some(self.admit(memory, bytes))
+        let wish = Wish { bytes, align: layout.align().max(os::page_bytes()), want_zero, grows: false };
+        let is_run = self.has_runs() && bytes <= RUN_BYTES_MAX;
+        let memory = if is_run { self.allocate_run(&wish, now) } else { self.allocate_single(&wish, now) }?;
+        Some(Large { memory, bytes })
     }
 
     /// Allocates what has grown out of a slot and would still fit into one, where there is room to grow on. `None`: a slot serves as well.
-    pub(crate) fn allocate_grown(&mut self, bytes: usize, now: u64) -> Option<Large> {
-        if !os::TAKES_PARTS || self.kept.guarded || self.grown_count >= GROWN_COUNT {
+    pub(crate) fn allocate_grown(&self, bytes: usize, now: u64) -> Option<Large> {
+        if !self.has_runs() || self.set.lock().grown_count >= GROWN_COUNT {
             return None;
         }
-        self.make_room()?;
-        let memory = match self.kept.take(bytes, os::page_bytes(), true) {
-            Some(piece) => pointer(piece.start),
-            None => {
-                let roomy = os::map(HUGE_FROM_BYTES, os::HUGE_PAGE_BYTES)?;
-                let start = roomy.as_ptr().expose_provenance();
-                let rest = Piece::freed(start + bytes, HUGE_FROM_BYTES - bytes, now);
-                if self.kept.keep(rest) {
-                    self.peak_bytes = self.bytes;
-                }
-                roomy
-            }
-        };
-        Some(self.admit(memory, bytes))
+        let wish = Wish { bytes, align: os::page_bytes(), want_zero: false, grows: true };
+        let memory = self.try_run(&wish, now)?;
+        Some(Large { memory, bytes })
     }
 
-    fn admit(&mut self, memory: NonNull<u8>, bytes: usize) -> Large {
-        self.table.insert(Entry { address: memory.as_ptr().expose_provenance(), length: bytes });
-        self.count += 1;
-        self.grown_count += usize::from(bytes <= self.slot_bytes_max);
-        self.count_bytes(0, bytes);
-        Large { memory, bytes }
+    /// A run, if need be after what is free was given back: it may be what is missing.
+    fn allocate_run(&self, wish: &Wish, now: u64) -> Option<NonNull<u8>> {
+        self.try_run(wish, now).or_else(|| if self.release_spare() { self.try_run(wish, now) } else { None })
+    }
+
+    fn try_run(&self, wish: &Wish, now: u64) -> Option<NonNull<u8>> {
+        loop {
+            let mut set = self.set.lock();
+            let found = set.runs.allocate(wish);
+            if let Found::Run(address) = found {
+                set.admit(wish.bytes);
+                let is_due = set.is_due(now);
+                drop(set);
+                if is_due {
+                    self.give_back_due(now);
+                }
+                return Some(pointer(address));
+            }
+            let generation = set.runs.generation;
+            drop(set);
+            match found {
+                Found::Commit { range, pages } => self.commit(range, pages)?,
+                _ => self.reserve(wish, generation)?,
+            }
+        }
     }
 
     /// Frees; on a mismatch nothing has changed.
     ///
     /// # Safety
     /// If `memory` is a live allocation of this length, nobody uses it any more.
-    pub(crate) unsafe fn deallocate(&mut self, memory: NonNull<u8>, bytes: usize, now: u64) -> Result<(), Mismatch> {
-        let place = self.verify(memory, bytes)?;
-        self.table.remove(place);
-        self.count -= 1;
-        self.grown_count -= usize::from(bytes <= self.slot_bytes_max);
-        let live_bytes = self.bytes;
-        self.bytes -= bytes;
-        if self.kept.keep(Piece::freed(memory.addr().get(), bytes, now)) {
-            self.peak_bytes = live_bytes;
+    pub(crate) unsafe fn deallocate(&self, memory: NonNull<u8>, bytes: usize, now: u64) -> Result<(), Mismatch> {
+        let address = memory.addr().get();
+        let mut set = self.set.lock();
+        let is_run = set.verify(address, bytes)?;
+        set.dismiss(bytes);
+        if !is_run {
+            set.singles.forget(address);
+            drop(set);
+            self.keep(address, bytes, now);
+            return Ok(());
         }
-        self.forget_peak();
+        set.begin_free(bytes);
+        set.runs.free(address, now);
+        let is_due = set.is_due(now);
+        drop(set);
+        if is_due {
+            self.give_back_due(now);
+        }
         Ok(())
     }
 
-    /// Changes the length in place or by moving pages. `Ok(None)`: not possible, nothing has changed. With `want_zero` what is new reads
+    /// Changes the length in place or by moving. `Ok(None)`: not possible, nothing has changed. With `want_zero` what is new reads
     /// zero.
     ///
     /// # Safety
     /// If `memory` is a live allocation of `old_bytes` and the call returns another address, the old one is not used any more.
     pub(crate) unsafe fn resize(
-        &mut self,
+        &self,
+        memory: NonNull<u8>,
+        old_bytes: usize,
+        wish: (usize, usize, bool),
+        now: u64,
+    ) -> Result<Option<Large>, Mismatch> {
+        let (bytes, align, want_zero) = wish;
+        let in_place = os::is_aligned(memory, align);
+        let may_move = align <= os::page_bytes();
+        let is_run = {
+            let mut set = self.set.lock();
+            let is_run = set.verify(memory.addr().get(), old_bytes)?;
+            if bytes == old_bytes {
+                if in_place {
+                    // A mark behind the old size is no longer one.
+                    set.singles.unmark(memory.addr().get());
+                }
+                return Ok(in_place.then_some(Large { memory: own(memory), bytes }));
+            }
+            is_run
+        };
+        if self.is_guarded || !(in_place || may_move) || bytes > isize::MAX as usize {
+            return Ok(None);
+        }
+        let resized = match (is_run, in_place) {
+            // SAFETY: the same contract, here and below.
+            (true, true) => unsafe { self.resize_run(memory, old_bytes, bytes, want_zero, now) }?,
+            (true, false) => None,
+            // SAFETY: as above.
+            (false, _) => unsafe { self.resize_single(memory, old_bytes, bytes, may_move, want_zero) }?,
+        };
+        self.give_back_due(now);
+        Ok(resized.map(|memory| Large { memory, bytes }))
+    }
+
+    /// # Safety
+    /// As for [`resize`](Self::resize); the allocation was a run.
+    unsafe fn resize_run(
+        &self,
         memory: NonNull<u8>,
         old_bytes: usize,
         bytes: usize,
-        align: usize,
         want_zero: bool,
-    ) -> Result<Option<Large>, Mismatch> {
-        let place = self.verify(memory, old_bytes)?;
-        let in_place = os::is_aligned(memory, align);
-        let may_move = align <= os::page_bytes();
-        if bytes == old_bytes {
-            if !in_place {
-                return Ok(None);
+        now: u64,
+    ) -> Result<Option<NonNull<u8>>, Mismatch> {
+        let resized = if bytes <= GROWN_RUN_BYTES_MAX {
+            self.resize_in_place(memory.addr().get(), old_bytes, bytes, want_zero, now)?
+        } else {
+            None
+        };
+        if resized.is_some() || bytes < old_bytes {
+            return Ok(resized.map(pointer));
+        }
+        // SAFETY: the same contract.
+        unsafe { self.move_run(memory, old_bytes, bytes, want_zero, now) }
+    }
+
+    /// Changes the length of a run where it is; returns its address, if that is possible.
+    fn resize_in_place(
+        &self,
+        address: usize,
+        old_bytes: usize,
+        bytes: usize,
+        want_zero: bool,
+        now: u64,
+    ) -> Result<Option<usize>, Mismatch> {
+        loop {
+            let mut set = self.set.lock();
+            // Once more: what somebody has freed meanwhile, by mistake, is not taken for live.
+            set.verify(address, old_bytes)?;
+            let found = if bytes > old_bytes {
+                set.runs.lengthen(address, bytes, want_zero)
+            } else if set.runs.shorten(address, bytes, now) {
+                Found::Run(address)
+            } else {
+                Found::Nothing
+            };
+            match found {
+                Found::Run(_) => {
+                    set.count_change(old_bytes, bytes);
+                    let huge = if bytes > old_bytes { set.runs.note_huge(address, bytes) } else { None };
+                    drop(set);
+                    advise_huge(huge);
+                    return Ok(Some(address));
+                }
+                Found::Commit { range, pages } => {
+                    drop(set);
+                    if self.commit(range, pages).is_none() {
+                        return Ok(None);
+                    }
+                }
+                Found::Nothing => return Ok(None),
             }
-            // A mark behind the old size is no longer one.
-            self.table.set(place, Entry { length: bytes, ..self.table.entry(place) });
-            return Ok(Some(Large { memory: own(memory), bytes }));
-        }
-        if self.kept.guarded || !(in_place || may_move) || bytes > isize::MAX as usize {
-            return Ok(None);
-        }
-        let longer =
-            if bytes > old_bytes && !want_zero { self.lengthen(memory, old_bytes, bytes, may_move) } else { None };
-        let resized = longer.or_else(|| {
-            // SAFETY: L1: a live allocation is the family's own, and the caller gives the old range up.
-            unsafe { os::remap(own(memory), old_bytes, bytes, may_move) }
-        });
-        let Some(memory) = resized else { return Ok(None) };
-        self.table.remove(place);
-        // There is a free place: one was just made.
-        self.table.insert(Entry { address: memory.as_ptr().expose_provenance(), length: bytes });
-        self.count_bytes(old_bytes, bytes);
-        self.grown_count -= usize::from(old_bytes <= self.slot_bytes_max);
-        self.grown_count += usize::from(bytes <= self.slot_bytes_max);
-        if bytes >= HUGE_FROM_BYTES && old_bytes < HUGE_FROM_BYTES {
-            // SAFETY: live memory of this set's.
-            unsafe { os::advise_huge(memory, bytes) };
-        }
-        Ok(Some(Large { memory, bytes }))
-    }
-
-    /// Gives a live allocation what is kept behind it: enough, or all of it and more from the system.
-    fn lengthen(&mut self, memory: NonNull<u8>, old_bytes: usize, bytes: usize, may_move: bool) -> Option<NonNull<u8>> {
-        let end = memory.addr().get() + old_bytes;
-        if let Some(more) = self.kept.take_behind(end, bytes - old_bytes) {
-            if bytes >= HUGE_FROM_BYTES && !more.is_huge {
-                // SAFETY: part of the allocation from now on.
-                unsafe { os::advise_huge(pointer(more.start), more.bytes) };
-            }
-            return Some(own(memory));
-        }
-        let behind = Some(self.kept.bytes_behind(end)).filter(|&behind| behind > 0)?;
-        // SAFETY: L1: the allocation and what is kept behind it, which belongs to nobody. Where these are two mappings the system
-        // refuses.
-        let moved = unsafe { os::remap(own(memory), old_bytes + behind, bytes, may_move) }?;
-        self.kept.take_behind(end, behind);
-        Some(moved)
-    }
-
-    /// Counts an allocation of `old_bytes` as one of `bytes`, and holds L3.
-    fn count_bytes(&mut self, old_bytes: usize, bytes: usize) {
-        self.bytes = self.bytes - old_bytes + bytes;
-        self.peak_bytes = self.peak_bytes.max(self.bytes);
-        self.forget_peak();
-        if os::TAKES_PARTS && !self.kept.guarded {
-            self.kept.release_beyond(self.peak_bytes - self.bytes + SPARE_BYTES);
-            self.forget_peak();
         }
     }
 
-    /// Where nothing is kept the peak begins anew.
-    fn forget_peak(&mut self) {
-        if self.kept.bytes == 0 {
-            self.peak_bytes = self.bytes;
+    /// Moves a run that grows to where it has room.
+    ///
+    /// # Safety
+    /// As for [`resize`](Self::resize).
+    unsafe fn move_run(
+        &self,
+        memory: NonNull<u8>,
+        old_bytes: usize,
+        bytes: usize,
+        want_zero: bool,
+        now: u64,
+    ) -> Result<Option<NonNull<u8>>, Mismatch> {
+        let wish = Wish { bytes, align: os::page_bytes(), want_zero, grows: true };
+        let is_single = bytes > RUN_BYTES_MAX || bytes >= MOVED_BYTES && self.set.lock().singles.count < MOVED_COUNT;
+        let moved = if is_single { self.allocate_single(&wish, now) } else { self.allocate_run(&wish, now) };
+        let Some(moved) = moved else { return Ok(None) };
+        if is_single {
+            // All that is copied is touched, and what grows is filled.
+            // SAFETY: allocated just now.
+            unsafe { os::advise_huge(moved, bytes) };
+        } else {
+            let huge = self.set.lock().runs.note_huge(moved.addr().get(), bytes);
+            advise_huge(huge);
         }
+        // SAFETY: both are live and at least `old_bytes` long; a new allocation overlaps no live one.
+        unsafe { core::ptr::copy_nonoverlapping(own(memory).as_ptr(), moved.as_ptr(), old_bytes) };
+        // SAFETY: the contents have been copied, and the caller gives the old place up.
+        unsafe { self.deallocate(memory, old_bytes, now) }?;
+        Ok(Some(moved))
     }
 
-    /// Releases what has been kept for long, or all of it; returns the bytes of what held memory. What the system refuses to take stays kept.
-    pub(crate) fn release_kept(&mut self, now: Option<u64>) -> usize {
-        let before = self.kept_bytes();
-        match now {
-            Some(now) => self.kept.release_aged(now),
-            None => self.kept.release_all(),
-        }
-        self.forget_peak();
-        before - self.kept_bytes()
-    }
-
-    /// Releases all that is kept; `false`: there was nothing.
-    pub(crate) fn release_spare(&mut self) -> bool {
-        let was_kept = self.kept.bytes > 0;
-        self.release_kept(None);
-        was_kept
-    }
-
-    /// Memory from what is kept.
-    fn reuse(&mut self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
-        if self.kept.guarded {
-            return None;
-        }
-        let aligned = placement(bytes, align);
-        let may_move = align <= os::page_bytes();
-        let taken = self.kept.take(bytes, aligned, false).or_else(|| self.kept.extend(bytes, aligned, may_move))?;
-        let memory = pointer(taken.start);
-        if bytes >= HUGE_FROM_BYTES && !taken.is_huge {
-            // SAFETY: taken just now.
-            unsafe { os::advise_huge(memory, bytes) };
-        }
-        Some(memory)
-    }
-
-    fn map(&mut self, bytes: usize, align: usize, now: u64) -> Option<NonNull<u8>> {
-        let align = placement(bytes, align);
-        let memory = self.map_with_margins(bytes, align).or_else(|| {
-            // What is kept may be what is missing.
-            self.release_kept(None);
-            self.map_with_margins(bytes, align)
-        })?;
-        self.release_kept(Some(now));
-        if bytes >= HUGE_FROM_BYTES {
-            // SAFETY: mapped just now.
-            unsafe { os::advise_huge(memory, bytes) };
-        }
-        Some(memory)
-    }
-
-    fn map_with_margins(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
-        let margin = self.kept.margin();
-        if margin == 0 {
-            return os::map(bytes, align);
-        }
-        let memory = os::map_between(bytes, align, margin)?;
-        // SAFETY: the margin before the memory.
-        let before = unsafe { memory.sub(margin) };
-        // SAFETY: the margin behind the memory.
-        let behind = unsafe { memory.add(bytes) };
-        self.fence(before);
-        self.fence(behind);
-        Some(memory)
-    }
-
-    /// Makes the page of a margin one that may not be touched.
-    fn fence(&self, page: NonNull<u8>) {
-        // SAFETY: a page of a mapping of this set's that nobody uses.
-        let guarded = unsafe { os::guard(page, os::page_bytes()) };
-        if !guarded && self.count < FENCED_COUNT {
-            // SAFETY: as above. Should that fail as well, the page is only a distance.
-            unsafe { os::forbid(page, os::page_bytes()) };
-        }
-    }
-
-    /// Where a live allocation of this length stands in the table.
-    pub(crate) fn verify(&self, memory: NonNull<u8>, bytes: usize) -> Result<usize, Mismatch> {
-        let place = self.table.find(memory.addr().get()).ok_or(Mismatch::Unknown)?;
-        match self.table.entry(place).bytes() {
-            live if live == bytes => Ok(place),
-            live => Err(Mismatch::Length(live)),
-        }
+    /// Whether a live allocation of this length begins here.
+    pub(crate) fn verify(&self, memory: NonNull<u8>, bytes: usize) -> Result<(), Mismatch> {
+        self.set.lock().verify(memory.addr().get(), bytes).map(|_| ())
     }
 
     /// Notes that a mark stands behind what the client asked for in a live allocation.
-    pub(crate) fn mark(&mut self, memory: NonNull<u8>) {
-        if let Some(place) = self.table.find(memory.addr().get()) {
-            let entry = self.table.entry(place);
-            self.table.set(place, Entry { length: entry.length | MARKED, ..entry });
-        }
+    pub(crate) fn mark(&self, memory: NonNull<u8>) {
+        self.set.lock().singles.mark(memory.addr().get());
     }
 
     /// Whether a live allocation of this length has a mark.
     pub(crate) fn is_marked(&self, memory: NonNull<u8>, bytes: usize) -> bool {
-        self.verify(memory, bytes).is_ok_and(|place| self.table.entry(place).length & MARKED != 0)
+        let set = self.set.lock();
+        set.verify(memory.addr().get(), bytes).is_ok() && set.singles.is_marked(memory.addr().get())
     }
 
-    /// The length of the live allocation that contains an address, and where it begins; for reports.
+    /// The live allocation that contains an address: where it begins and its length; for reports.
     pub(crate) fn containing(&self, address: usize) -> Option<(usize, usize)> {
-        self.table
-            .entries()
-            .find(|entry| (entry.address..entry.address + entry.bytes()).contains(&address))
-            .map(|entry| (entry.address, entry.bytes()))
+        let set = self.set.lock();
+        set.runs.containing(address).or_else(|| set.singles.containing(address))
     }
 
-    /// Makes sure that one more entry fits.
-    fn make_room(&mut self) -> Option<()> {
-        let Some(old) = self.table.make_room(self.count)? else { return Some(()) };
-        let mut old = Piece { is_huge: false, ..Piece::freed(old.0, old.1, 0) };
-        // A table has no margins, and what is kept has: there, what the system refuses to take is lost, but no memory.
-        if !old.discard(0) && self.kept.margin() == 0 {
-            self.kept.put(old);
-        }
-        Some(())
+    /// Takes the locks and keeps them: for the time of a `fork`.
+    pub(crate) fn hold(&self) {
+        self.growth.hold();
+        self.set.hold();
+    }
+
+    /// Frees the locks after [`hold`](Self::hold).
+    ///
+    /// # Safety
+    /// This thread, or the one it is a fork of, holds them by `hold`.
+    pub(crate) unsafe fn release(&self) {
+        // SAFETY: the same contract, here and below.
+        unsafe { self.set.release() };
+        // SAFETY: as above.
+        unsafe { self.growth.release() };
+    }
+
+    /// In the child of a fork: what other threads were giving back is free again.
+    pub(crate) fn begin_child(&self) {
+        self.set.lock().runs.take_all_back(os::milliseconds());
+    }
+
+    /// For tests that hold another thread up.
+    #[cfg(test)]
+    pub(crate) fn lock(&self) -> impl Sized + '_ {
+        self.set.lock()
     }
 }
 
-/// What a mapping is aligned to: whole huge pages where they are used.
-fn placement(bytes: usize, align: usize) -> usize {
-    align.max(os::page_bytes()).max(if bytes >= HUGE_FROM_BYTES { os::HUGE_PAGE_BYTES } else { 1 })
+impl LargeSet {
+    /// Whether the live allocation of this length that begins here is a run.
+    fn verify(&self, address: usize, bytes: usize) -> Result<bool, Mismatch> {
+        let is_run = self.runs.holds(address);
+        let live = if is_run { self.runs.live_bytes(address) } else { self.singles.live_bytes(address) };
+        match live {
+            Some(live) if live == bytes => Ok(is_run),
+            Some(live) => Err(Mismatch::Length(live)),
+            None if self.runs.was_freed(address) || !is_run && self.singles.was_freed(address) => Err(Mismatch::Freed),
+            None => Err(Mismatch::Unknown),
+        }
+    }
+
+    /// Counts what is live from now on.
+    fn admit(&mut self, bytes: usize) {
+        self.count += 1;
+        self.grown_count += usize::from(bytes <= self.slot_bytes_max);
+        self.bytes += bytes;
+        self.peak_bytes = self.peak_bytes.max(self.bytes);
+    }
+
+    /// Counts what was live.
+    fn dismiss(&mut self, bytes: usize) {
+        self.count -= 1;
+        self.grown_count -= usize::from(bytes <= self.slot_bytes_max);
+        self.bytes -= bytes;
+    }
+
+    /// Before so many bytes become free: if they are the first, the peak is what is live with them.
+    fn begin_free(&mut self, bytes: usize) {
+        if self.free_bytes() == 0 {
+            self.peak_bytes = self.bytes + bytes;
+        }
+    }
+
+    /// Counts an allocation of `old_bytes` as one of `bytes`.
+    fn count_change(&mut self, old_bytes: usize, bytes: usize) {
+        self.dismiss(old_bytes);
+        self.admit(bytes);
+    }
+
+    /// Bytes of what is free, and not on its way back to the system.
+    fn free_bytes(&self) -> usize {
+        self.runs.dirty_bytes + self.singles.kept.bytes
+    }
+
+    /// Bytes that are free beyond L3 and [`KEPT_BYTES`]. Where nothing is free the peak begins anew.
+    fn excess_bytes(&mut self) -> usize {
+        let free_bytes = self.free_bytes();
+        if free_bytes == 0 {
+            self.peak_bytes = self.bytes;
+        }
+        let is_bounded = os::TAKES_PARTS && !self.singles.kept.guarded;
+        let spare_bytes = if is_bounded { self.peak_bytes - self.bytes + SPARE_BYTES } else { KEPT_BYTES };
+        free_bytes.saturating_sub(spare_bytes.min(KEPT_BYTES))
+    }
+
+    /// Whether something has to go back to the system, or may have been free for long.
+    fn is_due(&mut self, now: u64) -> bool {
+        self.excess_bytes() > 0 || now.saturating_sub(self.looked) >= LOOK_MILLISECONDS
+    }
+
+    /// Until when what is free must have been freed to go back at this time.
+    fn aged_at(now: u64) -> Option<u64> {
+        now.checked_sub(PURGE_AFTER_MILLISECONDS)
+    }
+}
+
+fn advise_huge(stretch: Option<(usize, usize)>) {
+    if let Some((start, bytes)) = stretch {
+        // SAFETY: in a live run of the family's.
+        unsafe { os::advise_huge(pointer(start), bytes) };
+    }
 }
 
 /// The memory at an address that a mapping of the family's holds; its provenance was exposed when it was mapped.
@@ -350,137 +481,7 @@ fn pointer(address: usize) -> NonNull<u8> {
     NonNull::new(core::ptr::with_exposed_provenance_mut(address)).unwrap_or(NonNull::dangling())
 }
 
-/// The mapping that begins where a client's pointer points: the client's own may be good for its layout only.
+/// The memory that begins where a client's pointer points: the client's own may be good for its layout only.
 fn own(memory: NonNull<u8>) -> NonNull<u8> {
     pointer(memory.as_ptr().expose_provenance())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_finds_all_of_many_and_none_that_is_gone() {
-        let mut set = LargeSet::new(false, 0);
-        let layout = Layout::from_size_align(5000, 1).unwrap();
-        let mut live: Vec<Large> = (0..2000).map(|_| set.allocate(layout, false, 0).unwrap()).collect();
-        assert_eq!((set.count, set.bytes), (2000, 2000 * 8192));
-        for round in 0..3 {
-            let gone: Vec<Large> = live.iter().skip(round).step_by(3).copied().collect();
-            live.retain(|large| !gone.iter().any(|gone| gone.memory == large.memory));
-            for large in gone {
-                // SAFETY: allocated above and not used.
-                unsafe { set.deallocate(large.memory, large.bytes, 0) }.unwrap();
-                // SAFETY: nothing is given up: the call must refuse.
-                assert_eq!(unsafe { set.deallocate(large.memory, large.bytes, 0) }, Err(Mismatch::Unknown));
-            }
-            for large in &live {
-                // SAFETY: nothing is given up: the length is wrong.
-                assert_eq!(unsafe { set.deallocate(large.memory, 4096, 0) }, Err(Mismatch::Length(8192)));
-            }
-        }
-        for large in live {
-            // SAFETY: allocated above and not used.
-            unsafe { set.deallocate(large.memory, large.bytes, 0) }.unwrap();
-        }
-        assert_eq!((set.count, set.bytes), (0, 0));
-        let kept = set.kept_bytes();
-        assert!((16 * 8192..=2000 * 8192).contains(&kept), "{kept} bytes are kept");
-        assert_eq!((set.release_kept(None), set.kept_bytes()), (kept, 0));
-    }
-
-    #[test]
-    fn only_new_mappings_serve_who_wants_zero() {
-        let mut set = LargeSet::new(false, 0);
-        let layout = Layout::from_size_align(3 << 20, 1).unwrap();
-        let first = set.allocate(layout, false, 0).unwrap();
-        // SAFETY: three mapped MiB.
-        unsafe { first.memory.write_bytes(1, first.bytes) };
-        // SAFETY: not used any more.
-        unsafe { set.deallocate(first.memory, first.bytes, 0) }.unwrap();
-        let zero = set.allocate(layout, true, 0).unwrap();
-        assert!(zero.memory != first.memory);
-        let again = set.allocate(layout, false, 0).unwrap();
-        assert!(again.memory == first.memory);
-    }
-
-    fn large(set: &mut LargeSet, bytes: usize) -> Large {
-        set.allocate(Layout::from_size_align(bytes, 1).unwrap(), false, 0).unwrap()
-    }
-
-    fn free(set: &mut LargeSet, large: Large) {
-        // SAFETY: the tests free what is live and not used.
-        unsafe { set.deallocate(large.memory, large.bytes, 0) }.unwrap();
-    }
-
-    #[test]
-    #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend takes whole mappings only")]
-    fn parts_of_what_is_kept_serve_and_are_joined_again() {
-        const MIB: usize = 1 << 20;
-        let mut set = LargeSet::new(false, 0);
-        let whole = large(&mut set, 16 * MIB);
-        free(&mut set, whole);
-        let parts = [4, 2, 6].map(|count| large(&mut set, count * MIB));
-        let offsets = parts.map(|part| part.memory.addr().get() - whole.memory.addr().get());
-        assert_eq!(offsets, [0, 4 * MIB, 6 * MIB]);
-        assert_eq!((set.bytes, set.kept_bytes()), (12 * MIB, 4 * MIB));
-        for index in [0, 2, 1] {
-            free(&mut set, parts[index]);
-        }
-        assert_eq!((set.bytes, set.kept_bytes()), (0, 16 * MIB));
-        let again = large(&mut set, 16 * MIB);
-        assert_eq!(again.memory, whole.memory, "three parts and the rest are one piece again");
-        free(&mut set, again);
-        assert_eq!(set.release_kept(None), 16 * MIB);
-    }
-
-    #[test]
-    #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend takes whole mappings only")]
-    fn growth_takes_what_is_kept_behind() {
-        const MIB: usize = 1 << 20;
-        let mut set = LargeSet::new(false, 0);
-        let whole = large(&mut set, 16 * MIB);
-        free(&mut set, whole);
-        let head = large(&mut set, 2 * MIB);
-        let grow = |set: &mut LargeSet, old: Large, bytes: usize, want_zero: bool| {
-            // SAFETY: live and not used at its old place.
-            unsafe { set.resize(old.memory, old.bytes, bytes, 1, want_zero) }.unwrap().unwrap()
-        };
-        let longer = grow(&mut set, head, 8 * MIB, false);
-        assert_eq!((longer.memory, set.kept_bytes()), (whole.memory, 8 * MIB), "no page was asked for");
-        // SAFETY: eight mapped MiB.
-        unsafe { longer.memory.write_bytes(1, longer.bytes) };
-        // What is kept is not zero: this has to come from the system.
-        let zeroed = grow(&mut set, longer, 12 * MIB, true);
-        // SAFETY: twelve mapped MiB that nobody else uses.
-        let contents = unsafe { core::slice::from_raw_parts(zeroed.memory.as_ptr(), zeroed.bytes) };
-        assert!(contents[..8 * MIB].iter().all(|&byte| byte == 1));
-        assert!(contents[8 * MIB..].iter().all(|&byte| byte == 0));
-        // More than is kept behind it, wherever that is now.
-        let longest = grow(&mut set, zeroed, 40 * MIB, false);
-        // SAFETY: the first eight MiB are what they were.
-        let contents = unsafe { core::slice::from_raw_parts(longest.memory.as_ptr(), 8 * MIB) };
-        assert!(contents.iter().all(|&byte| byte == 1));
-        assert_eq!((set.count, set.bytes), (1, 40 * MIB));
-        free(&mut set, longest);
-        set.release_kept(None);
-        assert_eq!((set.bytes, set.kept_bytes()), (0, 0));
-    }
-
-    #[test]
-    #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend takes whole mappings only")]
-    fn what_is_kept_is_never_more_than_was_live() {
-        const MIB: usize = 1 << 20;
-        let mut set = LargeSet::new(false, 0);
-        // Zeroed memory is always new, and ever longer allocations fit into nothing that is kept.
-        for count in 1..60 {
-            let layout = Layout::from_size_align(count * MIB, 1).unwrap();
-            let zeroed = set.allocate(layout, true, 0).unwrap();
-            free(&mut set, zeroed);
-            let large = large(&mut set, count * MIB + 4096);
-            free(&mut set, large);
-            assert!(set.kept_bytes() <= count * MIB + 4096 + SPARE_BYTES, "{} bytes", set.kept_bytes());
-        }
-        set.release_kept(None);
-    }
 }

@@ -37,19 +37,20 @@ impl Table {
         (0..self.capacity).map(|place| self.entry(place)).filter(|entry| entry.address != 0)
     }
 
-    /// Makes sure that one more than `count` entries fit. `Some(Some(…))`: the address and the bytes of what has been outgrown.
-    /// `None`: out of memory, nothing has changed.
-    pub(super) fn make_room(&mut self, count: usize) -> Option<Option<(usize, usize)>> {
-        if (count + 1) * 4 <= self.capacity * 3 {
-            return Some(None);
-        }
+    /// Bytes of a larger table, if this one has no room for one more than `count` entries.
+    pub(super) fn outgrown(&self, count: usize) -> Option<usize> {
         let capacity = if self.capacity == 0 { os::page_bytes() / size_of::<Entry>() } else { self.capacity * 2 };
-        let places = os::map(capacity * size_of::<Entry>(), os::page_bytes())?.cast::<Entry>();
-        let old = core::mem::replace(self, Self { places: Some(places), capacity });
+        ((count + 1) * 4 > self.capacity * 3).then_some(capacity * size_of::<Entry>())
+    }
+
+    /// Moves all entries to zeroed memory of so many bytes, more than it has; returns the memory that it had, and its bytes.
+    pub(super) fn move_to(&mut self, places: NonNull<u8>, bytes: usize) -> Option<(usize, usize)> {
+        let new = Self { places: Some(places.cast()), capacity: bytes / size_of::<Entry>() };
+        let old = core::mem::replace(self, new);
         for entry in old.entries() {
             self.insert(entry);
         }
-        Some(old.places.map(|places| (places.as_ptr().expose_provenance(), old.capacity * size_of::<Entry>())))
+        old.places.map(|places| (places.as_ptr().expose_provenance(), old.capacity * size_of::<Entry>()))
     }
 
     pub(super) fn entry(&self, place: usize) -> Entry {

@@ -138,7 +138,7 @@ pub(crate) unsafe fn advise_huge(start: NonNull<u8>, bytes: usize) {
 /// Asks for pages of the usual size only.
 ///
 /// # Safety
-/// The range is committed memory of the caller's.
+/// The range is committed memory of the caller's, or reserved space.
 pub(crate) unsafe fn advise_small(start: NonNull<u8>, bytes: usize) {
     debug_assert!(are_pages(start.addr().get() | bytes));
     // SAFETY: the same contract.

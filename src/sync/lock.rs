@@ -16,6 +16,40 @@ std::thread_local! {
     pub(crate) static TAKEN: core::cell::Cell<usize> = const { core::cell::Cell::new(0) };
 }
 
+/// How long locks with a value in them are held, where a test wants to know: the longest, as the processor's time, which does not
+/// count what the system gives to others. What has no value is held during calls to the system.
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) mod held {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    std::thread_local! {
+        static LONGEST: Cell<Option<Duration>> = const { Cell::new(None) };
+    }
+
+    /// Whether this thread measures from now on; returns the longest time until now.
+    pub(crate) fn measure(is_measured: bool) -> Duration {
+        LONGEST.replace(is_measured.then_some(Duration::ZERO)).unwrap_or_default()
+    }
+
+    pub(super) fn start() -> Option<Duration> {
+        LONGEST.get().map(|_| now())
+    }
+
+    pub(super) fn end(start: Option<Duration>) {
+        if let (Some(start), Some(longest)) = (start, LONGEST.get()) {
+            LONGEST.set(Some(longest.max(now().saturating_sub(start))));
+        }
+    }
+
+    fn now() -> Duration {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `clock_gettime` writes one `timespec` to a live one.
+        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut now) };
+        Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+    }
+}
+
 const FREE: u32 = 0;
 const HELD: u32 = 1;
 const CONTENDED: u32 = 2;
@@ -43,14 +77,21 @@ impl<T> Lock<T> {
         if self.state.compare_exchange(FREE, HELD, Acquire, Relaxed).is_err() {
             self.lock_contended();
         }
-        Guard { lock: self }
+        self.guard()
     }
 
-    /// Takes the lock if nobody holds it, for work that can be left for another time.
-    #[inline]
-    pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
-        // Acquire: as in `lock`.
-        self.state.compare_exchange(FREE, HELD, Acquire, Relaxed).ok().map(|_| Guard { lock: self })
+    fn guard(&self) -> Guard<'_, T> {
+        Guard {
+            lock: self,
+            #[cfg(all(test, target_os = "linux"))]
+            start: if size_of::<T>() == 0 { None } else { held::start() },
+        }
+    }
+
+    /// Whether somebody holds the lock at this moment: then work that needs it may be left for another time.
+    pub(crate) fn is_held(&self) -> bool {
+        // Relaxed: a hint.
+        self.state.load(Relaxed) != FREE
     }
 
     /// Takes the lock and keeps it without a guard: for the time of a `fork`.
@@ -63,7 +104,7 @@ impl<T> Lock<T> {
     /// # Safety
     /// This thread, or the one it is a fork of, holds the lock by `hold` and has no guard of it.
     pub(crate) unsafe fn release(&self) {
-        drop(Guard { lock: self });
+        drop(self.guard());
     }
 
     #[cold]
@@ -85,6 +126,8 @@ impl<T> Lock<T> {
 /// Proof that the lock is held; gives it back when dropped.
 pub(crate) struct Guard<'a, T> {
     lock: &'a Lock<T>,
+    #[cfg(all(test, target_os = "linux"))]
+    start: Option<core::time::Duration>,
 }
 
 impl<T> Deref for Guard<'_, T> {
@@ -107,6 +150,8 @@ impl<T> DerefMut for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     #[inline]
     fn drop(&mut self) {
+        #[cfg(all(test, target_os = "linux"))]
+        held::end(self.start);
         // Release: publishes everything done under the lock to the next holder's Acquire.
         if self.lock.state.swap(FREE, Release) == CONTENDED {
             wait::wake_one(&self.lock.state);

@@ -1,6 +1,7 @@
 //! The only door to atomics, cells, locks and thread-local state. The models in `tests/loom` have another behind the same names.
 //!
-//! Order in which locks are taken: registry, family, bin, pool, directory. Nothing is called out to under a lock.
+//! Order in which locks are taken: registry, family (caches, growth of large allocations, large allocations), bin, pool, directory.
+//! Nothing is called out to under a lock.
 
 #[cfg(all(unix, not(miri)))]
 #[allow(dead_code, reason = "not every combination of system and backend calls the system")]
@@ -21,6 +22,9 @@ pub(crate) use errno::keeping_errno;
 pub(crate) use lock::Lock;
 #[cfg(test)]
 pub(crate) use lock::TAKEN;
+#[cfg(all(test, target_os = "linux"))]
+#[allow(unused_imports, reason = "only some backends have what is measured")]
+pub(crate) use lock::held;
 
 /// Makes bytes 0 that nobody else legitimately reads or writes meanwhile.
 ///

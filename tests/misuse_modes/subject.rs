@@ -185,7 +185,11 @@ impl<F: Subject, Other: Subject> Try<F, Other> {
 
     pub(crate) fn expect_double_free(self, address: usize) {
         if self.is_large() {
-            self.expect_invalid(address, bytes(self.size), "no family has allocated it");
+            expect(&format!(
+                "family_alloc: double free of {address:#x} (size {}, large, family {})",
+                self.size,
+                F::NAME
+            ));
         } else {
             self.expect_state("double free of", address, "");
         }

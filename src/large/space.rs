@@ -1,0 +1,262 @@
+//! Space on its way from the system and back, with no lock held that an allocation or a free needs.
+
+use core::ptr::NonNull;
+
+use super::kept::Piece;
+use super::runs::{Leaving, Wish, side_bytes};
+use super::single::discard;
+use super::{LargeSet, Larges, pointer};
+use crate::os;
+
+/// Bytes of a range where nothing is short.
+const RANGE_BYTES: usize = 256 << 20;
+/// The part of a process's address space, if that is limited, that a range is at most.
+const RANGE_PART: usize = 16;
+/// As many allocations as the one at hand shall fit into a range, where that is not too much.
+const RANGE_RUNS: usize = 4;
+/// What is made usable at once.
+const COMMIT_BYTES: usize = 4 << 20;
+/// What is given back in one call: other threads of the process may wait for that long.
+pub(super) const EMPTY_BYTES: usize = 16 << 20;
+/// What is given back between two looks at what is free.
+const BATCH_COUNT: usize = 16;
+const BATCH_BYTES: usize = 64 << 20;
+
+/// What is on its way back to the system.
+struct Batch {
+    runs: [Option<Leaving>; BATCH_COUNT],
+    pieces: [Option<Piece>; BATCH_COUNT],
+    /// Bytes of what holds memory.
+    bytes: usize,
+}
+
+impl Batch {
+    /// Takes what was freed first, as long as `due` names a time until when, and how much of a mapping: runs go as a whole, because
+    /// what is left of a cut one serves less.
+    fn take(set: &mut LargeSet, due: impl Fn(&mut LargeSet) -> Option<(u64, usize)>) -> Self {
+        let mut batch = Self { runs: [None; BATCH_COUNT], pieces: [None; BATCH_COUNT], bytes: 0 };
+        for (run, piece) in batch.runs.iter_mut().zip(&mut batch.pieces) {
+            let Some((until, most)) = due(set).filter(|_| batch.bytes < BATCH_BYTES) else { break };
+            let piece_since = set.singles.kept.oldest_since();
+            *run = set.runs.let_leave(until.min(piece_since.unwrap_or(u64::MAX)));
+            if run.is_none() {
+                *piece = set.singles.kept.take_oldest(until, most);
+            }
+            let piece_bytes = piece.filter(|piece| piece.holds_memory).map_or(0, |piece| piece.bytes);
+            batch.bytes += run.map_or(piece_bytes, |run| run.bytes);
+            if run.is_none() && piece.is_none() {
+                break;
+            }
+        }
+        batch
+    }
+
+    fn is_empty(&self) -> bool {
+        self.runs.iter().all(Option::is_none) && self.pieces.iter().all(Option::is_none)
+    }
+
+    /// Calls the system; what it takes stays in the batch as taken, the rest as refused. Returns the bytes of memory that it took, and
+    /// whether it took anything.
+    fn leave(&mut self, margin: usize) -> (usize, bool) {
+        let (mut bytes, mut any) = (0, false);
+        for run in self.runs.iter_mut().flatten() {
+            run.is_clean = empty(run.start, run.bytes);
+            bytes += if run.is_clean { run.bytes } else { 0 };
+            any |= run.is_clean;
+        }
+        for place in &mut self.pieces {
+            let Some(piece) = place else { continue };
+            let held = if piece.holds_memory { piece.bytes } else { 0 };
+            let has_left = discard(piece, margin);
+            bytes += if has_left || !piece.holds_memory { held } else { 0 };
+            any |= has_left;
+            if has_left {
+                *place = None;
+            }
+        }
+        (bytes, any)
+    }
+}
+
+/// Gives the memory of a range back, part by part; `true` only if all of it reads zero from now on. Nobody uses its contents.
+pub(super) fn empty(start: usize, bytes: usize) -> bool {
+    let mut is_zero = true;
+    let mut done = 0;
+    while done < bytes {
+        let part = EMPTY_BYTES.min(bytes - done);
+        // SAFETY: committed memory of the family's that belongs to the caller.
+        is_zero &= unsafe { os::purge(pointer(start + done), part) };
+        done += part;
+    }
+    is_zero
+}
+
+impl Larges {
+    /// Gives back what has been free for long, or all that is free; returns the bytes of what held memory. What the system refuses to take
+    /// stays.
+    pub(crate) fn release_kept(&self, now: Option<u64>) -> usize {
+        let bytes = match now {
+            Some(now) => LargeSet::aged_at(now).map_or(0, |until| self.give_back(|_| Some((until, usize::MAX)))),
+            None => self.give_back(|_| Some((u64::MAX, usize::MAX))),
+        };
+        self.release_ranges(usize::from(os::address_space_limit().is_none()));
+        bytes
+    }
+
+    /// Gives back all that is free, space too; `false`: there was nothing.
+    pub(crate) fn release_spare(&self) -> bool {
+        let set = self.set.lock();
+        let was_free = set.free_bytes() > 0 || set.runs.has_free_range();
+        drop(set);
+        self.give_back(|_| Some((u64::MAX, usize::MAX)));
+        self.release_ranges(0);
+        was_free
+    }
+
+    /// Gives back what is free beyond L3, and, now and then, what has been free for long.
+    pub(super) fn give_back_due(&self, now: u64) {
+        let mut set = self.set.lock();
+        let looks = now.saturating_sub(set.looked) >= super::LOOK_MILLISECONDS;
+        if looks {
+            set.looked = now;
+        }
+        let has_excess = set.excess_bytes() > 0;
+        drop(set);
+        if has_excess {
+            // In whole huge pages: not a call for every page.
+            self.give_back(|set| match set.excess_bytes() {
+                0 => None,
+                excess => Some((u64::MAX, excess.next_multiple_of(os::HUGE_PAGE_BYTES))),
+            });
+        }
+        if let Some(until) = LargeSet::aged_at(now).filter(|_| looks) {
+            self.give_back(|_| Some((until, usize::MAX)));
+        }
+    }
+
+    /// Gives back what was freed first, as long as `due` names a time and the system takes anything; returns the bytes of what held memory.
+    fn give_back(&self, due: impl Fn(&mut LargeSet) -> Option<(u64, usize)>) -> usize {
+        let mut sum = 0;
+        loop {
+            let mut batch = Batch::take(&mut self.set.lock(), &due);
+            if batch.is_empty() {
+                return sum;
+            }
+            let (bytes, any) = batch.leave(self.margin());
+            sum += bytes;
+            self.settle(&batch);
+            if !any {
+                return sum;
+            }
+        }
+    }
+
+    /// Takes back what is left of a batch.
+    fn settle(&self, batch: &Batch) {
+        let mut empty = [None; BATCH_COUNT];
+        let mut set = self.set.lock();
+        let now = os::milliseconds();
+        for (empty, run) in empty.iter_mut().zip(batch.runs.iter().flatten()) {
+            *empty = set.runs.come_back(run, now);
+        }
+        for &piece in batch.pieces.iter().flatten() {
+            set.singles.kept.put(piece);
+        }
+        set.excess_bytes();
+        drop(set);
+        for (start, bytes) in empty.into_iter().flatten() {
+            // What comes next begins with small pages.
+            // SAFETY: committed memory of the family's; the advice changes no contents.
+            unsafe { os::advise_small(pointer(start), bytes) };
+        }
+    }
+
+    /// Makes a range usable up to so many pages. `None`: the system refuses.
+    pub(super) fn commit(&self, range: usize, pages: u32) -> Option<()> {
+        let _growth = self.growth.lock();
+        let Some((start, need, good)) = self.set.lock().runs.to_commit(range, pages, COMMIT_BYTES) else {
+            return Some(());
+        };
+        for bytes in [good, need] {
+            // SAFETY: inside a range, behind all that is usable; nobody else makes or releases any meanwhile (`growth`).
+            if unsafe { os::commit(pointer(start), bytes) } {
+                self.set.lock().runs.note_committed(range, bytes);
+                return Some(());
+            }
+        }
+        None
+    }
+
+    /// Reserves a range with room for a wish, unless somebody has since there were `generation`. `None`: the system refuses.
+    pub(super) fn reserve(&self, wish: &Wish, generation: usize) -> Option<()> {
+        let _growth = self.growth.lock();
+        let (outgrown, is_new) = {
+            let set = self.set.lock();
+            (set.runs.outgrown(), set.runs.generation != generation)
+        };
+        if is_new {
+            return Some(());
+        }
+        if let Some(bytes) = outgrown {
+            let memory = os::map(bytes, os::page_bytes())?;
+            let old = self.set.lock().runs.move_to(memory, bytes);
+            if let Some((start, bytes)) = old {
+                self.discard_or_keep(start, bytes);
+            }
+        }
+        let (memory, bytes) = reserve_range(wish)?;
+        let Some(side) = os::map(side_bytes(bytes), os::page_bytes()) else {
+            // SAFETY: reserved just now.
+            unsafe { os::release(memory, bytes) };
+            return None;
+        };
+        // Before anything is usable, so that all of it is one mapping.
+        // SAFETY: reserved just now.
+        unsafe { os::advise_small(memory, bytes) };
+        self.set.lock().runs.add(memory, bytes, side);
+        Some(())
+    }
+
+    /// Releases ranges in which nothing is left, but for so many.
+    fn release_ranges(&self, keep: usize) {
+        if !self.has_runs() {
+            return;
+        }
+        let _growth = self.growth.lock();
+        loop {
+            let Some([(start, bytes), side]) = self.set.lock().runs.let_range_leave(keep) else { return };
+            // SAFETY: nothing is in the range, and nothing can be put there: it is marked as leaving.
+            let has_left = unsafe { os::release(pointer(start), bytes) };
+            self.set.lock().runs.range_left(start, has_left);
+            if !has_left {
+                return;
+            }
+            self.discard_or_keep(side.0, side.1);
+        }
+    }
+}
+
+/// Reserves a range that a wish fits into, and more if there is enough address space.
+fn reserve_range(wish: &Wish) -> Option<(NonNull<u8>, usize)> {
+    let page = os::page_bytes();
+    let (least, most, align) = match os::address_space_limit() {
+        None => (wish.bytes + wish.align.saturating_sub(os::HUGE_PAGE_BYTES), RANGE_BYTES, os::HUGE_PAGE_BYTES),
+        Some(limit) => {
+            let least = wish.bytes + wish.align - page;
+            let part = limit / RANGE_PART;
+            let good = part.max((RANGE_RUNS * least).min(2 * part)).clamp(least, RANGE_BYTES.max(least));
+            // No rest that serves nothing.
+            (least, good - good % least.min(part.max(1)), page)
+        }
+    };
+    let mut bytes = most.max(least) & !(page - 1);
+    loop {
+        if let Some(memory) = os::reserve(bytes, align) {
+            return Some((memory, bytes));
+        }
+        if bytes <= least {
+            return None;
+        }
+        bytes = (bytes / 2).max(least).next_multiple_of(page);
+    }
+}
