@@ -21,9 +21,6 @@ use crate::slab::Geometry;
 use crate::sync::Lock;
 use crate::trunk::run_length;
 
-/// Slabs of a class from which on new ones use huge pages: the last slab wastes little then, and small families stay small.
-const HUGE_FROM_SLABS: usize = 4;
-
 /// What [`Bin::take`] found.
 pub(crate) enum Taken {
     /// This many addresses were written to the buffer.
@@ -145,7 +142,8 @@ impl Bin {
     /// As for [`give`](Self::give): `range` is the rest of one range that [`take`](Self::take) returned.
     pub(crate) unsafe fn give_fresh(&self, geometry: &Geometry<'_>, range: Range<usize>) -> Result<(), Twice> {
         let mut state = self.0.lock();
-        let slab = Directory::of(geometry.unit_shift).header(range.start);
+        // SAFETY: the range is carved from a slab.
+        let slab = unsafe { Directory::of(geometry.unit_shift).header(range.start) };
         if geometry.is_last_carved(slab, &range) && state.may_be_current(geometry, slab) {
             state.current = Some(slab);
             state.used_slots -= range.len() / geometry.class.slot_bytes();
@@ -254,7 +252,7 @@ impl State {
         let slab = match self.current {
             Some(slab) if geometry.fresh_room(slab) > 0 => slab,
             _ => {
-                let slab = geometry.open(self.slab_count + 1 >= HUGE_FROM_SLABS)?;
+                let slab = geometry.open(self.slab_count + 1)?;
                 self.slab_count += 1;
                 self.current.insert(slab)
             }
@@ -278,10 +276,11 @@ impl State {
             unsafe { self.give_runs(geometry, slots) };
             return Ok(());
         }
-        let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
+        let headers = Directory::of(geometry.unit_shift).headers();
         let mut start = 0;
         while start < slots.len() {
-            let slab = view.header(slots[start], unit_shift);
+            // SAFETY: a slot of the bin lies in a unit, which was a slab when it was handed out.
+            let slab = unsafe { headers.slab(slots[start]) };
             if !geometry.owns(slab) {
                 // A racing free of the same slot has let the slab be closed: the header may be another bin's by now (S1).
                 return Err(Twice(slots[start]));
@@ -305,7 +304,7 @@ impl State {
     /// As for [`Bin::give`], where free lists are trunks.
     #[inline(never)]
     unsafe fn give_runs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
-        let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
+        let (headers, unit_shift) = (Directory::of(geometry.unit_shift).headers(), geometry.unit_shift);
         let slot_bytes = geometry.class.slot_bytes();
         let mut rest = slots;
         while let &[first, ..] = rest {
@@ -322,7 +321,8 @@ impl State {
                 lowest = if ascending { first } else { rest[length - 1] };
             }
             rest = &rest[length..];
-            let slab = view.header(lowest, unit_shift);
+            // SAFETY: as in `give_to_slabs`.
+            let slab = unsafe { headers.slab(lowest) };
             if slab.trunks.is_empty() {
                 self.link(slab);
             }
@@ -387,6 +387,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::checks::Checks;
+    use crate::huge_pages::HugePages;
     use crate::region::UnitPool;
     use crate::size_class::SizeClass;
     use crate::states::{State, States};
@@ -403,7 +404,7 @@ mod tests {
         let pool = Lock::new(UnitPool::new(16).with_states(true));
         let of = |class, tag| {
             let class = SizeClass::from_index(class);
-            Geometry { class, unit_shift: 16, tag, checks: Checks::Checked, pool: &pool, family: "Late" }
+            Geometry { class, unit_shift: 16, tag, checks: Checks::Checked, huge_pages: HugePages::Adaptive, pool: &pool, family: "Late" }
         };
         let (small, large) = (of(6, 0x7001), of(8, 0x7002));
         let (late_bin, next_bin) = (Bin::new(), Bin::new());
@@ -417,7 +418,8 @@ mod tests {
         let found = unsafe { late_bin.give(&small, NO_DEPOT, &[late]) };
         assert_eq!(found.unwrap_err().0, late);
         assert!(late_bin.0.lock().partial.is_none(), "the slab of another bin is not linked");
-        let header = Directory::of(16).header(next);
+        // SAFETY: a slot of a slab.
+        let header = unsafe { Directory::of(16).header(next) };
         assert_eq!(header.used.get(), 1);
         // SAFETY: taken above, and not used.
         unsafe { next_bin.give(&large, NO_DEPOT, &[next]) }.unwrap();
@@ -437,7 +439,9 @@ mod tests {
         for others in [0, 1] {
             let pool = Lock::new(UnitPool::new(UNIT_SHIFT).with_states(true));
             let checks = Checks::Checked;
-            let geometry = Geometry { class, unit_shift: UNIT_SHIFT, tag: 77, checks, pool: &pool, family: "Test" };
+            let huge_pages = HugePages::Adaptive;
+            let geometry =
+                Geometry { class, unit_shift: UNIT_SHIFT, tag: 77, checks, huge_pages, pool: &pool, family: "Test" };
             let bin = Bin::new();
             let take = || bin.take_one(&geometry, NO_DEPOT).unwrap().unwrap().0;
             let (slot, others) = (take(), (0..others).map(|_| take()).collect::<Vec<_>>());

@@ -10,13 +10,14 @@
 //! | 0 | `sync` | the only door to atomics, cells, thread-locals and locks |
 //! | 0 | `fatal` | the one line before the end |
 //! | 0 | `checks` | what a family verifies |
+//! | 0 | `huge_pages` | whether a family's slabs use huge pages |
 //! | 0 | `size_class` | a layout's class, a class's slot |
 //! | 1 | `os` | what is asked of the system |
 //! | 1 | `fault` | what is known of a misuse, and its report |
 //! | 1 | `capacity` | how much of each class the caches hold |
 //! | 1 | `trunk` | the free list of slots of four bytes and more |
 //! | 1 | `stats` | a family's numbers and how they print |
-//! | 2 | `header` | header pages, and the header of any address |
+//! | 2 | `header` | the tag and the header of any address |
 //! | 3 | `region` | a family's units: free, dirty, purged |
 //! | 3 | `states` | what each slot of a checked family is |
 //! | 3 | `tiny` | the free lists of the 1-byte and 2-byte classes |
@@ -41,6 +42,7 @@ mod fault;
 mod global;
 mod header;
 mod heap;
+mod huge_pages;
 mod large;
 mod macros;
 mod magazine;
@@ -59,6 +61,7 @@ pub use checks::Checks;
 pub use family::{Families, FamilyRef, families};
 pub use fault::{Fault, FaultHandler, FaultKind, set_fault_handler};
 pub use heap::Family;
+pub use huge_pages::HugePages;
 pub use stats::{ClassStats, Stats};
 
 family! {

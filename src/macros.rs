@@ -24,6 +24,7 @@
 /// | --- | --- | --- |
 /// | `slab_bytes` | `2 << 20` | bytes of a slab, a power of two from 64 KiB to 2 MiB. A region of address space is 64 of them, and what is larger than half a slab is mapped singly. Smaller slabs suit many small families; the default has the least metadata and uses huge pages |
 /// | `checks` | `Default` | a variant of [`Checks`](crate::Checks): what is verified when memory comes back |
+/// | `huge_pages` | `Adaptive` | a variant of [`HugePages`](crate::HugePages): whether slabs use huge pages |
 ///
 /// A value that is not allowed is refused when the crate is compiled:
 ///
@@ -63,6 +64,8 @@ macro_rules! __family {
             const __FAMILY_OPTIONS: $crate::__private::Options = {
                 #[allow(unused_imports, reason = "not every family names its checks")]
                 use $crate::Checks::*;
+                #[allow(unused_imports, reason = "as above")]
+                use $crate::HugePages::*;
                 #[allow(unused_mut, reason = "not every family has options")]
                 let mut options = $crate::__private::Options::DEFAULT;
                 $(options.$option = $value;)*
@@ -70,7 +73,8 @@ macro_rules! __family {
             };
 
             static __FAMILY_CORE: $crate::__private::FamilyCore =
-                $crate::__private::FamilyCore::new(::core::stringify!($name), __FAMILY_OPTIONS.slab_bytes, __FAMILY_OPTIONS.checks);
+                $crate::__private::FamilyCore::new(::core::stringify!($name), __FAMILY_OPTIONS.slab_bytes, __FAMILY_OPTIONS.checks)
+                    .with_huge_pages(__FAMILY_OPTIONS.huge_pages);
 
             // SAFETY: the same static and the same thread-local at every call, declared here and reached from nowhere else;
             // the thread-local has no destructor, so its address is good until the thread ends.
@@ -78,6 +82,7 @@ macro_rules! __family {
                 const NAME: &'static ::core::primitive::str = ::core::stringify!($name);
                 const SLAB_BYTES: ::core::primitive::usize = __FAMILY_OPTIONS.slab_bytes;
                 const CHECKS: $crate::Checks = __FAMILY_OPTIONS.checks;
+                const HUGE_PAGES: $crate::HugePages = __FAMILY_OPTIONS.huge_pages;
 
                 #[inline(always)]
                 fn __core() -> &'static $crate::__private::FamilyCore {
@@ -105,10 +110,15 @@ macro_rules! __family {
 pub struct Options {
     pub slab_bytes: usize,
     pub checks: crate::Checks,
+    pub huge_pages: crate::HugePages,
 }
 
 impl Options {
-    pub const DEFAULT: Self = Self { slab_bytes: 2 << 20, checks: crate::Checks::Default };
+    pub const DEFAULT: Self = Self {
+        slab_bytes: 2 << 20,
+        checks: crate::Checks::Default,
+        huge_pages: crate::HugePages::Adaptive,
+    };
 
     /// The options themselves, if they are allowed; otherwise compilation ends with the reason.
     #[must_use]

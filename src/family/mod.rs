@@ -18,6 +18,7 @@ use crate::bin::{Bin, DepotMemory, Taken};
 use crate::capacity::{DEPOT_STARTS, MAGAZINE_STARTS, batch_slots};
 use crate::checks::Checks;
 use crate::header::{Directory, UNIT_COUNT};
+use crate::huge_pages::HugePages;
 use crate::large::{Large, LargeSet, Mismatch, mapped_bytes};
 use crate::magazine::{Cache, Magazine};
 use crate::os;
@@ -41,6 +42,7 @@ pub struct FamilyCore {
     name: &'static str,
     unit_shift: u32,
     checks: Checks,
+    huge_pages: HugePages,
     /// 0 until the family is first used.
     number: AtomicU32,
     /// The next family in the registry.
@@ -112,17 +114,26 @@ impl FamilyCore {
             name,
             unit_shift: slab_bytes.trailing_zeros(),
             checks,
+            huge_pages: HugePages::Adaptive,
             number: AtomicU32::new(0),
             next: AtomicPtr::new(core::ptr::null_mut()),
             depots: AtomicPtr::new(core::ptr::null_mut()),
             bins: [const { Bin::new() }; CLASS_COUNT],
-            pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states())),
+            pool: Lock::new(
+                UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states()).named(name),
+            ),
             large: Lock::new(LargeSet::new(checks.is_hardened(), 1 << Self::largest_class(slab_bytes))),
             caches: Lock::new(Caches { all: None, free: None, in_use: 0 }),
             live_seen: Gauge::new(),
             live_bytes_seen: Gauge::new(),
             housekeeping: AtomicU32::new(0),
         }
+    }
+
+    /// The same family, with another rule for huge pages.
+    #[must_use]
+    pub const fn with_huge_pages(self, huge_pages: HugePages) -> Self {
+        Self { huge_pages, ..self }
     }
 
     fn tag(&self, class: SizeClass) -> u32 {
@@ -132,7 +143,7 @@ impl FamilyCore {
 
     fn geometry(&self, class: SizeClass) -> Geometry<'_> {
         let (unit_shift, tag, pool) = (self.unit_shift, self.tag(class), &self.pool);
-        Geometry { class, unit_shift, tag, checks: self.checks, pool, family: self.name }
+        Geometry { class, unit_shift, tag, checks: self.checks, huge_pages: self.huge_pages, pool, family: self.name }
     }
 
     fn bin(&self, class: SizeClass) -> (&Bin, Geometry<'_>, DepotMemory) {
@@ -268,11 +279,14 @@ impl FamilyCore {
     /// A mapping for what has outgrown its slot and will be of this class. `None`: a slot has to serve.
     pub(crate) fn allocate_grown(&'static self, class: SizeClass) -> Option<Large> {
         self.register()?;
+        let large = self.large.lock().allocate_grown(class.slot_bytes(), os::milliseconds())?;
         // A mapping is freed by the way of a slot, and must never be taken for one.
-        if !Directory::of(self.unit_shift).tells_all_apart() {
+        if !Directory::of(self.unit_shift).tells_apart(large.memory.addr().get()) {
+            // SAFETY: allocated just now and given to nobody.
+            let freed = unsafe { self.large.lock().deallocate(large.memory, large.bytes, os::milliseconds()) };
+            debug_assert!(freed.is_ok(), "what was allocated can be freed");
             return None;
         }
-        let large = self.large.lock().allocate_grown(class.slot_bytes(), os::milliseconds())?;
         self.note(1, large.bytes);
         Some(large)
     }
@@ -452,6 +466,7 @@ impl FamilyCore {
         let pool = self.pool.lock();
         stats.reserved_bytes = pool.reserved_bytes;
         stats.kept_bytes = pool.dirty_count << self.unit_shift;
+        stats.huge_bytes = pool.huge_bytes();
         drop(pool);
         let large = self.large.lock();
         stats.large_allocations = large.count;

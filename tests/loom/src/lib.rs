@@ -30,6 +30,7 @@ from_the_crate! {
     fault "../../../src/fault.rs";
     header "../../../src/header.rs";
     heap "../../../src/heap/mod.rs";
+    huge_pages "../../../src/huge_pages.rs";
     large "../../../src/large/mod.rs";
     magazine "../../../src/magazine/mod.rs";
     region "../../../src/region.rs";
