@@ -404,7 +404,15 @@ mod tests {
         let pool = Lock::new(UnitPool::new(16).with_states(true));
         let of = |class, tag| {
             let class = SizeClass::from_index(class);
-            Geometry { class, unit_shift: 16, tag, checks: Checks::Checked, huge_pages: HugePages::Adaptive, pool: &pool, family: "Late" }
+            Geometry {
+                class,
+                unit_shift: 16,
+                tag,
+                checks: Checks::Checked,
+                huge_pages: HugePages::Adaptive,
+                pool: &pool,
+                family: "Late",
+            }
         };
         let (small, large) = (of(6, 0x7001), of(8, 0x7002));
         let (late_bin, next_bin) = (Bin::new(), Bin::new());

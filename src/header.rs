@@ -100,15 +100,15 @@ pub(crate) struct RegionHeader {
     pub(crate) clean: Cell<u64>,
     /// Free units that still hold memory.
     pub(crate) dirty: Cell<u64>,
-    /// Units that may be read and written. Of unit 0 the headers may always.
+    /// Units that may be read and written. Of unit 0 the headers may be from the first on.
     pub(crate) committed: Cell<u64>,
     /// When the first of the dirty units became free.
     pub(crate) dirty_since: Cell<u64>,
     pub(crate) next_with_room: Cell<Option<&'static RegionHeader>>,
     /// Units that are reserved, unit 0 included.
     pub(crate) unit_count: Cell<u16>,
-    /// Whether unit 0 was committed for no other purpose than to be one mapping with its neighbours.
-    pub(crate) bridged: Flag,
+    /// Whether unit 0 holds headers only, and all the rest of it is guarded where the system can do that.
+    pub(crate) fenced: Flag,
 }
 
 impl SlabHeader {
@@ -225,9 +225,10 @@ pub(crate) struct Directory {
     mask: AtomicUsize,
     /// Where the stretch of H3 begins.
     low: AtomicUsize,
-    /// The address of the region that was claimed last, 0 before there is one. Held while the table is opened or a region
-    /// claimed; the last lock in the order.
-    claims: Lock<usize>,
+    /// The address of the region that was claimed last, 0 before there is one; only touched under the lock.
+    last: AtomicUsize,
+    /// Held while the table is opened or a region claimed; the last lock in the order.
+    claims: Lock<()>,
 }
 
 static DIRECTORIES: [Directory; 6] = [
@@ -248,7 +249,8 @@ impl Directory {
             base: AtomicPtr::new(core::ptr::null_mut()),
             mask: AtomicUsize::new(0),
             low: AtomicUsize::new(0),
-            claims: Lock::new(0),
+            last: AtomicUsize::new(0),
+            claims: Lock::new(()),
         }
     }
 
@@ -258,7 +260,7 @@ impl Directory {
     }
 
     /// The locks of all directories, for the time of a `fork`.
-    pub(crate) fn locks() -> impl Iterator<Item = &'static Lock<usize>> {
+    pub(crate) fn locks() -> impl Iterator<Item = &'static Lock<()>> {
         DIRECTORIES.iter().map(|directory| &directory.claims)
     }
 
@@ -335,22 +337,41 @@ impl Directory {
     /// Reserves the first units of a region, and claims its tags and its headers.
     pub(crate) fn reserve_region(&self, unit_count: usize) -> Option<&'static RegionHeader> {
         self.open()?;
-        let mut last = self.claims.lock();
-        let (bytes, region_bytes) = (unit_count << self.unit_shift, UNIT_COUNT << self.unit_shift);
-        // Below the last one nothing has to be tried and cut off, which a limit on address space may not allow.
-        let below = last.checked_sub(region_bytes).and_then(|below| os::reserve_at(below, bytes));
-        let memory = below.or_else(|| os::reserve(bytes, region_bytes))?;
-        let memory = self.in_stretch(*last, memory, bytes)?;
-        let region = self.claim(*last, memory);
+        let _claims = self.claims.lock();
+        let last = self.last.load(Relaxed);
+        let bytes = unit_count << self.unit_shift;
+        let memory = self.reserve_space(last, bytes)?;
+        let memory = self.in_stretch(last, memory, bytes)?;
+        let region = self.claim(memory);
         match region {
             Some(region) => {
                 region.unit_count.set(unit_count as u16);
-                *last = memory.addr().get();
+                self.last.store(memory.addr().get(), Relaxed);
             }
             // SAFETY: reserved above with this length and not used.
             None => _ = unsafe { os::release(memory, bytes) },
         }
         region
+    }
+
+    /// Reserves the first `bytes` of a region, where there is room for all of it if that can be had.
+    fn reserve_space(&self, last: usize, bytes: usize) -> Option<NonNull<u8>> {
+        let region_bytes = UNIT_COUNT << self.unit_shift;
+        let place = |bytes| {
+            // Below the last one nothing has to be tried and cut off, which a limit on address space may not allow.
+            let below = last.checked_sub(region_bytes).and_then(|below| os::reserve_at(below, bytes));
+            below.or_else(|| os::reserve(bytes, region_bytes))
+        };
+        if os::EXTENDS && bytes < region_bytes {
+            if let Some(whole) = place(region_bytes) {
+                // SAFETY: inside the reservation.
+                let rest = unsafe { whole.add(bytes) };
+                // SAFETY: the end of what was reserved just now, used by nobody.
+                unsafe { os::release(rest, region_bytes - bytes) };
+                return Some(whole);
+            }
+        }
+        place(bytes)
     }
 
     /// The same space if it lies in the stretch, else other space that does. The first region decides where the stretch is.
@@ -370,8 +391,8 @@ impl Directory {
         (1..STRETCH_TRIES).find_map(|place| os::reserve_at(self.headers().low.wrapping_add(place * step), bytes))
     }
 
-    fn claim(&self, last: usize, memory: NonNull<u8>) -> Option<&'static RegionHeader> {
-        debug_assert!(self.tells_apart(memory.addr().get()) && memory.addr().get() != last);
+    fn claim(&self, memory: NonNull<u8>) -> Option<&'static RegionHeader> {
+        debug_assert!(self.tells_apart(memory.addr().get()), "regions lie in the stretch (H3)");
         let address = memory.as_ptr().expose_provenance();
         let first = self.view().entry(address, self.unit_shift).addr() - self.view().base.addr();
         let writable = os::page_bytes().max(WRITABLE_BYTES);

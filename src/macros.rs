@@ -114,11 +114,8 @@ pub struct Options {
 }
 
 impl Options {
-    pub const DEFAULT: Self = Self {
-        slab_bytes: 2 << 20,
-        checks: crate::Checks::Default,
-        huge_pages: crate::HugePages::Adaptive,
-    };
+    pub const DEFAULT: Self =
+        Self { slab_bytes: 2 << 20, checks: crate::Checks::Default, huge_pages: crate::HugePages::Adaptive };
 
     /// The options themselves, if they are allowed; otherwise compilation ends with the reason.
     #[must_use]

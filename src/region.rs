@@ -10,7 +10,6 @@
 //! A region's dirty units go back to the system once the first of them has been free for [`PURGE_AFTER_MILLISECONDS`], as seen
 //! whenever slots come back to a bin, or at once through `trim`. A unit may serve any class of its family and never another family.
 
-use core::ops::Range;
 use core::ptr::NonNull;
 
 use crate::header::{Directory, RegionHeader, STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT, header_pages};
@@ -25,7 +24,7 @@ const PURGE_BATCH: u32 = 8;
 /// Under a limit on address space, units that a family has for each that it reserves more than it needs.
 const LIMITED_SHARE: usize = 8;
 /// Regions whose unit 0 is a mapping of its own where it could not be guarded.
-const BRIDGES_APART: usize = 64;
+const APART_COUNT: usize = 64;
 
 /// A unit on its way to become a slab.
 pub(crate) struct Unit {
@@ -58,8 +57,8 @@ pub(crate) struct UnitPool {
     pub(crate) dirty_count: usize,
     /// Slabs that are advised to use huge pages.
     huge_count: usize,
-    /// Regions whose unit 0 is advised like the slabs behind it.
-    bridge_count: usize,
+    /// Regions whose unit 0 is committed for its headers only.
+    fence_count: usize,
 }
 
 // SAFETY: the pool refers to region headers of its own family only, which belong to the lock around it (H2 in `header`).
@@ -76,7 +75,7 @@ impl UnitPool {
             reserved_bytes: 0,
             dirty_count: 0,
             huge_count: 0,
-            bridge_count: 0,
+            fence_count: 0,
         }
     }
 
@@ -102,7 +101,7 @@ impl UnitPool {
     pub(crate) fn take(&mut self, pages: Pages) -> Option<Unit> {
         match self.with_room {
             Some(_) => self.bring_dirty_to_front(),
-            None => _ = self.grow()?,
+            None => _ = self.grow(pages)?,
         }
         let choice = match self.with_room.and_then(|first| self.choose(first)) {
             Some(choice) => choice,
@@ -125,13 +124,9 @@ impl UnitPool {
         // SAFETY: a unit of the region.
         let header = unsafe { self.directory().header(memory.addr().get()) };
         self.advise(header, memory, pages, zeroed);
-        let is_huge = header.advice.get() == Pages::Huge as u8;
-        self.huge_count += usize::from(is_huge);
+        self.huge_count += usize::from(header.advice.get() == Pages::Huge as u8);
         if region.clean.get() | region.dirty.get() == 0 {
             self.with_room = region.next_with_room.take();
-            if usize::from(region.unit_count.get()) == UNIT_COUNT {
-                self.bridge(region, is_huge);
-            }
         }
         // Relaxed: published by the tag, which the slab is not found without.
         header.memory.store(memory.as_ptr(), Relaxed);
@@ -216,69 +211,63 @@ impl UnitPool {
     /// Makes sure that the region of a slab has its side tables. `None`: there is no memory for them.
     pub(crate) fn side_tables(&mut self, header: &SlabHeader) -> Option<()> {
         let region = self.region_of(header);
-        let memory = self.unit_memory(region, 1);
-        if region.committed.get() & 1 != 0 && !region.bridged.get() {
-            return Some(());
-        }
         self.commit_first(region)?;
-        for part in self.around_headers() {
-            // SAFETY: a part of unit 0, and so inside the region.
-            let start = unsafe { memory.add(part.start) };
-            // SAFETY: committed, and nothing is in it.
-            if region.bridged.get() && unsafe { os::unguard(start, part.len()) } == os::Opened::Refused {
-                return None;
+        if region.fenced.get() {
+            for part in self.around_headers(region) {
+                // SAFETY: committed, and nothing is in it.
+                if unsafe { os::unguard(part.0, part.1) } == os::Opened::Refused {
+                    return None;
+                }
             }
+            region.fenced.set(false);
+            // Few of its pages are ever touched.
+            // SAFETY: unit 0 is committed.
+            unsafe { os::advise_small(self.unit_memory(region, 1), self.unit_bytes()) };
         }
-        region.bridged.set(false);
-        // Few of its pages are ever touched.
-        // SAFETY: unit 0 is committed.
-        unsafe { os::advise_small(memory, self.unit_bytes()) };
         Some(())
     }
 
-    /// Makes unit 0 of a full region like the others, if it holds no side table: each region would be four mappings otherwise,
-    /// and the system bounds their number. Where it can be, all but the headers is guarded.
-    fn bridge(&mut self, region: &'static RegionHeader, is_huge: bool) {
-        if !os::COMMIT_IS_FREE || region.committed.get() & 1 != 0 || self.commit_first(region).is_none() {
+    /// Commits unit 0, in which nothing but the headers is used yet, so that it can be one mapping with the slabs behind it: the system
+    /// bounds the number of mappings. All but the headers is guarded where the system can do that.
+    fn fence(&mut self, region: &'static RegionHeader, pages: Pages) {
+        if !os::COMMIT_IS_FREE || self.keeps_states || self.commit_first(region).is_none() {
             return;
         }
-        region.bridged.set(true);
-        self.bridge_count += 1;
-        let memory = self.unit_memory(region, 1);
+        region.fenced.set(true);
+        self.fence_count += 1;
+        let (memory, bytes) = (self.unit_memory(region, 1), self.unit_bytes());
         // SAFETY: unit 0 is committed.
-        unsafe { os::put_into_dumps(memory, self.unit_bytes()) };
+        unsafe { os::put_into_dumps(memory, bytes) };
         let mut guarded = true;
-        for part in self.around_headers() {
-            // SAFETY: a part of unit 0, and so inside the region.
-            let start = unsafe { memory.add(part.start) };
+        for part in self.around_headers(region) {
             // SAFETY: committed just now, and nothing is in it.
-            guarded &= unsafe { os::guard(start, part.len()) };
+            guarded &= unsafe { os::guard(part.0, part.1) };
         }
-        // What is guarded never becomes a huge page. Else unit 0 may, for the one page that is used of it, so it is kept apart until
-        // mappings are what is short.
-        if is_huge && (guarded || self.bridge_count > BRIDGES_APART) {
-            // SAFETY: unit 0 is committed.
-            unsafe { os::advise_huge(memory, self.unit_bytes()) };
-        } else if self.unit_bytes() == os::HUGE_PAGE_BYTES {
-            // SAFETY: as above.
-            unsafe { os::advise_small(memory, self.unit_bytes()) };
+        // What is guarded never becomes a huge page. Else unit 0 may, for the one page that is used of it, so it is a mapping of its own
+        // until these are what is short.
+        match pages {
+            // SAFETY: as above, here and below.
+            Pages::Huge if guarded || self.fence_count > APART_COUNT => unsafe { os::advise_huge(memory, bytes) },
+            Pages::AsTheSystemLikes => {}
+            Pages::Huge | Pages::Small => unsafe { os::advise_small(memory, bytes) },
         }
     }
 
-    /// What lies before the headers in unit 0, and behind them.
-    fn around_headers(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let pages = header_pages();
-        [0..pages.start, pages.end..self.unit_bytes()].into_iter().filter(|part| !part.is_empty())
+    /// What lies before the headers in unit 0 and behind them: where it begins, and its length.
+    fn around_headers(&self, region: &RegionHeader) -> impl Iterator<Item = (NonNull<u8>, usize)> + use<> {
+        let (pages, memory) = (header_pages(), self.unit_memory(region, 1));
+        [0..pages.start, pages.end..self.unit_bytes()].into_iter().filter(|part| !part.is_empty()).map(move |part| {
+            // SAFETY: a part of unit 0, and so inside the region.
+            (unsafe { memory.add(part.start) }, part.len())
+        })
     }
 
     /// Commits what is not committed yet of unit 0.
     fn commit_first(&self, region: &RegionHeader) -> Option<()> {
         if region.committed.get() & 1 == 0 {
-            for part in self.around_headers() {
-                // SAFETY: a part of unit 0, and so inside the region.
-                let start = unsafe { self.unit_memory(region, 1).add(part.start) };
+            for part in self.around_headers(region) {
                 // SAFETY: in the region's reservation, which is never released, and not among the headers.
-                if !unsafe { os::commit(start, part.len()) } {
+                if !unsafe { os::commit(part.0, part.1) } {
                     return None;
                 }
             }
@@ -349,10 +338,10 @@ impl UnitPool {
     }
 
     /// More units: the newest region becomes longer, or there is another. Asks for less where it is refused.
-    fn grow(&mut self) -> Option<&'static RegionHeader> {
+    fn grow(&mut self, pages: Pages) -> Option<&'static RegionHeader> {
         let mut wanted = self.wanted();
         let region = loop {
-            if let Some(region) = self.extend(wanted).or_else(|| self.reserve(wanted)) {
+            if let Some(region) = self.extend(wanted).or_else(|| self.reserve(wanted, pages)) {
                 break region;
             }
             if wanted == 1 {
@@ -390,11 +379,12 @@ impl UnitPool {
     }
 
     /// Reserves a region with so many units for slabs.
-    fn reserve(&mut self, wanted: usize) -> Option<&'static RegionHeader> {
+    fn reserve(&mut self, wanted: usize, pages: Pages) -> Option<&'static RegionHeader> {
         let units = self.side_unit_count() + wanted;
         let region = self.directory().reserve_region(units)?;
         self.note_reserved(region, self.unit_memory(region, 1), 0, units);
         region.clean.set(region.clean.get() & !self.side_units());
+        self.fence(region, pages);
         self.newest = Some(region);
         Some(region)
     }
@@ -439,7 +429,7 @@ impl UnitPool {
 
     fn unit_memory(&self, region: &RegionHeader, bit: u64) -> NonNull<u8> {
         let offset = (bit.trailing_zeros() as usize) << self.unit_shift;
-        // SAFETY: `bit` is below the region's `unit_count`, so the unit lies inside the reservation.
+        // SAFETY: `bit` is below the region's `unit_count`, so the unit lies inside what is reserved, all of it one piece of address space.
         let memory = unsafe { region.memory.get().add(offset) };
         NonNull::new(memory).unwrap_or(NonNull::dangling())
     }

@@ -156,7 +156,10 @@ const _: () = {
     while shift <= *UNIT_SHIFTS.end() {
         let unit = 1usize << shift;
         assert!(Tiny::new(1, unit).table_offset(UNIT_COUNT) <= unit, "all one-byte tables fit into unit 0");
-        assert!(Tiny::new(2, unit).table_offset(UNIT_COUNT) <= HEADERS.start, "all two-byte tables fit before the headers");
+        assert!(
+            Tiny::new(2, unit).table_offset(UNIT_COUNT) <= HEADERS.start,
+            "all two-byte tables fit before the headers"
+        );
         shift += 1;
     }
 };

@@ -119,9 +119,7 @@ impl FamilyCore {
             next: AtomicPtr::new(core::ptr::null_mut()),
             depots: AtomicPtr::new(core::ptr::null_mut()),
             bins: [const { Bin::new() }; CLASS_COUNT],
-            pool: Lock::new(
-                UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states()).named(name),
-            ),
+            pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states()).named(name)),
             large: Lock::new(LargeSet::new(checks.is_hardened(), 1 << Self::largest_class(slab_bytes))),
             caches: Lock::new(Caches { all: None, free: None, in_use: 0 }),
             live_seen: Gauge::new(),
