@@ -22,7 +22,7 @@
 ///
 /// | option | default | meaning |
 /// | --- | --- | --- |
-/// | `slab_bytes` | `2 << 20` | bytes of a slab, a power of two from 64 KiB to 2 MiB. A region of address space is 64 of them, and what is larger than half a slab is mapped singly. Smaller slabs suit many small families; the default has the least metadata and uses huge pages |
+/// | `slab_bytes` | `2 << 20` | bytes of a slab, a power of two from 64 KiB to 2 MiB. Address space is taken in such pieces, up to 64 side by side, and what is larger than half a slab is mapped singly. Smaller slabs suit many small families; the default has the least metadata and uses huge pages |
 /// | `checks` | `Default` | a variant of [`Checks`](crate::Checks): what is verified when memory comes back |
 /// | `huge_pages` | `Adaptive` | a variant of [`HugePages`](crate::HugePages): whether slabs use huge pages |
 ///

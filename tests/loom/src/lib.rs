@@ -33,7 +33,7 @@ from_the_crate! {
     huge_pages "../../../src/huge_pages.rs";
     large "../../../src/large/mod.rs";
     magazine "../../../src/magazine/mod.rs";
-    region "../../../src/region.rs";
+    region "../../../src/region/mod.rs";
     size_class "../../../src/size_class.rs";
     slab "../../../src/slab/mod.rs";
     states "../../../src/states.rs";

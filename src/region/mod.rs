@@ -10,9 +10,11 @@
 //! A region's dirty units go back to the system once the first of them has been free for [`PURGE_AFTER_MILLISECONDS`], as seen
 //! whenever slots come back to a bin, or at once through `trim`. A unit may serve any class of its family and never another family.
 
+mod side;
+
 use core::ptr::NonNull;
 
-use crate::header::{Directory, RegionHeader, STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT, header_pages};
+use crate::header::{Directory, RegionHeader, SlabHeader, UNIT_COUNT};
 use crate::huge_pages::Pages;
 use crate::os;
 use crate::sync::Relaxed;
@@ -23,8 +25,6 @@ pub(crate) const PURGE_AFTER_MILLISECONDS: u64 = 1000;
 const PURGE_BATCH: u32 = 8;
 /// Under a limit on address space, units that a family has for each that it reserves more than it needs.
 const LIMITED_SHARE: usize = 8;
-/// Regions whose unit 0 is a mapping of its own where it could not be guarded.
-const APART_COUNT: usize = 64;
 
 /// A unit on its way to become a slab.
 pub(crate) struct Unit {
@@ -208,74 +208,6 @@ impl UnitPool {
         unsafe { self.directory().region(header.memory().addr()) }
     }
 
-    /// Makes sure that the region of a slab has its side tables. `None`: there is no memory for them.
-    pub(crate) fn side_tables(&mut self, header: &SlabHeader) -> Option<()> {
-        let region = self.region_of(header);
-        self.commit_first(region)?;
-        if region.fenced.get() {
-            for part in self.around_headers(region) {
-                // SAFETY: committed, and nothing is in it.
-                if unsafe { os::unguard(part.0, part.1) } == os::Opened::Refused {
-                    return None;
-                }
-            }
-            region.fenced.set(false);
-            // Few of its pages are ever touched.
-            // SAFETY: unit 0 is committed.
-            unsafe { os::advise_small(self.unit_memory(region, 1), self.unit_bytes()) };
-        }
-        Some(())
-    }
-
-    /// Commits unit 0, in which nothing but the headers is used yet, so that it can be one mapping with the slabs behind it: the system
-    /// bounds the number of mappings. All but the headers is guarded where the system can do that.
-    fn fence(&mut self, region: &'static RegionHeader, pages: Pages) {
-        if !os::COMMIT_IS_FREE || self.keeps_states || self.commit_first(region).is_none() {
-            return;
-        }
-        region.fenced.set(true);
-        self.fence_count += 1;
-        let (memory, bytes) = (self.unit_memory(region, 1), self.unit_bytes());
-        // SAFETY: unit 0 is committed.
-        unsafe { os::put_into_dumps(memory, bytes) };
-        let mut guarded = true;
-        for part in self.around_headers(region) {
-            // SAFETY: committed just now, and nothing is in it.
-            guarded &= unsafe { os::guard(part.0, part.1) };
-        }
-        // What is guarded never becomes a huge page. Else unit 0 may, for the one page that is used of it, so it is a mapping of its own
-        // until these are what is short.
-        match pages {
-            // SAFETY: as above, here and below.
-            Pages::Huge if guarded || self.fence_count > APART_COUNT => unsafe { os::advise_huge(memory, bytes) },
-            Pages::AsTheSystemLikes => {}
-            Pages::Huge | Pages::Small => unsafe { os::advise_small(memory, bytes) },
-        }
-    }
-
-    /// What lies before the headers in unit 0 and behind them: where it begins, and its length.
-    fn around_headers(&self, region: &RegionHeader) -> impl Iterator<Item = (NonNull<u8>, usize)> + use<> {
-        let (pages, memory) = (header_pages(), self.unit_memory(region, 1));
-        [0..pages.start, pages.end..self.unit_bytes()].into_iter().filter(|part| !part.is_empty()).map(move |part| {
-            // SAFETY: a part of unit 0, and so inside the region.
-            (unsafe { memory.add(part.start) }, part.len())
-        })
-    }
-
-    /// Commits what is not committed yet of unit 0.
-    fn commit_first(&self, region: &RegionHeader) -> Option<()> {
-        if region.committed.get() & 1 == 0 {
-            for part in self.around_headers(region) {
-                // SAFETY: in the region's reservation, which is never released, and not among the headers.
-                if !unsafe { os::commit(part.0, part.1) } {
-                    return None;
-                }
-            }
-            region.committed.set(region.committed.get() | 1);
-        }
-        Some(())
-    }
-
     fn unit_bytes(&self) -> usize {
         1 << self.unit_shift
     }
@@ -402,31 +334,6 @@ impl UnitPool {
         unsafe { os::keep_out_of_dumps(space, bytes) };
     }
 
-    /// How many of a region's first units hold side tables.
-    const fn side_unit_count(&self) -> usize {
-        if self.keeps_states { STATE_UNIT_COUNT } else { 1 }
-    }
-
-    /// The units of a region that hold side tables.
-    const fn side_units(&self) -> u64 {
-        (1 << self.side_unit_count()) - 1
-    }
-
-    fn commit_states(&self, region: &RegionHeader) -> Option<()> {
-        if !self.keeps_states || region.committed.get() & self.side_units() == self.side_units() {
-            return Some(());
-        }
-        self.commit_first(region)?;
-        for unit in 1..self.side_unit_count() {
-            self.commit(region, 1 << unit)?;
-        }
-        let (memory, bytes) = (self.unit_memory(region, 1), self.side_unit_count() << self.unit_shift);
-        // Few of its pages are ever touched.
-        // SAFETY: committed just now.
-        unsafe { os::advise_small(memory, bytes) };
-        Some(())
-    }
-
     fn unit_memory(&self, region: &RegionHeader, bit: u64) -> NonNull<u8> {
         let offset = (bit.trailing_zeros() as usize) << self.unit_shift;
         // SAFETY: `bit` is below the region's `unit_count`, so the unit lies inside what is reserved, all of it one piece of address space.
@@ -454,6 +361,7 @@ const fn lowest(bits: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::header::STATE_UNIT_COUNT;
 
     fn address(unit: &Unit) -> usize {
         unit.header.memory().addr()
