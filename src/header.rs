@@ -334,18 +334,17 @@ impl Directory {
         unsafe { self.headers().region(address) }
     }
 
-    /// Reserves the first units of a region, and claims its tags and its headers.
+    /// Reserves the first units of a region, so many or more, and claims its tags and its headers.
     pub(crate) fn reserve_region(&self, unit_count: usize) -> Option<&'static RegionHeader> {
         self.open()?;
         let _claims = self.claims.lock();
         let last = self.last.load(Relaxed);
-        let bytes = unit_count << self.unit_shift;
-        let memory = self.reserve_space(last, bytes)?;
+        let (memory, bytes) = self.reserve_space(last, unit_count << self.unit_shift)?;
         let memory = self.in_stretch(last, memory, bytes)?;
         let region = self.claim(memory);
         match region {
             Some(region) => {
-                region.unit_count.set(unit_count as u16);
+                region.unit_count.set((bytes >> self.unit_shift) as u16);
                 self.last.store(memory.addr().get(), Relaxed);
             }
             // SAFETY: reserved above with this length and not used.
@@ -354,8 +353,9 @@ impl Directory {
         region
     }
 
-    /// Reserves the first `bytes` of a region, where there is room for all of it if that can be had.
-    fn reserve_space(&self, last: usize, bytes: usize) -> Option<NonNull<u8>> {
+    /// Reserves the first `bytes` of a region, where there is room for all of it if that can be had; all of it where the system takes
+    /// nothing back.
+    fn reserve_space(&self, last: usize, bytes: usize) -> Option<(NonNull<u8>, usize)> {
         let region_bytes = UNIT_COUNT << self.unit_shift;
         let place = |bytes| {
             // Below the last one nothing has to be tried and cut off, which a limit on address space may not allow.
@@ -367,11 +367,11 @@ impl Directory {
                 // SAFETY: inside the reservation.
                 let rest = unsafe { whole.add(bytes) };
                 // SAFETY: the end of what was reserved just now, used by nobody.
-                unsafe { os::release(rest, region_bytes - bytes) };
-                return Some(whole);
+                let released = unsafe { os::release(rest, region_bytes - bytes) };
+                return Some((whole, if released { bytes } else { region_bytes }));
             }
         }
-        place(bytes)
+        place(bytes).map(|memory| (memory, bytes))
     }
 
     /// The same space if it lies in the stretch, else other space that does. The first region decides where the stretch is.

@@ -312,9 +312,8 @@ impl UnitPool {
 
     /// Reserves a region with so many units for slabs.
     fn reserve(&mut self, wanted: usize, pages: Pages) -> Option<&'static RegionHeader> {
-        let units = self.side_unit_count() + wanted;
-        let region = self.directory().reserve_region(units)?;
-        self.note_reserved(region, self.unit_memory(region, 1), 0, units);
+        let region = self.directory().reserve_region(self.side_unit_count() + wanted)?;
+        self.note_reserved(region, self.unit_memory(region, 1), 0, usize::from(region.unit_count.get()));
         region.clean.set(region.clean.get() & !self.side_units());
         self.fence(region, pages);
         self.newest = Some(region);
