@@ -380,6 +380,7 @@ mod tests {
     use super::*;
     use crate::checks::Checks;
     use crate::header::Directory;
+    use crate::huge_pages::HugePages;
     use crate::region::UnitPool;
     use crate::size_class::SizeClass;
     use crate::states::{State, States};
@@ -396,7 +397,15 @@ mod tests {
         let pool = Lock::new(UnitPool::new(16).with_states(true));
         let of = |class, tag| {
             let class = SizeClass::from_index(class);
-            Geometry { class, unit_shift: 16, tag, checks: Checks::Checked, pool: &pool, family: "Late" }
+            Geometry {
+                class,
+                unit_shift: 16,
+                tag,
+                checks: Checks::Checked,
+                huge_pages: HugePages::Adaptive,
+                pool: &pool,
+                family: "Late",
+            }
         };
         let (small, large) = (of(6, 0x7001), of(8, 0x7002));
         let (late_bin, next_bin) = (Bin::new(), Bin::new());
@@ -410,7 +419,8 @@ mod tests {
         let found = unsafe { late_bin.give(&small, NO_DEPOT, &[late]) };
         assert_eq!(found.unwrap_err().0, late);
         assert!(late_bin.0.lock().slabs.first().is_none(), "the slab of another bin is not linked");
-        let header = Directory::of(16).header(next);
+        // SAFETY: a slot of a slab.
+        let header = unsafe { Directory::of(16).header(next) };
         assert_eq!(header.used.get(), 1);
         // SAFETY: taken above, and not used.
         unsafe { next_bin.give(&large, NO_DEPOT, &[next]) }.unwrap();
@@ -430,7 +440,9 @@ mod tests {
         for others in [0, 1] {
             let pool = Lock::new(UnitPool::new(UNIT_SHIFT).with_states(true));
             let checks = Checks::Checked;
-            let geometry = Geometry { class, unit_shift: UNIT_SHIFT, tag: 77, checks, pool: &pool, family: "Test" };
+            let huge_pages = HugePages::Adaptive;
+            let geometry =
+                Geometry { class, unit_shift: UNIT_SHIFT, tag: 77, checks, huge_pages, pool: &pool, family: "Test" };
             let bin = Bin::new();
             let take = || bin.take_one(&geometry, NO_DEPOT).unwrap().unwrap().0;
             let (slot, others) = (take(), (0..others).map(|_| take()).collect::<Vec<_>>());

@@ -1,41 +1,56 @@
-//! Header pages, and how an address finds its header.
+//! Tags, and how an address finds its tag and its header.
 //!
-//! A region of 64 units has one page of 64 headers of 64 bytes: header 0 is the region's, header `i` that of the slab in unit
-//! `i`. The pages of all regions with the same unit size stand in one reserved table, a [`Directory`], at the place that the
-//! address gives, so any address at all, a wild one too, can be looked up without touching what it points to:
+//! A region is 64 units of one family, naturally aligned, of which the first are reserved. Every unit has a *tag* of four bytes, which
+//! says whose slots it holds, and a *header* of 64 bytes, which its bin writes to. Tags of all regions with the same unit
+//! size stand in one reserved table, a [`Directory`], at the place that the address gives, so any address at all, a wild one too,
+//! can be looked up without touching what it points to. Headers stand in unit 0 of their region, header 0 being the region's own:
 //!
 //! ```text
-//!           address   …region number… | unit, 6 bits | offset in the unit
-//!                     └──────── shifted down, masked: × 64 bytes ────────┘──► header (reads zero where there is none)
+//!           address   … | unit | offset in the unit
+//!           └─ shifted down, masked: × 4 bytes ─┘──► tag (reads zero where there is no slab)
+//!
+//!           region    │ … │ 64 headers │ … │ unit 1 │ unit 2 │ … │ end of what is reserved
+//!                     0  32 KiB    36 KiB
 //! ```
 //!
-//! **H1** Header pages are never unmapped, so a header is `'static`. **H2** Only `tag` and `memory` are shared without a lock; the
-//! tag is 0 unless the unit is a slab of a class. A slab's other fields belong to the lock of its bin, a region's to its
-//! family's pool lock.
-//! **H3** No two live regions share a header page, also where a short address space made the table small.
+//! **H1** Tables and regions are never unmapped, so tags and headers are `'static`. **H2** Only tags and a header's `memory` are
+//! shared without a lock; a tag is 0 unless a slab of a class is there, so where a tag is not 0 there is a region, and a header. A
+//! slab's other fields belong to the lock of its bin (`advice` to its family's pool lock), a region's to its family's pool lock.
+//! **H3** All regions of a directory lie in one stretch of address space that is as long as the table has tags for. So no two units
+//! share a tag, and an address inside the stretch shares its tag with no other place in it.
 
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use crate::os;
-use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Cell, Lock, Relaxed, Release};
+use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Cell, Lock, Relaxed, Release, fence};
 use crate::trunk::{SLOTS_MAX, Trunks};
 
-/// Units of a region; unit 0 (with states, the first eight) holds side tables, the others are slabs.
+/// Units of a region; unit 0 (with states, the first eight) holds headers and side tables, the others are slabs.
 pub(crate) const UNIT_COUNT: usize = 64;
 /// Units at a region's start that hold the states of its slots, where the family keeps them.
 pub(crate) const STATE_UNIT_COUNT: usize = UNIT_COUNT / 8;
 const HEADER_BYTES: usize = 64;
-const HEADER_SHIFT: u32 = HEADER_BYTES.trailing_zeros();
+/// Where in a region its headers are: in a table of states, these would be the states of the first units, which have none.
+pub(crate) const HEADERS: Range<usize> = (32 << 10)..(32 << 10) + UNIT_COUNT * HEADER_BYTES;
+const TAG_BYTES: usize = size_of::<AtomicU32>();
+const TAG_SHIFT: u32 = TAG_BYTES.trailing_zeros();
 
 /// The smallest and the largest unit: 64 KiB and 2 MiB.
 pub(crate) const UNIT_SHIFTS: core::ops::RangeInclusive<u32> = 16..=21;
 
-/// Address bits that user space has: what lies above is looked up as if these were all.
-const ADDRESS_BITS: u32 = if usize::BITS == 64 { 47 } else { usize::BITS };
-const TABLE_BYTES_MAX: usize = if usize::BITS == 64 { 1 << (ADDRESS_BITS - 21 + HEADER_SHIFT) } else { 1 << 22 };
+/// Bits of the stretch that a table is to cover, where its largest length allows that.
+const STRETCH_BITS: u32 = if usize::BITS == 64 { 44 } else { usize::BITS };
+const TABLE_BYTES_MAX: usize = 128 << 20;
 const TABLE_BYTES_MIN: usize = 64 << 10;
-/// How many times more address space a table covers than a limited process may have.
-const TABLE_MARGIN: usize = 64;
+/// The part of a limit on address space that a table may take.
+const LIMIT_SHARE: usize = 128;
+/// Tags that are made writable together: few mappings, and no page is touched for it.
+const WRITABLE_BYTES: usize = 64 << 10;
+/// The system places new mappings below old ones, so nearly all of the stretch lies below the first region.
+const STRETCH_ABOVE_SHARE: usize = 16;
+/// Places that are tried where the system's own choice lies outside of the stretch.
+const STRETCH_TRIES: usize = 64;
 
 /// A yes or no that is one whatever somebody writes over it: not every byte is a `bool`.
 pub(crate) struct Flag(Cell<u8>);
@@ -53,8 +68,6 @@ impl Flag {
 /// What a bin knows of one slab.
 #[repr(C, align(64))]
 pub(crate) struct SlabHeader {
-    /// Family and class of the slab's slots; 0 while the unit belongs to no class.
-    pub(crate) tag: AtomicU32,
     /// Slots that are out: live, in a thread's cache or in the depot.
     pub(crate) used: Cell<u32>,
     /// Offset of the first slot never handed out, in bytes.
@@ -71,6 +84,8 @@ pub(crate) struct SlabHeader {
     pub(crate) side_ready: Flag,
     /// Pages of free slots that were given back to the system: P1 in `slab::pages`.
     pub(crate) purged: Cell<u16>,
+    /// What the system has been told last of the unit's pages, also while it is no slab: see `region`.
+    pub(crate) advice: Cell<u8>,
     /// The unit's memory, with the region's provenance; the same whenever the unit is a slab.
     pub(crate) memory: AtomicPtr<u8>,
     /// Neighbours in the list of its bin that the slab is in, if it is in one.
@@ -81,24 +96,21 @@ pub(crate) struct SlabHeader {
 /// What a family knows of one region. `clean`, `dirty` and the slabs' units are disjoint and together all units but those that hold side tables.
 #[repr(C, align(64))]
 pub(crate) struct RegionHeader {
-    /// Always 0: unit 0 holds no slots.
-    _tag: AtomicU32,
-    /// Units that are reserved, unit 0 included; fewer than 64 where address space was short.
-    pub(crate) unit_count: Cell<u16>,
-    /// Whether unit 0 was committed for no other purpose than to be one mapping with its neighbours.
-    pub(crate) bridged: Flag,
     /// The region's first byte: the root of every pointer into it, its provenance exposed.
     pub(crate) memory: Cell<*mut u8>,
     /// Free units that read zero.
     pub(crate) clean: Cell<u64>,
     /// Free units that still hold memory.
     pub(crate) dirty: Cell<u64>,
-    /// Units that may be read and written.
+    /// Units that may be read and written. Of unit 0 the headers may be from the first on.
     pub(crate) committed: Cell<u64>,
     /// When the first of the dirty units became free.
     pub(crate) dirty_since: Cell<u64>,
-    pub(crate) next: Cell<Option<&'static RegionHeader>>,
     pub(crate) next_with_room: Cell<Option<&'static RegionHeader>>,
+    /// Units that are reserved, unit 0 included.
+    pub(crate) unit_count: Cell<u16>,
+    /// Whether unit 0 holds headers only, and all the rest of it is guarded where the system can do that.
+    pub(crate) fenced: Flag,
 }
 
 impl SlabHeader {
@@ -106,7 +118,7 @@ impl SlabHeader {
     #[inline(always)]
     pub(crate) fn memory(&self) -> *mut u8 {
         // Relaxed: whoever has a slot of the slab, or its bin's lock, got it after the unit was taken; a look without either
-        // comes after the tag's Acquire, in `Directory::slab`.
+        // comes after the fence in `Directory::slab`.
         self.memory.load(Relaxed)
     }
 }
@@ -114,65 +126,110 @@ impl SlabHeader {
 const _: () = assert!(size_of::<SlabHeader>() == HEADER_BYTES, "a header is 64 bytes");
 const _: () = assert!(size_of::<RegionHeader>() == HEADER_BYTES, "a header is 64 bytes");
 const _: () = assert!(SLOTS_MAX == (1 << *UNIT_SHIFTS.end()) / 4, "a trunk's entry can name every slot");
-const _: () = assert!(core::mem::offset_of!(SlabHeader, tag) == 0, "the tag is what a lookup reads");
+const _: () = assert!(HEADERS.end <= 1 << *UNIT_SHIFTS.start(), "unit 0 holds the headers, however small it is");
+const _: () = assert!(
+    HEADERS.start.is_power_of_two() && HEADERS.end - HEADERS.start == HEADERS.start * STATE_UNIT_COUNT / UNIT_COUNT,
+    "headers fill what a table of states has no use for"
+);
 
-// SAFETY: H2: tag and memory are atomic, every other field is only touched under one lock.
+// SAFETY: H2: memory is atomic, every other field is only touched under one lock.
 unsafe impl Sync for SlabHeader {}
 // SAFETY: H2, as above: all of it belongs to the pool lock of one family.
 unsafe impl Sync for RegionHeader {}
 
-/// What a lookup needs, copied into every thread cache: the table's base and a mask for offsets into it.
+/// The pages of a region that its headers stand in, as offsets.
+pub(crate) fn header_pages() -> Range<usize> {
+    let page = os::page_bytes();
+    HEADERS.start & !(page - 1)..HEADERS.end.next_multiple_of(page)
+}
+
+/// What the lookup of a tag needs, copied into every thread cache: the table's base and a mask for offsets into it.
 #[derive(Clone, Copy)]
 pub(crate) struct View {
     base: *const u8,
     mask: usize,
 }
 
-/// 64 zero bytes: the one header of a view before its table exists.
-#[repr(align(64))]
-struct NoHeader(#[allow(dead_code, reason = "only its address is used")] [u8; HEADER_BYTES]);
-
-static NO_HEADER: NoHeader = NoHeader([0; HEADER_BYTES]);
+/// The one tag of a view before its table exists.
+static NO_TAG: AtomicU32 = AtomicU32::new(0);
 
 impl View {
-    /// A view in which no address has a header.
-    pub(crate) const CLOSED: Self = Self { base: (&raw const NO_HEADER).cast(), mask: 0 };
+    /// A view in which no address has a tag.
+    pub(crate) const CLOSED: Self = Self { base: (&raw const NO_TAG).cast(), mask: 0 };
 
     #[inline(always)]
-    fn entry(self, address: usize, unit_shift: u32) -> *const u8 {
-        // The mask keeps the offset inside the table and clears the bits below a whole header.
-        self.base.wrapping_add((address >> (unit_shift - HEADER_SHIFT)) & self.mask)
+    fn entry(self, address: usize, unit_shift: u32) -> *const AtomicU32 {
+        // The mask keeps the offset inside the table and clears the bits below a whole tag.
+        self.base.wrapping_add((address >> (unit_shift - TAG_SHIFT)) & self.mask).cast()
     }
 
     /// The tag that belongs to any address: 0 where no slab is.
     #[inline(always)]
     pub(crate) fn tag(self, address: usize, unit_shift: u32) -> u32 {
-        let tag = self.entry(address, unit_shift).cast::<AtomicU32>();
-        // SAFETY: `entry` is inside the table (or is the one closed header), which is readable for ever (H1) and holds an
-        // atomic at every multiple of 64.
-        let tag = unsafe { &*tag };
+        // SAFETY: `entry` is inside the table (or is the one closed tag), which is readable for ever (H1) and holds an
+        // atomic at every multiple of 4.
+        let tag = unsafe { &*self.entry(address, unit_shift) };
         // Relaxed: a slot that is legitimately freed reached this thread after its slab's tag was stored, by whatever
-        // brought its address here; for any other address any answer will do.
+        // brought its address here; for any other address any answer will do. Where the table was never written it may only be
+        // read, and on such memory no load but a relaxed one is allowed.
         tag.load(Relaxed)
     }
 }
 
-impl View {
-    /// The header of a unit in a claimed region.
+/// What the lookup of a header needs: where the stretch of H3 begins, and its length less one.
+#[derive(Clone, Copy)]
+pub(crate) struct Headers {
+    low: usize,
+    mask: usize,
+    unit_shift: u32,
+}
+
+impl Headers {
+    /// The one address of the stretch that has the same tag (H3).
+    fn resolve(self, address: usize) -> usize {
+        self.low.wrapping_add(address.wrapping_sub(self.low) & self.mask)
+    }
+
+    /// The header with this number in the region that an address lies in.
     #[inline(always)]
-    pub(crate) fn header(self, address: usize, unit_shift: u32) -> &'static SlabHeader {
-        let entry = self.entry(address, unit_shift).cast::<SlabHeader>();
-        // SAFETY: inside the table, aligned to 64, initialised (zero is a valid header), never unmapped (H1).
-        unsafe { &*entry }
+    fn place<T>(self, region: usize, index: usize) -> *const T {
+        // The region's provenance is exposed where the region is claimed.
+        core::ptr::with_exposed_provenance(region + HEADERS.start + index * HEADER_BYTES)
+    }
+
+    /// The header of the unit that an address lies in, or of the one in the stretch that has the same tag.
+    ///
+    /// # Safety
+    /// That unit is one of a claimed region, as it is where the tag was ever not 0.
+    #[inline(always)]
+    pub(crate) unsafe fn slab(self, address: usize) -> &'static SlabHeader {
+        let address = self.resolve(address);
+        let region = address & !((UNIT_COUNT << self.unit_shift) - 1);
+        // SAFETY: a claimed region has its headers there, aligned to 64, initialised (zero is a valid header), never unmapped (H1).
+        unsafe { &*self.place(region, (address >> self.unit_shift) % UNIT_COUNT) }
+    }
+
+    /// The header of the region that an address lies in.
+    ///
+    /// # Safety
+    /// A claimed region is there.
+    unsafe fn region(self, address: usize) -> &'static RegionHeader {
+        let region = self.resolve(address) & !((UNIT_COUNT << self.unit_shift) - 1);
+        // SAFETY: as in `slab`; header 0 is the region's.
+        unsafe { &*self.place(region, 0) }
     }
 }
 
-/// The header pages of all regions with one unit size.
+/// The tags of all regions with one unit size, and where these regions may lie.
 pub(crate) struct Directory {
     unit_shift: u32,
     base: AtomicPtr<u8>,
     mask: AtomicUsize,
-    /// Held while a region is reserved and its header page claimed; the last lock in the order.
+    /// Where the stretch of H3 begins.
+    low: AtomicUsize,
+    /// The address of the region that was claimed last, 0 before there is one; only touched under the lock.
+    last: AtomicUsize,
+    /// Held while the table is opened or a region claimed; the last lock in the order.
     claims: Lock<()>,
 }
 
@@ -193,6 +250,8 @@ impl Directory {
             unit_shift,
             base: AtomicPtr::new(core::ptr::null_mut()),
             mask: AtomicUsize::new(0),
+            low: AtomicUsize::new(0),
+            last: AtomicUsize::new(0),
             claims: Lock::new(()),
         }
     }
@@ -213,107 +272,165 @@ impl Directory {
         if base.is_null() { View::CLOSED } else { View { base, mask: self.mask.load(Relaxed) } }
     }
 
-    /// Whether no two addresses that the system gives out share an entry: then a tag is never that of another place.
-    pub(crate) fn tells_all_apart(&self) -> bool {
-        // Elsewhere a process of 64 bits may have addresses above `ADDRESS_BITS`.
-        const KNOWN: bool = cfg!(target_arch = "x86_64") || usize::BITS < 64;
-        KNOWN && self.unit_shift == *UNIT_SHIFTS.end() && self.mask.load(Relaxed) == TABLE_BYTES_MAX - HEADER_BYTES
+    pub(crate) fn headers(&self) -> Headers {
+        // Relaxed: both are as they are from before the first region on. Whoever has a slot's address, or has seen a tag
+        // (the fence in `slab`), sees what was there before.
+        Headers { low: self.low.load(Relaxed), mask: self.stretch_mask(), unit_shift: self.unit_shift }
+    }
+
+    /// The length of the stretch less one.
+    fn stretch_mask(&self) -> usize {
+        // Relaxed: as in `headers`.
+        let tags = self.mask.load(Relaxed) / TAG_BYTES + 1;
+        tags.checked_mul(1 << self.unit_shift).unwrap_or(0).wrapping_sub(1)
+    }
+
+    /// Whether an address lies in the stretch: then it shares its tag with no unit (H3), unless it lies in one.
+    pub(crate) fn tells_apart(&self, address: usize) -> bool {
+        let Headers { low, mask, .. } = self.headers();
+        address.wrapping_sub(low) <= mask
+    }
+
+    /// The tag that belongs to any address.
+    pub(crate) fn tag(&self, address: usize) -> u32 {
+        self.view().tag(address, self.unit_shift)
+    }
+
+    /// Changes the tag of a unit: to that of its bin when it becomes a slab, to 0 before it is none any more.
+    ///
+    /// # Safety
+    /// The address lies in a claimed region's unit that is the caller's.
+    pub(crate) unsafe fn set_tag(&self, address: usize, tag: u32) {
+        // SAFETY: inside the table, as in `View::tag`; the region's tags were made writable when it was claimed.
+        let entry = unsafe { &*self.view().entry(address, self.unit_shift) };
+        // Release: pairs with the fence in `slab`, and with whatever hands a slot's address on.
+        entry.store(tag, Release);
     }
 
     /// The header that belongs to an address, if a slab of a class is there now.
     pub(crate) fn slab(&self, address: usize) -> Option<&'static SlabHeader> {
-        let header = self.header(address);
-        // Acquire: pairs with the Release in `Geometry::open`, so that the slab's memory is known. The page of an address without a
-        // slab may be read-only: only a header with a tag is given out.
-        (header.tag.load(Acquire) != 0).then_some(header)
+        if self.tag(address) == 0 {
+            return None;
+        }
+        // Acquire: pairs with the Release in `set_tag`, so that the slab's memory is known.
+        fence(Acquire);
+        // SAFETY: only units of claimed regions get tags (H2).
+        Some(unsafe { self.headers().slab(address) })
     }
 
     /// The header of a unit in a claimed region.
-    pub(crate) fn header(&self, address: usize) -> &'static SlabHeader {
-        self.view().header(address, self.unit_shift)
+    ///
+    /// # Safety
+    /// The address lies in such a unit.
+    pub(crate) unsafe fn header(&self, address: usize) -> &'static SlabHeader {
+        // SAFETY: the same contract.
+        unsafe { self.headers().slab(address) }
     }
 
     /// The header of the claimed region that an address lies in.
-    pub(crate) fn region(&self, address: usize) -> &'static RegionHeader {
-        let first = address & !((UNIT_COUNT << self.unit_shift) - 1);
-        let entry = self.view().entry(first, self.unit_shift).cast::<RegionHeader>();
-        // SAFETY: as in `header`; header 0 of a claimed region's page is a region header.
-        unsafe { &*entry }
+    ///
+    /// # Safety
+    /// There is one.
+    pub(crate) unsafe fn region(&self, address: usize) -> &'static RegionHeader {
+        // SAFETY: the same contract.
+        unsafe { self.headers().region(address) }
     }
 
-    /// Reserves a region, all of it or as many of its first units as fit, at least `least_units`, and claims its header page.
-    pub(crate) fn reserve_region(&self, least_units: usize) -> Option<&'static RegionHeader> {
+    /// Reserves the first units of a region, so many or more, and claims its tags and its headers.
+    pub(crate) fn reserve_region(&self, unit_count: usize) -> Option<&'static RegionHeader> {
         self.open()?;
         let _claims = self.claims.lock();
-        let region_bytes = UNIT_COUNT << self.unit_shift;
-        let mut unit_count = UNIT_COUNT;
-        while unit_count >= least_units {
-            if let Some(region) = self.claim_distinct(unit_count << self.unit_shift, region_bytes) {
-                region.unit_count.set(unit_count as u16);
-                return Some(region);
+        let last = self.last.load(Relaxed);
+        let (memory, bytes) = self.reserve_space(last, unit_count << self.unit_shift)?;
+        let memory = self.in_stretch(last, memory, bytes)?;
+        let region = self.claim(memory);
+        match region {
+            Some(region) => {
+                region.unit_count.set((bytes >> self.unit_shift) as u16);
+                self.last.store(memory.addr().get(), Relaxed);
             }
-            unit_count /= 2;
+            // SAFETY: reserved above with this length and not used.
+            None => _ = unsafe { os::release(memory, bytes) },
         }
-        None
+        region
     }
 
-    /// Reserves `bytes` at an address whose header page is free; with a full-size table and the largest units the first always is (H3).
-    fn claim_distinct(&self, bytes: usize, align: usize) -> Option<&'static RegionHeader> {
-        let mut taken: [Option<NonNull<u8>>; 8] = [None; 8];
-        let mut found = None;
-        for taken in &mut taken {
-            let Some(memory) = os::reserve(bytes, align) else { break };
-            found = self.claim(memory);
-            if found.is_some() {
-                break;
+    /// Reserves the first `bytes` of a region, where there is room for all of it if that can be had; all of it where the system takes
+    /// nothing back.
+    fn reserve_space(&self, last: usize, bytes: usize) -> Option<(NonNull<u8>, usize)> {
+        let region_bytes = UNIT_COUNT << self.unit_shift;
+        let place = |bytes| {
+            // Below the last one nothing has to be tried and cut off, which a limit on address space may not allow.
+            let below = last.checked_sub(region_bytes).and_then(|below| os::reserve_at(below, bytes));
+            below.or_else(|| os::reserve(bytes, region_bytes))
+        };
+        if os::EXTENDS && bytes < region_bytes {
+            if let Some(whole) = place(region_bytes) {
+                // SAFETY: inside the reservation.
+                let rest = unsafe { whole.add(bytes) };
+                // SAFETY: the end of what was reserved just now, used by nobody.
+                let released = unsafe { os::release(rest, region_bytes - bytes) };
+                return Some((whole, if released { bytes } else { region_bytes }));
             }
-            // Held until the search is over, so that the next reservation lies elsewhere.
-            *taken = Some(memory);
         }
-        for memory in taken.into_iter().flatten() {
-            // SAFETY: reserved above with this length and not used.
-            unsafe { os::release(memory, bytes) };
+        place(bytes).map(|memory| (memory, bytes))
+    }
+
+    /// The same space if it lies in the stretch, else other space that does. The first region decides where the stretch is.
+    fn in_stretch(&self, last: usize, memory: NonNull<u8>, bytes: usize) -> Option<NonNull<u8>> {
+        let (address, length) = (memory.addr().get(), self.stretch_mask());
+        if last == 0 {
+            let below = length - length / STRETCH_ABOVE_SHARE;
+            // Relaxed: published by the first tag.
+            self.low.store(address.wrapping_sub(below & !((UNIT_COUNT << self.unit_shift) - 1)), Relaxed);
         }
-        found
+        if self.tells_apart(address) {
+            return Some(memory);
+        }
+        // SAFETY: reserved by the caller with this length and not used.
+        unsafe { os::release(memory, bytes) };
+        let step = (length / STRETCH_TRIES) & !((UNIT_COUNT << self.unit_shift) - 1);
+        (1..STRETCH_TRIES).find_map(|place| os::reserve_at(self.headers().low.wrapping_add(place * step), bytes))
     }
 
     fn claim(&self, memory: NonNull<u8>) -> Option<&'static RegionHeader> {
+        debug_assert!(self.tells_apart(memory.addr().get()), "regions lie in the stretch (H3)");
         let address = memory.as_ptr().expose_provenance();
-        let view = self.view();
-        let page = os::page_bytes().max(UNIT_COUNT * HEADER_BYTES);
-        let entry = view.entry(address, self.unit_shift).cast_mut();
-        let start = entry.map_addr(|entry| entry & !(page - 1));
-        // SAFETY: a page of the table, which is reserved and never released (H1).
-        let writable = NonNull::new(start).is_some_and(|start| unsafe { os::make_writable(start, page) });
-        if !writable {
+        let first = self.view().entry(address, self.unit_shift).addr() - self.view().base.addr();
+        let writable = os::page_bytes().max(WRITABLE_BYTES);
+        let tags = self.view().base.wrapping_add(first & !(writable - 1)).cast_mut();
+        // SAFETY: a part of the table, which is whole such parts long, reserved and never released (H1).
+        if !NonNull::new(tags).is_some_and(|tags| unsafe { os::make_writable(tags, writable) }) {
             return None;
         }
-        let region = self.region(address);
-        if !region.memory.get().is_null() {
+        let pages = header_pages();
+        // SAFETY: inside unit 0.
+        let headers = unsafe { memory.add(pages.start) };
+        // SAFETY: in the reservation, not committed yet.
+        if !unsafe { os::commit(headers, pages.len()) } {
             return None;
         }
+        // SAFETY: the region's headers are there from now on.
+        let region = unsafe { self.region(address) };
         region.memory.set(memory.as_ptr());
         Some(region)
     }
 
-    /// Reserves the table, once, and before anyone keeps a [`View`]. A process with limited address space gets one that covers a multiple of its limit; two
-    /// addresses that far apart then share a header, and no region is placed where its page is taken (H3).
+    /// Reserves the table, once, and before anyone keeps a [`View`]. Under a limit on address space it takes a small part of that,
+    /// and the stretch is shorter, but many times the limit still.
     pub(crate) fn open(&self) -> Option<()> {
         let _claims = self.claims.lock();
         if !self.base.load(Relaxed).is_null() {
             return Some(());
         }
-        let bytes = match os::address_space_limit() {
-            None => TABLE_BYTES_MAX,
-            Some(limit) => ((limit >> self.unit_shift) * HEADER_BYTES * TABLE_MARGIN)
-                .checked_next_power_of_two()
-                .unwrap_or(TABLE_BYTES_MAX)
-                .clamp(TABLE_BYTES_MIN, TABLE_BYTES_MAX),
-        };
+        let tags = 1_usize.checked_shl(STRETCH_BITS - self.unit_shift).unwrap_or(usize::MAX / TAG_BYTES);
+        let most = (tags * TAG_BYTES).clamp(TABLE_BYTES_MIN, TABLE_BYTES_MAX);
+        let share = os::address_space_limit().map_or(most, |limit| limit / LIMIT_SHARE).max(1);
+        let bytes = (1 << share.ilog2()).clamp(TABLE_BYTES_MIN, most);
         let less = |&bytes: &usize| (bytes > TABLE_BYTES_MIN).then(|| (bytes / 4).max(TABLE_BYTES_MIN));
         let (table, bytes) =
             core::iter::successors(Some(bytes), less).find_map(|bytes| Some((os::reserve_readable(bytes)?, bytes)))?;
-        self.mask.store(bytes - HEADER_BYTES, Relaxed);
+        self.mask.store(bytes - TAG_BYTES, Relaxed);
         // Release: publishes the mask to `view`.
         self.base.store(table.as_ptr(), Release);
         Some(())
@@ -327,19 +444,46 @@ mod tests {
     #[test]
     fn any_address_can_be_looked_up() {
         let directory = Directory::of(21);
-        let region = directory.reserve_region(2).unwrap();
+        let region = directory.reserve_region(8).unwrap();
         let base = region.memory.get().addr();
         assert_eq!(base % (UNIT_COUNT << 21), 0);
-        assert!(core::ptr::eq(directory.region(base + (5 << 21) + 17), region));
+        // SAFETY: the region claimed above.
+        assert!(core::ptr::eq(unsafe { directory.region(base + (5 << 21) + 17) }, region));
         let wild =
             [0, 1, 4096, usize::MAX, usize::MAX / 2, 1 << 62, base, base + (1 << 21), (&raw const region).addr()];
         for address in wild {
             assert!(directory.slab(address).is_none(), "{address:#x}");
             assert_eq!(View::CLOSED.tag(address, 21), 0);
         }
-        directory.header(base + (5 << 21)).tag.store(77, Relaxed);
-        assert_eq!(directory.view().tag(base + (5 << 21) + 12345, 21), 77);
-        assert_eq!(directory.view().tag(base + (6 << 21), 21), 0);
-        directory.header(base + (5 << 21)).tag.store(0, Relaxed);
+        let unit = base + (5 << 21);
+        // SAFETY: a unit of the region, which no other test has, here and below.
+        unsafe { directory.set_tag(unit, 77) };
+        assert_eq!(directory.tag(unit + 12345), 77);
+        assert_eq!(directory.tag(base + (6 << 21)), 0);
+        let header = directory.slab(unit + 12345).unwrap();
+        // SAFETY: as above.
+        assert!(core::ptr::eq(header, unsafe { directory.header(unit) }));
+        // What has the same tag has the same header, wherever it would lie.
+        let far = unit.wrapping_add(directory.stretch_mask().wrapping_add(1));
+        assert!(core::ptr::eq(directory.slab(far).unwrap(), header));
+        assert!(directory.tells_apart(unit) && (far == unit || !directory.tells_apart(far)));
+        // SAFETY: as above.
+        unsafe { directory.set_tag(unit, 0) };
+        assert!(directory.slab(unit).is_none());
+    }
+
+    #[test]
+    fn all_regions_lie_in_one_stretch_and_apart() {
+        let directory = Directory::of(20);
+        let mut entries = std::collections::HashSet::new();
+        for count in [2, 64, 3, 9, 64, 2] {
+            let region = directory.reserve_region(count).unwrap().memory.get().addr();
+            assert_eq!(region % (UNIT_COUNT << 20), 0);
+            for unit in 0..UNIT_COUNT {
+                let address = region + (unit << 20);
+                assert!(directory.tells_apart(address));
+                assert!(entries.insert(directory.view().entry(address, 20)), "two units share a tag");
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@
 //! | 0 | `sync` | the only door to atomics, cells, thread-locals and locks |
 //! | 0 | `fatal` | the one line before the end |
 //! | 0 | `checks` | what a family verifies |
+//! | 0 | `huge_pages` | whether a family's slabs use huge pages |
 //! | 0 | `size_class` | a layout's class, a class's slot |
 //! | 1 | `os` | what is asked of the system |
 //! | 1 | `fault` | what is known of a misuse, and its report |
@@ -17,7 +18,7 @@
 //! | 1 | `trunk` | the free list of slots of four bytes and more |
 //! | 1 | `stats` | a family's numbers and how they print |
 //! | 1 | `waiting` | whether anything may have to go back to the system |
-//! | 2 | `header` | header pages, and the header of any address |
+//! | 2 | `header` | the tag and the header of any address |
 //! | 2 | `thread_pages` | the pages that a thread's caches stand in |
 //! | 3 | `region` | a family's units: free, dirty, purged |
 //! | 3 | `states` | what each slot of a checked family is |
@@ -44,6 +45,7 @@ mod fault;
 mod global;
 mod header;
 mod heap;
+mod huge_pages;
 mod large;
 mod macros;
 mod magazine;
@@ -65,6 +67,7 @@ pub use checks::Checks;
 pub use family::{Families, FamilyRef, families};
 pub use fault::{Fault, FaultHandler, FaultKind, set_fault_handler};
 pub use heap::Family;
+pub use huge_pages::HugePages;
 pub use stats::{ClassStats, Stats};
 
 family! {

@@ -22,9 +22,10 @@
 ///
 /// | option | default | meaning |
 /// | --- | --- | --- |
-/// | `slab_bytes` | `2 << 20` | bytes of a slab, a power of two from 64 KiB to 2 MiB. A region of address space is 64 of them, and what is larger than half a slab is a large allocation, in whole pages. Smaller slabs suit many small families; the default has the least metadata and uses huge pages |
+/// | `slab_bytes` | `2 << 20` | bytes of a slab, a power of two from 64 KiB to 2 MiB. Address space is taken in such pieces, up to 64 side by side, and what is larger than half a slab is a large allocation, in whole pages. Smaller slabs suit many small families; the default has the least metadata and uses huge pages |
 /// | `cache_bytes` | `256 << 10` | bytes of free slots that a thread may keep of the family, at most, from 16 KiB to 64 MiB. A thread earns them by exchanging slots: it begins with none, and one that calls only now and then keeps 64 KiB. More spares busy threads locks |
 /// | `checks` | `Default` | a variant of [`Checks`](crate::Checks): what is verified when memory comes back |
+/// | `huge_pages` | `Adaptive` | a variant of [`HugePages`](crate::HugePages): whether slabs use huge pages |
 ///
 /// A value that is not allowed is refused when the crate is compiled:
 ///
@@ -64,6 +65,8 @@ macro_rules! __family {
             const __FAMILY_OPTIONS: $crate::__private::Options = {
                 #[allow(unused_imports, reason = "not every family names its checks")]
                 use $crate::Checks::*;
+                #[allow(unused_imports, reason = "as above")]
+                use $crate::HugePages::*;
                 #[allow(unused_mut, reason = "not every family has options")]
                 let mut options = $crate::__private::Options::DEFAULT;
                 $(options.$option = $value;)*
@@ -77,7 +80,8 @@ macro_rules! __family {
                     __FAMILY_OPTIONS.checks,
                     <$name as $crate::Family>::__slot,
                 )
-                .with_cache_bytes(__FAMILY_OPTIONS.cache_bytes);
+                .with_cache_bytes(__FAMILY_OPTIONS.cache_bytes)
+                .with_huge_pages(__FAMILY_OPTIONS.huge_pages);
 
             // SAFETY: the same static and the same thread-local at every call, declared here and reached from nowhere else;
             // the thread-local has no destructor, so its address is good until the thread ends.
@@ -85,6 +89,7 @@ macro_rules! __family {
                 const NAME: &'static ::core::primitive::str = ::core::stringify!($name);
                 const SLAB_BYTES: ::core::primitive::usize = __FAMILY_OPTIONS.slab_bytes;
                 const CHECKS: $crate::Checks = __FAMILY_OPTIONS.checks;
+                const HUGE_PAGES: $crate::HugePages = __FAMILY_OPTIONS.huge_pages;
 
                 #[inline(always)]
                 fn __core() -> &'static $crate::__private::FamilyCore {
@@ -113,10 +118,16 @@ pub struct Options {
     pub slab_bytes: usize,
     pub checks: crate::Checks,
     pub cache_bytes: usize,
+    pub huge_pages: crate::HugePages,
 }
 
 impl Options {
-    pub const DEFAULT: Self = Self { slab_bytes: 2 << 20, checks: crate::Checks::Default, cache_bytes: 256 << 10 };
+    pub const DEFAULT: Self = Self {
+        slab_bytes: 2 << 20,
+        checks: crate::Checks::Default,
+        cache_bytes: 256 << 10,
+        huge_pages: crate::HugePages::Adaptive,
+    };
 
     /// The options themselves, if they are allowed; otherwise compilation ends with the reason.
     #[must_use]

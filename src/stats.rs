@@ -26,8 +26,11 @@ pub struct Stats {
     pub peak_live_allocations: usize,
     /// The largest `live_bytes` seen, at the same moments.
     pub peak_live_bytes: usize,
-    /// Address space reserved for slabs, in bytes. Costs no memory by itself.
+    /// Address space reserved for slabs and what is known of them, in bytes: what slabs occupy, and what the family may still fill with
+    /// slabs without asking for more. It is kept until the process ends, and costs no memory by itself.
     pub reserved_bytes: usize,
+    /// Bytes of the slabs that the system is advised to back with huge pages; see [`HugePages`](crate::HugePages).
+    pub huge_bytes: usize,
     /// Bytes of the slabs that belong to a size class now.
     pub slab_bytes: usize,
     /// Bytes of memory that is free and kept for reuse: emptied slabs and freed large allocations that have not been given back yet. Of
@@ -79,6 +82,7 @@ impl Stats {
             peak_live_allocations: 0,
             peak_live_bytes: 0,
             reserved_bytes: 0,
+            huge_bytes: 0,
             slab_bytes: 0,
             kept_bytes: 0,
             cached_slots: 0,

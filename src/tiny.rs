@@ -13,6 +13,8 @@
 
 use core::ptr::NonNull;
 
+use crate::header::{HEADERS, UNIT_COUNT, UNIT_SHIFTS};
+
 /// One of the two geometries: everything follows from whether a slot is one byte or two.
 #[derive(Clone, Copy)]
 pub(crate) struct Tiny {
@@ -44,12 +46,10 @@ impl Tiny {
         self.word_count() * 8 + (self.run_count() << self.slot_shift)
     }
 
-    /// Where in unit 0 the table of unit `unit` stands: one-byte slabs have a share of the unit each, the two-byte slabs'
-    /// tables all stand in the share of unit 0 itself.
+    /// Where in unit 0 the table of unit `unit` stands: the two-byte slabs' before the headers, the one-byte slabs' behind them.
     pub(crate) const fn table_offset(self, unit: usize) -> usize {
-        let share = self.unit_bytes / crate::header::UNIT_COUNT;
-        let stride = if self.slot_shift == 0 { share } else { self.table_bytes().next_power_of_two() };
-        unit * stride
+        let (start, align) = if self.slot_shift == 0 { (HEADERS.end, 64) } else { (0, align_of::<u64>()) };
+        start + unit * self.table_bytes().next_multiple_of(align)
     }
 
     /// Empties the table of a slab.
@@ -152,14 +152,13 @@ impl Tiny {
 }
 
 const _: () = {
-    let mut shift = *crate::header::UNIT_SHIFTS.start();
-    while shift <= *crate::header::UNIT_SHIFTS.end() {
+    let mut shift = *UNIT_SHIFTS.start();
+    while shift <= *UNIT_SHIFTS.end() {
         let unit = 1usize << shift;
-        let share = unit / crate::header::UNIT_COUNT;
-        assert!(Tiny::new(1, unit).table_bytes() <= share, "a one-byte slab's table fits into its share");
+        assert!(Tiny::new(1, unit).table_offset(UNIT_COUNT) <= unit, "all one-byte tables fit into unit 0");
         assert!(
-            Tiny::new(2, unit).table_offset(crate::header::UNIT_COUNT) <= share,
-            "all two-byte tables fit into the first share"
+            Tiny::new(2, unit).table_offset(UNIT_COUNT) <= HEADERS.start,
+            "all two-byte tables fit before the headers"
         );
         shift += 1;
     }

@@ -58,6 +58,7 @@ unsafe impl<const KIND: usize> Family for Many<KIND> {
     const NAME: &'static str = "Many";
     const SLAB_BYTES: usize = KINDS[KIND].1;
     const CHECKS: Checks = KINDS[KIND].0;
+    const HUGE_PAGES: family_alloc::HugePages = family_alloc::HugePages::Adaptive;
 
     fn __core() -> &'static FamilyCore {
         CORES[KIND].as_flattened().get(CHOSEN.get()).expect("there are so many")

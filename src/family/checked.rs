@@ -19,7 +19,7 @@ impl FamilyCore {
     }
 
     /// Whether an address whose slab has been looked up really lies in that slab: a lookup does not see the upper bits of an
-    /// address, and a short table serves several addresses with one header.
+    /// address, and places outside of the stretch share the tags of those inside.
     pub(crate) fn holds(&self, address: usize) -> bool {
         let slab = Directory::of(self.unit_shift).slab(address);
         slab.is_some_and(|slab| (slab.memory().addr() ^ address) >> self.unit_shift == 0)

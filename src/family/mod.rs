@@ -22,6 +22,7 @@ use crate::bin::{Bin, DepotMemory, Taken};
 use crate::capacity::{CACHE_BYTES, DEPOT_STARTS, batch_slots, fresh_slots, magazine_slots};
 use crate::checks::Checks;
 use crate::header::{Directory, UNIT_COUNT};
+use crate::huge_pages::HugePages;
 use crate::large::{Large, Larges, Mismatch, mapped_bytes};
 use crate::magazine::{Cache, CacheSlot};
 use crate::os;
@@ -48,6 +49,7 @@ pub struct FamilyCore {
     cache_bytes: usize,
     /// Finds the calling thread's slot: no pointer to a thread-local outlives the thread-local.
     slot: fn() -> *const CacheSlot,
+    huge_pages: HugePages,
     /// 0 until the family is first used.
     number: AtomicU32,
     /// The next family in the registry.
@@ -101,11 +103,12 @@ impl FamilyCore {
             checks,
             cache_bytes: CACHE_BYTES,
             slot,
+            huge_pages: HugePages::Adaptive,
             number: AtomicU32::new(0),
             next: AtomicPtr::new(core::ptr::null_mut()),
             depots: AtomicPtr::new(core::ptr::null_mut()),
             bins: [const { Bin::new() }; CLASS_COUNT],
-            pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states())),
+            pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states()).named(name)),
             large: Larges::new(checks.is_hardened(), 1 << Self::largest_class(slab_bytes)),
             caches: Lock::new(Caches::new()),
             live_seen: Gauge::new(),
@@ -120,6 +123,12 @@ impl FamilyCore {
         Self { cache_bytes, ..self }
     }
 
+    /// The same family, with another rule for huge pages.
+    #[must_use]
+    pub const fn with_huge_pages(self, huge_pages: HugePages) -> Self {
+        Self { huge_pages, ..self }
+    }
+
     fn tag(&self, class: SizeClass) -> u32 {
         // Relaxed: a thread that frees a slot of this family got it from a thread that saw the number.
         (self.number.load(Relaxed) << CLASS_BITS) | class.index() as u32
@@ -127,7 +136,7 @@ impl FamilyCore {
 
     fn geometry(&self, class: SizeClass) -> Geometry<'_> {
         let (unit_shift, tag, pool) = (self.unit_shift, self.tag(class), &self.pool);
-        Geometry { class, unit_shift, tag, checks: self.checks, pool, family: self.name }
+        Geometry { class, unit_shift, tag, checks: self.checks, huge_pages: self.huge_pages, pool, family: self.name }
     }
 
     fn bin(&self, class: SizeClass) -> (&Bin, Geometry<'_>, DepotMemory) {
@@ -268,11 +277,14 @@ impl FamilyCore {
     /// A large allocation for what has outgrown its slot and will be of this class. `None`: a slot has to serve.
     pub(crate) fn allocate_grown(&'static self, class: SizeClass) -> Option<Large> {
         self.register()?;
+        let large = self.large.allocate_grown(class.slot_bytes(), os::milliseconds())?;
         // It is freed by the way of a slot, and must never be taken for one.
-        if !Directory::of(self.unit_shift).tells_all_apart() {
+        if !Directory::of(self.unit_shift).tells_apart(large.memory.addr().get()) {
+            // SAFETY: allocated just now and given to nobody.
+            let freed = unsafe { self.large.deallocate(large.memory, large.bytes, os::milliseconds()) };
+            debug_assert!(freed.is_ok(), "what was allocated can be freed");
             return None;
         }
-        let large = self.large.allocate_grown(class.slot_bytes(), os::milliseconds())?;
         self.note(1, large.bytes);
         Some(large)
     }
@@ -390,6 +402,7 @@ impl FamilyCore {
         let pool = self.pool.lock();
         stats.reserved_bytes = pool.reserved_bytes;
         stats.kept_bytes = pool.dirty_count << self.unit_shift;
+        stats.huge_bytes = pool.huge_bytes();
         drop(pool);
         let large = self.large.figures();
         stats.large_allocations = large.count;

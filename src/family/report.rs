@@ -10,17 +10,15 @@ use crate::bin::Twice;
 use crate::fault::{Fault, FaultKind, Truth, report};
 use crate::header::Directory;
 use crate::size_class::SizeClass;
-use crate::sync::Relaxed;
 
 /// What an address belongs to.
 fn owner(address: usize) -> Truth {
     for family in families() {
         let core = family.0;
-        let slab = Directory::of(core.unit_shift).slab(address);
-        // A small table serves several addresses with one header: only the slab's own memory counts.
-        let slab = slab.filter(|slab| address >> core.unit_shift == slab.memory().addr() >> core.unit_shift);
-        // It may have been closed since it was found.
-        if let Some(tag) = slab.map(|slab| slab.tag.load(Relaxed)).filter(|&tag| tag != 0) {
+        let directory = Directory::of(core.unit_shift);
+        let tag = directory.tag(address);
+        // Outside of the stretch an address has the tag of another place.
+        if tag != 0 && directory.tells_apart(address) {
             let name = FamilyCore::with_number(tag >> CLASS_BITS).map_or("unknown", |family| family.name());
             // Not a `SizeClass`: a tag that somebody has written over may name none.
             return Truth::Slab { family: name, slot_bytes: 1 << (tag & ((1 << CLASS_BITS) - 1)) };

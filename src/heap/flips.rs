@@ -1,6 +1,6 @@
-//! What becomes of a family when a bit of a slab's header is flipped: every bit, each in a process of its own.
+//! What becomes of a family when a bit of a slab's tag or header is flipped: every bit, each in a process of its own.
 //!
-//! Headers stand apart from slots, so only a wild write reaches them, and nothing verifies all of them. A wrong tag is found; of the
+//! Tags and headers stand apart from slots, so only a wild write reaches them, and nothing verifies all of a header. A wrong tag is found; of the
 //! rest the test prints what happened, for `DESIGN.md`.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,6 @@ crate::family! {
 
 const SLOT: usize = 64;
 const HEADER_BITS: usize = size_of::<SlabHeader>() * 8;
-const TAG_BITS: usize = 32;
 const OVERLAP: i32 = 2;
 const ASSERTION: i32 = 3;
 
@@ -54,19 +53,23 @@ fn live_on<F: Family>(mut live: Vec<usize>) -> i32 {
     0
 }
 
-/// How a fork with this bit flipped ends.
-fn fork_with(header: &'static SlabHeader, bit: usize, body: impl FnOnce() -> i32) -> ExitStatus {
+fn flip(header: &'static SlabHeader, bit: usize) {
+    let word = core::ptr::from_ref(header).cast_mut().cast::<u64>().wrapping_add(bit / 64);
+    // SAFETY: a word of a header, in a process that has one thread, here and below.
+    let old = unsafe { word.read_volatile() };
+    // SAFETY: as above.
+    unsafe { word.write_volatile(old ^ 1 << (bit % 64)) };
+}
+
+/// How a fork with something flipped ends.
+fn fork_with(flip: impl FnOnce(), body: impl FnOnce() -> i32) -> ExitStatus {
     // SAFETY: the child has this thread only, and of the crate's locks none that it does not hold.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "the process can be forked");
     if child == 0 {
         // SAFETY: no handler is set.
         unsafe { libc::alarm(10) };
-        let word = core::ptr::from_ref(header).cast_mut().cast::<u64>().wrapping_add(bit / 64);
-        // SAFETY: a word of a header, in a process that has one thread, here and below.
-        let old = unsafe { word.read_volatile() };
-        // SAFETY: as above.
-        unsafe { word.write_volatile(old ^ 1 << (bit % 64)) };
+        flip();
         let code = body();
         // SAFETY: `_exit` has no preconditions.
         unsafe { libc::_exit(code) };
@@ -95,11 +98,18 @@ fn flip_all<F: Family>() {
     let (live, freed): (Vec<usize>, Vec<usize>) = slots.iter().partition(|&&slot| slot / SLOT % 3 != 0);
     free::<F>(freed.into_iter());
     F::trim();
-    let header = Directory::of(F::SLAB_BYTES.trailing_zeros()).header(live[0]);
+    let directory = Directory::of(F::SLAB_BYTES.trailing_zeros());
+    for bit in 0..u32::BITS {
+        let flipped = directory.tag(live[0]) ^ 1 << bit;
+        // SAFETY: the slab's own tag, in a process that has one thread.
+        let flip = || unsafe { directory.set_tag(live[0], flipped) };
+        let found = outcome(fork_with(flip, || live_on::<F>(live.clone())));
+        assert_eq!(found, "reported", "{}, bit {bit} of the tag", F::NAME);
+    }
+    let header = directory.slab(live[0]).expect("a live slot lies in a slab");
     let mut counts = BTreeMap::<&str, usize>::new();
     for bit in 0..HEADER_BITS {
-        let found = outcome(fork_with(header, bit, || live_on::<F>(live.clone())));
-        assert!(bit >= TAG_BITS || found == "reported", "{}, bit {bit} of the tag: {found}", F::NAME);
+        let found = outcome(fork_with(|| flip(header, bit), || live_on::<F>(live.clone())));
         assert!(found != "overlap" || !F::CHECKS.keeps_states(), "{}, bit {bit}: {found}", F::NAME);
         *counts.entry(found).or_default() += 1;
     }

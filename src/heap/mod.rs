@@ -24,6 +24,7 @@ use noted::{allocate_noted, allocate_noted_zeroed, deallocate_noted};
 
 use crate::checks::Checks;
 use crate::family::FamilyCore;
+use crate::huge_pages::HugePages;
 use crate::magazine::Cache;
 use crate::magazine::CacheSlot;
 use crate::size_class::SizeClass;
@@ -58,6 +59,8 @@ pub unsafe trait Family: Copy + Default + Debug + Eq + Hash + Send + Sync + 'sta
     const SLAB_BYTES: usize;
     /// What is verified when memory comes back.
     const CHECKS: Checks;
+    /// Whether slabs use huge pages.
+    const HUGE_PAGES: HugePages;
 
     #[doc(hidden)]
     fn __core() -> &'static FamilyCore;

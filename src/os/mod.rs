@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | [`page_bytes`] | size of a page, asked at run time, a power of two |
 //! | [`reserve`] | address space that must not be touched yet and has no commit charge; refused where it is more than the system should spend at once |
-//! | [`reserve_readable`] | the same, but every byte may be read and reads zero |
+//! | [`reserve_at`] | the same at this one address, with [`EXTENDS`] also right behind another reservation, which it then makes longer |
+//! | [`reserve_readable`] | address space of which every byte may be read and reads zero; it is in no dump and never locked |
 //! | [`commit`] | makes reserved space readable and writable, once; it then reads zero |
 //! | [`make_writable`] | makes readable space writable; what has been written there stays |
 //! | [`purge`] | gives the memory back and keeps the space; `true` only if it reads zero from now on |
@@ -16,6 +17,8 @@
 //! | [`unguard`] | makes memory usable again, guarded or not, and says what is known of it: [`Opened`] |
 //! | [`forbid`] | any access ends the process, for good; costs a mapping |
 //! | [`advise_huge`], [`advise_small`] | ask for huge pages, or for none; hints |
+//! | [`keep_out_of_dumps`], [`put_into_dumps`] | ask that a range is in no dump of the process, or is as any other; hints |
+//! | [`name`] | says whose memory it is, for whoever lists the process's mappings; a hint |
 //! | [`random`] | 64 random bits |
 //! | [`milliseconds`] | a clock that never goes back |
 //! | [`stay_loaded`] | keeps the library that this code is part of in memory, as far as the system has to be asked for that |
@@ -44,13 +47,19 @@ mod loaded;
 use crate::sync::{AtomicU32, Relaxed};
 pub(crate) use clock::milliseconds;
 use faults::{Call, strikes};
-pub(crate) use imp::{COMMIT_IS_FREE, HAS_GUARDS, TAKES_PARTS, address_space_limit, page_bytes, random};
+pub(crate) use imp::{COMMIT_IS_FREE, EXTENDS, HAS_GUARDS, TAKES_PARTS, address_space_limit, page_bytes, random};
 pub(crate) use loaded::stay_loaded;
 
 /// Reserves space at a multiple of `align`.
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     debug_assert!(are_pages(bytes) && align.is_power_of_two());
     if strikes(Call::Reserve) { None } else { imp::reserve(bytes, align) }
+}
+
+/// Reserves space at an address; `None` where somebody else has a part of it.
+pub(crate) fn reserve_at(start: usize, bytes: usize) -> Option<NonNull<u8>> {
+    debug_assert!(are_pages(start | bytes));
+    if strikes(Call::Reserve) { None } else { imp::reserve_at(start, bytes) }
 }
 
 /// Reserves space that may be read.
@@ -143,6 +152,36 @@ pub(crate) unsafe fn advise_small(start: NonNull<u8>, bytes: usize) {
     debug_assert!(are_pages(start.addr().get() | bytes));
     // SAFETY: the same contract.
     unsafe { imp::advise_small(start, bytes) };
+}
+
+/// Asks that a range is left out of dumps.
+///
+/// # Safety
+/// The range is reserved or mapped, and the caller's.
+pub(crate) unsafe fn keep_out_of_dumps(start: NonNull<u8>, bytes: usize) {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    // SAFETY: the same contract.
+    unsafe { imp::keep_out_of_dumps(start, bytes) };
+}
+
+/// Takes that back.
+///
+/// # Safety
+/// As for [`keep_out_of_dumps`].
+pub(crate) unsafe fn put_into_dumps(start: NonNull<u8>, bytes: usize) {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    // SAFETY: the same contract.
+    unsafe { imp::put_into_dumps(start, bytes) };
+}
+
+/// Gives mappings a name, `family-alloc: ` and this, of which what fits is used.
+///
+/// # Safety
+/// The range is reserved or mapped, and the caller's.
+pub(crate) unsafe fn name(start: NonNull<u8>, bytes: usize, family: &str) {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    // SAFETY: the same contract.
+    unsafe { imp::name(start, bytes, family) };
 }
 
 fn are_pages(bytes: usize) -> bool {

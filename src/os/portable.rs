@@ -15,11 +15,11 @@ use std::alloc::System;
 
 /// Committing writes zeroes.
 pub(crate) const COMMIT_IS_FREE: bool = false;
-/// A made-up page. As long as a region's header page, so that no two regions' headers are made writable at once.
+/// A made-up page.
 const PAGE_BYTES: usize = 4096;
 /// The longest reservation: fifteen slabs and their side tables where slabs are largest, or eight and the states of their slots.
 const RESERVED_BYTES_MAX: usize = 32 << 20;
-/// The longest readable reservation: a table for 1024 regions.
+/// The longest readable reservation: a table for a million units.
 const READABLE_BYTES_MAX: usize = 4 << 20;
 /// What every allocator aligns to, so that zeroed memory may come zeroed from the system, not cleared.
 const BASE_ALIGN: usize = align_of::<Origin>();
@@ -47,6 +47,13 @@ pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     // SAFETY: the size is not zero.
     let base = NonNull::new(unsafe { System.alloc(layout) })?;
     Some(piece(base, bytes, Origin { base, layout }))
+}
+
+/// Nobody can be asked for an address.
+pub(crate) const EXTENDS: bool = false;
+
+pub(crate) fn reserve_at(_: usize, _: usize) -> Option<NonNull<u8>> {
+    None
 }
 
 pub(crate) fn reserve_readable(bytes: usize) -> Option<NonNull<u8>> {
@@ -157,6 +164,18 @@ pub(crate) unsafe fn advise_huge(_start: NonNull<u8>, _bytes: usize) {}
 /// # Safety
 /// As for [`advise_small`](super::advise_small).
 pub(crate) unsafe fn advise_small(_start: NonNull<u8>, _bytes: usize) {}
+
+/// # Safety
+/// As for [`keep_out_of_dumps`](super::keep_out_of_dumps).
+pub(crate) unsafe fn keep_out_of_dumps(_start: NonNull<u8>, _bytes: usize) {}
+
+/// # Safety
+/// As for [`put_into_dumps`](super::put_into_dumps).
+pub(crate) unsafe fn put_into_dumps(_start: NonNull<u8>, _bytes: usize) {}
+
+/// # Safety
+/// As for [`name`](super::name).
+pub(crate) unsafe fn name(_start: NonNull<u8>, _bytes: usize, _family: &str) {}
 
 /// # Safety
 /// As for [`remap`](super::remap).

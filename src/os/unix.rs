@@ -59,8 +59,27 @@ pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     aligned(bytes, align, |hint, bytes| unreserved(hint, bytes, libc::PROT_NONE))
 }
 
+/// What is reserved behind a reservation becomes one mapping with it.
+pub(crate) const EXTENDS: bool = true;
+
+pub(crate) fn reserve_at(start: usize, bytes: usize) -> Option<NonNull<u8>> {
+    let space = unreserved(start, bytes, libc::PROT_NONE)?;
+    if space.addr().get() == start {
+        return Some(space);
+    }
+    // SAFETY: mapped just now and not used.
+    unsafe { release(space, bytes) };
+    None
+}
+
 pub(crate) fn reserve_readable(bytes: usize) -> Option<NonNull<u8>> {
-    unreserved(0, bytes, libc::PROT_READ)
+    let space = unreserved(0, bytes, libc::PROT_READ)?;
+    // Where all memory of the process is to be locked (`mlockall`), little of this is ever memory, and all of it would count.
+    // SAFETY: mapped just now; the contents stay.
+    keeping_errno(|| unsafe { libc::munlock(space.as_ptr().cast(), bytes) });
+    // SAFETY: as above.
+    unsafe { keep_out_of_dumps(space, bytes) };
+    Some(space)
 }
 
 pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
@@ -254,6 +273,58 @@ pub(crate) unsafe fn advise_small(start: NonNull<u8>, bytes: usize) {
     };
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let _ = (start, bytes);
+}
+
+/// # Safety
+/// As for [`keep_out_of_dumps`](super::keep_out_of_dumps).
+pub(crate) unsafe fn keep_out_of_dumps(start: NonNull<u8>, bytes: usize) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // SAFETY: a hint; the contents stay.
+    keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTDUMP) });
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (start, bytes);
+}
+
+/// # Safety
+/// As for [`put_into_dumps`](super::put_into_dumps).
+pub(crate) unsafe fn put_into_dumps(start: NonNull<u8>, bytes: usize) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // SAFETY: a hint; the contents stay.
+    keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DODUMP) });
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (start, bytes);
+}
+
+/// # Safety
+/// As for [`name`](super::name).
+pub(crate) unsafe fn name(start: NonNull<u8>, bytes: usize, family: &str) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        const SET_VMA: libc::c_int = 0x5356_4d61;
+        const ANONYMOUS_NAME: libc::c_ulong = 0;
+        let name = mapping_name(family);
+        let (address, name) = (start.addr().get(), name.as_ptr().addr());
+        // SAFETY: names a range of mappings; a kernel that does not know the call refuses it. The name is a live string of C's.
+        keeping_errno(|| unsafe { libc::prctl(SET_VMA, ANONYMOUS_NAME, address, bytes, name) });
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (start, bytes, family);
+}
+
+/// A name as the kernel takes it: at most 80 bytes with the zero at its end, printable, and without the signs that lists of
+/// mappings are quoted with.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn mapping_name(family: &str) -> [u8; 80] {
+    let mut name = [0; 80];
+    let allowed = |byte| match byte {
+        b'[' | b']' | b'\\' | b'$' | b'`' => b'_',
+        b' '..=b'~' => byte,
+        _ => b'_',
+    };
+    for (place, byte) in name[..79].iter_mut().zip(b"family-alloc: ".iter().chain(family.as_bytes())) {
+        *place = allowed(*byte);
+    }
+    name
 }
 
 /// # Safety

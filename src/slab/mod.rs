@@ -10,7 +10,7 @@
 //! Equation: `used + recycled + purged = fresh / slot`, without `purged` where states are kept, so what is recycled need not be counted. A slab
 //! in which `used = 0` is empty and leaves its bin. Slots that somebody has claimed to order them or to give their pages back are used.
 //!
-//! **S1** All fields of a header but its tag and its memory are only touched under the lock of the slab's bin.
+//! **S1** All fields of a header but `memory` and `advice` are only touched under the lock of the slab's bin.
 
 mod list;
 mod noted;
@@ -24,11 +24,12 @@ use core::ptr::NonNull;
 
 use crate::checks::Checks;
 use crate::fault::{Fault, FaultKind, Truth, report_under_lock};
-use crate::header::{SlabHeader, UNIT_COUNT};
+use crate::header::{Directory, SlabHeader, UNIT_COUNT};
+use crate::huge_pages::HugePages;
 use crate::os::{self, Opened};
 use crate::region::{Unit, UnitPool};
 use crate::size_class::SizeClass;
-use crate::sync::{Lock, Relaxed, Release};
+use crate::sync::Lock;
 use crate::tiny::Tiny;
 use crate::trunk::Run;
 
@@ -45,6 +46,8 @@ pub(crate) struct Geometry<'a> {
     pub(crate) tag: u32,
     /// What the family verifies.
     pub(crate) checks: Checks,
+    /// Whether slabs use huge pages.
+    pub(crate) huge_pages: HugePages,
     /// Where the family's units come from and go to.
     pub(crate) pool: &'a Lock<UnitPool>,
     /// The family's name, for reports.
@@ -64,11 +67,11 @@ impl Geometry<'_> {
         Tiny::new(self.class.slot_bytes(), self.unit_bytes())
     }
 
-    /// Takes a unit and makes it an empty slab of this class, backed by a huge page if that is worth it and possible.
-    pub(crate) fn open(&self, huge: bool) -> Option<&'static SlabHeader> {
+    /// Takes a unit and makes it an empty slab of this class, the bin's first, second, ….
+    pub(crate) fn open(&self, number: usize) -> Option<&'static SlabHeader> {
         let mut pool = self.pool.lock();
-        let Unit { header, zeroed, is_new } = pool.take(huge)?;
-        if self.is_tiny() && pool.side_table(header).is_none() {
+        let Unit { header, zeroed, is_new } = pool.take(self.huge_pages.of_slab(number, self.unit_bytes()))?;
+        if self.is_tiny() && pool.side_tables(header).is_none() {
             pool.give(header, os::milliseconds());
             return None;
         }
@@ -83,8 +86,8 @@ impl Geometry<'_> {
         header.side_ready.set(false);
         header.previous.set(None);
         header.next.set(None);
-        // Release: from here on a free of one of its slots is right. Its partner is whatever hands the slot's address on.
-        header.tag.store(self.tag, Release);
+        // From here on a free of one of its slots is right.
+        self.set_tag(header, self.tag);
         Some(header)
     }
 
@@ -104,8 +107,8 @@ impl Geometry<'_> {
     /// Gives the unit of an empty slab without guards back to the pool.
     pub(crate) fn close(&self, slab: &'static SlabHeader) {
         debug_assert_eq!(slab.used.get(), 0);
-        // Release: nobody legitimately looks at the tag of a slab without slots; a late, wrong free finds 0.
-        slab.tag.store(0, Release);
+        // Nobody legitimately looks at the tag of a slab without slots; a late, wrong free finds 0.
+        self.set_tag(slab, 0);
         if self.checks.keeps_states() {
             // SAFETY: an empty slab of this class, whose bin's lock is held (S1).
             unsafe { self.forget(slab) };
@@ -124,8 +127,13 @@ impl Geometry<'_> {
 
     /// Whether a slab is one of this bin's; a header's other fields belong to the lock of its own bin (S1).
     pub(crate) fn owns(&self, slab: &SlabHeader) -> bool {
-        // Relaxed: where a slot is freed once, its slab is open, as whoever handed it on has seen.
-        slab.tag.load(Relaxed) == self.tag
+        // Where a slot is freed once, its slab is open, as whoever handed it on has seen.
+        Directory::of(self.unit_shift).tag(slab.memory().addr()) == self.tag
+    }
+
+    fn set_tag(&self, slab: &SlabHeader, tag: u32) {
+        // SAFETY: the unit was taken from the pool and has not gone back.
+        unsafe { Directory::of(self.unit_shift).set_tag(slab.memory().addr(), tag) };
     }
 
     /// Slots in the free list.
@@ -206,7 +214,7 @@ impl Geometry<'_> {
             !self.has_trunks() || slab.trunks.is_empty() == (self.recycled(slab) == 0),
             "the list is what is recycled"
         );
-        debug_assert_eq!(slab.tag.load(Relaxed), self.tag, "the slab is this bin's");
+        debug_assert!(self.owns(slab), "the slab is this bin's");
     }
 
     /// Moves recycled slots out of the slab, as many as there are and as `out` has room for; returns how many.

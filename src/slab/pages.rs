@@ -192,7 +192,7 @@ impl Geometry<'_> {
         self.drain(claim, bits);
         let whole = take_whole(bits, self.slots_shift(), &Pieces::NONE);
         // Where purged pieces are noted is memory only from the first on.
-        if !whole.is_empty() && self.pool.lock().side_table(slab).is_some() {
+        if !whole.is_empty() && self.pool.lock().side_tables(slab).is_some() {
             claim.purged = self.purge(claim, &whole);
         }
         let mut refused = whole;
@@ -220,8 +220,7 @@ impl Geometry<'_> {
         }
         if claim.is_huge && self.may_be_huge() && !purged.is_empty() {
             // Else the system would make it a huge page again before long, and all that went back would be there again.
-            // SAFETY: committed with the slab.
-            unsafe { os::advise_small(slab_memory(slab), self.unit_bytes()) };
+            self.pool.lock().keep_small(slab);
         }
         purged
     }

@@ -10,10 +10,8 @@ use core::ops::Range;
 use super::list::SlabList;
 use super::{Claim, Geometry};
 use crate::header::{Directory, SlabHeader};
+use crate::huge_pages::Pages;
 use crate::trunk::run_length;
-
-/// Slabs of a class from which on new ones use huge pages: the last slab wastes little then, and small families stay small.
-const HUGE_FROM_SLABS: usize = 4;
 
 /// A slot that was freed twice, found when it came to its bin or left it; only where the family keeps states.
 #[derive(Debug)]
@@ -107,7 +105,7 @@ impl Shelves {
 
     /// Whether slabs of this bin are huge pages, most of them.
     pub(crate) fn are_huge(&self, geometry: &Geometry<'_>) -> bool {
-        geometry.may_be_huge() && self.slab_count >= HUGE_FROM_SLABS
+        geometry.may_be_huge() && geometry.huge_pages.of_slab(self.slab_count, 1 << geometry.unit_shift) == Pages::Huge
     }
 
     /// As [`Bin::take_tail`](crate::bin::Bin::take_tail).
@@ -133,7 +131,8 @@ impl Shelves {
 
     /// Takes the rest of a fresh range back as fresh, if it still is the end of what was carved; `false`: it must go to the list.
     pub(crate) fn uncarve(&mut self, geometry: &Geometry<'_>, range: &Range<usize>) -> bool {
-        let slab = Directory::of(geometry.unit_shift).header(range.start);
+        // SAFETY: the range was carved from a slab.
+        let slab = unsafe { Directory::of(geometry.unit_shift).header(range.start) };
         if !(geometry.is_last_carved(slab, range) && self.may_be_current(geometry, slab)) {
             return false;
         }
@@ -251,7 +250,7 @@ impl Shelves {
         let slab = match self.current {
             Some(slab) if geometry.fresh_room(slab) > 0 => slab,
             _ => {
-                let slab = geometry.open(self.slab_count + 1 >= HUGE_FROM_SLABS)?;
+                let slab = geometry.open(self.slab_count + 1)?;
                 self.slab_count += 1;
                 self.current.insert(slab)
             }
@@ -278,10 +277,11 @@ impl Shelves {
             unsafe { self.give_runs(geometry, slots) };
             return Ok(());
         }
-        let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
+        let headers = Directory::of(geometry.unit_shift).headers();
         let mut start = 0;
         while start < slots.len() {
-            let slab = view.header(slots[start], unit_shift);
+            // SAFETY: a slot of the bin lies in a unit, which was a slab when it was handed out.
+            let slab = unsafe { headers.slab(slots[start]) };
             if !geometry.owns(slab) {
                 // A racing free of the same slot has let the slab be closed: the header may be another bin's by now (S1).
                 return Err(Twice(slots[start]));
@@ -305,7 +305,7 @@ impl Shelves {
     /// As for [`give_to_slabs`](Self::give_to_slabs), where free lists are trunks.
     #[inline(never)]
     unsafe fn give_runs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
-        let (view, unit_shift) = (Directory::of(geometry.unit_shift).view(), geometry.unit_shift);
+        let (headers, unit_shift) = (Directory::of(geometry.unit_shift).headers(), geometry.unit_shift);
         let slot_bytes = geometry.class.slot_bytes();
         let mut rest = slots;
         while let &[first, ..] = rest {
@@ -322,7 +322,8 @@ impl Shelves {
                 lowest = if ascending { first } else { rest[length - 1] };
             }
             rest = &rest[length..];
-            let slab = view.header(lowest, unit_shift);
+            // SAFETY: as in `give_to_slabs`.
+            let slab = unsafe { headers.slab(lowest) };
             if slab.trunks.is_empty() {
                 self.link(slab);
             }

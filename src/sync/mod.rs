@@ -13,6 +13,7 @@ pub(crate) use core::cell::{Cell, UnsafeCell};
 pub(crate) use core::sync::atomic::{
     AtomicPtr, AtomicU8, AtomicU32, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
+    fence,
 };
 pub(crate) use std::thread_local;
 

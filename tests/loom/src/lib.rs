@@ -30,10 +30,11 @@ from_the_crate! {
     fault "../../../src/fault.rs";
     header "../../../src/header.rs";
     heap "../../../src/heap/mod.rs";
+    huge_pages "../../../src/huge_pages.rs";
     large "../../../src/large/mod.rs";
     magazine "../../../src/magazine/mod.rs";
     purge "../../../src/purge.rs";
-    region "../../../src/region.rs";
+    region "../../../src/region/mod.rs";
     size_class "../../../src/size_class.rs";
     slab "../../../src/slab/mod.rs";
     states "../../../src/states.rs";

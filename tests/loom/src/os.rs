@@ -14,6 +14,7 @@ const ARENA_BYTES: usize = 64 << 20;
 const ARENA_ALIGN: usize = 4 << 20;
 
 pub(crate) const COMMIT_IS_FREE: bool = false;
+pub(crate) const EXTENDS: bool = false;
 pub(crate) const HAS_GUARDS: bool = false;
 pub(crate) const TAKES_PARTS: bool = false;
 
@@ -70,6 +71,10 @@ pub(crate) fn milliseconds() -> u64 {
 
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     cut(bytes, align)
+}
+
+pub(crate) fn reserve_at(_: usize, _: usize) -> Option<NonNull<u8>> {
+    None
 }
 
 pub(crate) fn reserve_readable(bytes: usize) -> Option<NonNull<u8>> {
@@ -139,6 +144,12 @@ pub(crate) unsafe fn forbid(_: NonNull<u8>, _: usize) -> bool {
 pub(crate) unsafe fn advise_huge(_: NonNull<u8>, _: usize) {}
 
 pub(crate) unsafe fn advise_small(_: NonNull<u8>, _: usize) {}
+
+pub(crate) unsafe fn keep_out_of_dumps(_: NonNull<u8>, _: usize) {}
+
+pub(crate) unsafe fn put_into_dumps(_: NonNull<u8>, _: usize) {}
+
+pub(crate) unsafe fn name(_: NonNull<u8>, _: usize, _: &str) {}
 
 pub(crate) fn is_aligned(memory: NonNull<u8>, align: usize) -> bool {
     memory.addr().get() & (align - 1) == 0

@@ -141,6 +141,7 @@ macro_rules! families {
                 const NAME: &'static str = stringify!($name);
                 const SLAB_BYTES: usize = SLAB_BYTES;
                 const CHECKS: Checks = Checks::$checks;
+                const HUGE_PAGES: crate::huge_pages::HugePages = crate::huge_pages::HugePages::Adaptive;
 
                 fn __core() -> &'static FamilyCore {
                     let new = || place(FamilyCore::new(Self::NAME, Self::SLAB_BYTES, Self::CHECKS, Self::__slot));

@@ -12,9 +12,12 @@
 //!
 //! The system is asked without the pool's lock, a few units at a time. These are neither clean nor dirty meanwhile: nobody can take them.
 
+mod side;
+
 use core::ptr::NonNull;
 
-use crate::header::{Directory, RegionHeader, STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT};
+use crate::header::{Directory, RegionHeader, SlabHeader, UNIT_COUNT};
+use crate::huge_pages::Pages;
 use crate::os;
 use crate::sync::{Lock, Relaxed};
 use crate::waiting;
@@ -23,6 +26,8 @@ use crate::waiting;
 pub(crate) const PURGE_AFTER_MILLISECONDS: u64 = 1000;
 /// Units that are on their way to the system at once.
 const PURGE_BATCH: u32 = 8;
+/// Under a limit on address space, units that a family has for each that it reserves more than it needs.
+const LIMITED_SHARE: usize = 8;
 
 /// A unit on its way to become a slab.
 pub(crate) struct Unit {
@@ -52,10 +57,17 @@ pub(crate) struct UnitPool {
     unit_shift: u32,
     /// Whether the first units of a region hold the states of all slots; else only unit 0 holds side tables.
     keeps_states: bool,
-    regions: Option<&'static RegionHeader>,
+    /// What the family's mappings are called.
+    name: &'static str,
+    /// The region that was reserved last: the one that may become longer.
+    newest: Option<&'static RegionHeader>,
     with_room: Option<&'static RegionHeader>,
     pub(crate) reserved_bytes: usize,
     pub(crate) dirty_count: usize,
+    /// Slabs that are advised to use huge pages.
+    huge_count: usize,
+    /// Regions whose unit 0 is committed for its headers only.
+    fence_count: usize,
 }
 
 // SAFETY: the pool refers to region headers of its own family only, which belong to the lock around it (H2 in `header`).
@@ -63,23 +75,42 @@ unsafe impl Send for UnitPool {}
 
 impl UnitPool {
     pub(crate) const fn new(unit_shift: u32) -> Self {
-        Self { unit_shift, keeps_states: false, regions: None, with_room: None, reserved_bytes: 0, dirty_count: 0 }
+        Self {
+            unit_shift,
+            keeps_states: false,
+            name: "",
+            newest: None,
+            with_room: None,
+            reserved_bytes: 0,
+            dirty_count: 0,
+            huge_count: 0,
+            fence_count: 0,
+        }
     }
 
     pub(crate) const fn with_states(self, keeps_states: bool) -> Self {
         Self { keeps_states, ..self }
     }
 
+    pub(crate) const fn named(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
+
     fn directory(&self) -> &'static Directory {
         Directory::of(self.unit_shift)
     }
 
-    /// Takes a free unit, one that still holds memory if there is one, else backed by a huge page if that is wanted and possible.
-    /// `None`: no address space or no memory.
-    pub(crate) fn take(&mut self, huge: bool) -> Option<Unit> {
+    /// Bytes of slabs that are advised to use huge pages.
+    pub(crate) fn huge_bytes(&self) -> usize {
+        self.huge_count << self.unit_shift
+    }
+
+    /// Takes a free unit, one that still holds memory if there is one, for a slab that wants such pages. `None`: no address space
+    /// or no memory.
+    pub(crate) fn take(&mut self, pages: Pages) -> Option<Unit> {
         match self.with_room {
             Some(_) => self.bring_dirty_to_front(),
-            None => _ = self.grow()?,
+            None => _ = self.grow(pages)?,
         }
         let choice = match self.with_room.and_then(|first| self.choose(first)) {
             Some(choice) => choice,
@@ -95,19 +126,47 @@ impl UnitPool {
             region.dirty.set(dirty & !bit);
             self.dirty_count -= 1;
         }
-        let huge = huge && zeroed && self.unit_bytes() == os::HUGE_PAGE_BYTES;
-        if huge {
-            // SAFETY: the unit is committed and was given to nobody yet.
-            unsafe { os::advise_huge(memory, self.unit_bytes()) };
+        if is_new {
+            // SAFETY: a unit of the region, committed just now.
+            unsafe { os::put_into_dumps(memory, self.unit_bytes()) };
         }
+        // SAFETY: a unit of the region.
+        let header = unsafe { self.directory().header(memory.addr().get()) };
+        self.advise(header, memory, pages, zeroed);
+        self.huge_count += usize::from(header.advice.get() == Pages::Huge as u8);
         if region.clean.get() | region.dirty.get() == 0 {
             self.with_room = region.next_with_room.take();
-            self.bridge(region, huge);
         }
-        let header = self.directory().header(memory.addr().get());
         // Relaxed: published by the tag, which the slab is not found without.
         header.memory.store(memory.as_ptr(), Relaxed);
         Some(Unit { header, zeroed, is_new })
+    }
+
+    /// Tells the system of a unit's pages, if it has been told otherwise. What holds memory does not become huge by advice, but what was
+    /// to be huge must not be any more: it would become huge again wherever it is given back in part.
+    fn advise(&self, header: &SlabHeader, memory: NonNull<u8>, pages: Pages, zeroed: bool) {
+        if header.advice.get() == pages as u8 {
+            return;
+        }
+        match pages {
+            // SAFETY: the unit is committed and was given to nobody yet, here and below.
+            Pages::Huge if zeroed => unsafe { os::advise_huge(memory, self.unit_bytes()) },
+            // SAFETY: as above.
+            Pages::Small => unsafe { os::advise_small(memory, self.unit_bytes()) },
+            Pages::Huge | Pages::AsTheSystemLikes => return,
+        }
+        header.advice.set(pages as u8);
+    }
+
+    /// Tells the system that a slab must not become a huge page again: pages of it have gone back.
+    pub(crate) fn keep_small(&mut self, header: &SlabHeader) {
+        if header.advice.get() != Pages::Small as u8 {
+            self.huge_count -= usize::from(header.advice.get() == Pages::Huge as u8);
+            header.advice.set(Pages::Small as u8);
+            let memory = NonNull::new(header.memory()).unwrap_or(NonNull::dangling());
+            // SAFETY: a slab of the family's, and so committed.
+            unsafe { os::advise_small(memory, self.unit_bytes()) };
+        }
     }
 
     /// The best free unit of a region: dirty, else committed, else any, which is then committed. `None`: the system refuses memory for it.
@@ -157,37 +216,17 @@ impl UnitPool {
     /// The region of a unit that comes back, as one that has room, and the unit's bit in it.
     fn make_room(&mut self, header: &'static SlabHeader) -> (&'static RegionHeader, u64) {
         let address = header.memory().addr();
-        let region = self.directory().region(address);
+        let region = self.region_of(header);
         if region.clean.get() | region.dirty.get() == 0 {
             region.next_with_room.set(self.with_room.replace(region));
         }
+        self.huge_count -= usize::from(header.advice.get() == Pages::Huge as u8);
         (region, 1 << ((address >> self.unit_shift) % UNIT_COUNT))
     }
 
-    /// The part of unit 0 that belongs to a slab's side table: `1/64` of a unit for each. `None` if there is no memory for it.
-    pub(crate) fn side_table(&mut self, header: &'static SlabHeader) -> Option<NonNull<u8>> {
-        let region = self.directory().region(header.memory().addr());
-        let memory = self.commit(region, 1)?;
-        if region.bridged.get() && self.unit_bytes() == os::HUGE_PAGE_BYTES {
-            region.bridged.set(false);
-            // SAFETY: unit 0 is committed.
-            unsafe { os::advise_small(memory, self.unit_bytes()) };
-        }
-        Some(memory)
-    }
-
-    /// Makes unit 0 of a full region like the others, if it holds no side table: with a gap in each region there would be two
-    /// mappings for each, and the system bounds their number.
-    fn bridge(&mut self, region: &'static RegionHeader, huge: bool) {
-        if !os::COMMIT_IS_FREE || region.committed.get() & 1 != 0 {
-            return;
-        }
-        let Some(memory) = self.commit(region, 1) else { return };
-        region.bridged.set(true);
-        if huge {
-            // SAFETY: unit 0 is committed and holds nothing.
-            unsafe { os::advise_huge(memory, self.unit_bytes()) };
-        }
+    fn region_of(&self, header: &SlabHeader) -> &'static RegionHeader {
+        // SAFETY: a slab lies in a claimed region.
+        unsafe { self.directory().region(header.memory().addr()) }
     }
 
     fn unit_bytes(&self) -> usize {
@@ -257,6 +296,12 @@ impl UnitPool {
         }
     }
 
+    /// The region whose dirty units have waited longest.
+    fn dirty(&self) -> Option<&'static RegionHeader> {
+        let with_room = core::iter::successors(self.with_room, |region| region.next_with_room.get());
+        with_room.filter(|region| region.dirty.get() != 0).min_by_key(|region| region.dirty_since.get())
+    }
+
     fn aged(&self, now: u64) -> Option<&'static RegionHeader> {
         let is_aged = |region: &&RegionHeader| {
             region.dirty.get() != 0 && now.saturating_sub(region.dirty_since.get()) >= PURGE_AFTER_MILLISECONDS
@@ -264,38 +309,68 @@ impl UnitPool {
         core::iter::successors(self.with_room, |region| region.next_with_room.get()).find(is_aged)
     }
 
-    fn grow(&mut self) -> Option<&'static RegionHeader> {
-        let region = self.directory().reserve_region(2 * self.side_unit_count())?;
-        let units = region.unit_count.get();
-        region.clean.set(u64::MAX >> (u64::BITS - u32::from(units)) & !self.side_units());
-        region.next.set(self.regions.replace(region));
+    /// More units: the newest region becomes longer, or there is another. Asks for less where it is refused.
+    fn grow(&mut self, pages: Pages) -> Option<&'static RegionHeader> {
+        let mut wanted = self.wanted();
+        let region = loop {
+            if let Some(region) = self.extend(wanted).or_else(|| self.reserve(wanted, pages)) {
+                break region;
+            }
+            if wanted == 1 {
+                return None;
+            }
+            wanted /= 2;
+        };
         region.next_with_room.set(self.with_room.replace(region));
-        self.reserved_bytes += (units as usize) << self.unit_shift;
         Some(region)
     }
 
-    /// How many of a region's first units hold side tables.
-    const fn side_unit_count(&self) -> usize {
-        if self.keeps_states { STATE_UNIT_COUNT } else { 1 }
-    }
-
-    /// The units of a region that hold side tables.
-    const fn side_units(&self) -> u64 {
-        (1 << self.side_unit_count()) - 1
-    }
-
-    fn commit_states(&self, region: &RegionHeader) -> Option<()> {
-        let mut missing = if self.keeps_states { self.side_units() & !region.committed.get() } else { 0 };
-        while missing != 0 {
-            let memory = self.commit(region, lowest(missing))?;
-            // Few of its pages are ever touched.
-            if self.unit_bytes() == os::HUGE_PAGE_BYTES {
-                // SAFETY: committed just now.
-                unsafe { os::advise_small(memory, self.unit_bytes()) };
-            }
-            missing &= missing - 1;
+    /// How many more units are reserved at once: as many as there are, so that a family takes no more than twice what it needs of
+    /// a limit that is set later. Under a limit an eighth of them.
+    fn wanted(&self) -> usize {
+        if !os::EXTENDS {
+            return UNIT_COUNT - self.side_unit_count();
         }
-        Some(())
+        let share = if os::address_space_limit().is_some() { LIMITED_SHARE } else { 1 };
+        ((self.reserved_bytes >> self.unit_shift) / share).clamp(1, UNIT_COUNT - self.side_unit_count())
+    }
+
+    /// Makes the newest region longer by up to so many units, if nobody has the address space behind it.
+    fn extend(&mut self, wanted: usize) -> Option<&'static RegionHeader> {
+        let region = self.newest?;
+        let count = usize::from(region.unit_count.get());
+        let more = wanted.min(UNIT_COUNT - count);
+        let end = region.memory.get().addr() + (count << self.unit_shift);
+        if more == 0 {
+            return None;
+        }
+        let space = os::reserve_at(end, more << self.unit_shift)?;
+        space.as_ptr().expose_provenance();
+        self.note_reserved(region, space, count, more);
+        Some(region)
+    }
+
+    /// Reserves a region with so many units for slabs.
+    fn reserve(&mut self, wanted: usize, pages: Pages) -> Option<&'static RegionHeader> {
+        let region = self.directory().reserve_region(self.side_unit_count() + wanted)?;
+        self.note_reserved(region, unit_memory(region, 1, self.unit_shift), 0, usize::from(region.unit_count.get()));
+        region.clean.set(region.clean.get() & !self.side_units());
+        self.fence(region, pages);
+        self.newest = Some(region);
+        Some(region)
+    }
+
+    /// Notes the units of a region that were reserved just now: `more` behind the first `count`.
+    fn note_reserved(&mut self, region: &RegionHeader, space: NonNull<u8>, count: usize, more: usize) {
+        region.unit_count.set((count + more) as u16);
+        region.clean.set(region.clean.get() | (u64::MAX >> (UNIT_COUNT - more)) << count);
+        self.reserved_bytes += more << self.unit_shift;
+        let bytes = more << self.unit_shift;
+        // SAFETY: reserved just now, for this family.
+        unsafe { os::name(space, bytes, self.name) };
+        // Until they are slabs. Some write what cannot even be read.
+        // SAFETY: as above.
+        unsafe { os::keep_out_of_dumps(space, bytes) };
     }
 
     fn commit(&self, region: &RegionHeader, bit: u64) -> Option<NonNull<u8>> {
@@ -323,17 +398,14 @@ pub(crate) fn purge_aged(pool: &Lock<UnitPool>, now: u64, also: impl Fn(usize)) 
 /// Gives the pages of all free units back to the system; returns the bytes of those units. `also` gets the address of each.
 pub(crate) fn purge_all(pool: &Lock<UnitPool>, now: u64, also: impl Fn(usize)) -> usize {
     let mut bytes = 0;
-    let mut next = pool.lock().regions;
-    while let Some(region) = next {
-        let mut untried = u64::MAX;
-        loop {
-            let mut units = pool.lock();
-            next = region.next.get();
-            let Some(batch) = units.take_dirty(region, untried) else { break };
-            drop(units);
-            untried &= !batch.units;
-            bytes += purge(pool, &batch, now, &also);
-        }
+    // Each unit once: what the system refuses is dirty again.
+    let mut left = pool.lock().dirty_count;
+    while left > 0 {
+        let mut units = pool.lock();
+        let Some(batch) = units.dirty().and_then(|region| units.take_dirty(region, u64::MAX)) else { break };
+        drop(units);
+        left = left.saturating_sub(batch.units.count_ones() as usize);
+        bytes += purge(pool, &batch, now, &also);
     }
     bytes
 }
@@ -371,6 +443,7 @@ const fn lowest(bits: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::header::STATE_UNIT_COUNT;
 
     fn address(unit: &Unit) -> usize {
         unit.header.memory().addr()
@@ -379,17 +452,17 @@ mod tests {
     #[test]
     fn a_dirty_unit_is_taken_before_a_clean_one_of_another_region() {
         let mut pool = UnitPool::new(16);
-        let units: Vec<Unit> = (0..64).map(|_| pool.take(false).unwrap()).collect();
+        let units: Vec<Unit> = (0..64).map(|_| pool.take(Pages::Small).unwrap()).collect();
         // The first region is full until this unit comes back; then a clean unit of the second is made the first choice.
         pool.give(units[5].header, 0);
         let full = pool.with_room.unwrap();
         let second = full.next_with_room.replace(None).unwrap();
         second.next_with_room.set(Some(full));
         pool.with_room = Some(second);
-        let taken = pool.take(false).unwrap();
+        let taken = pool.take(Pages::Small).unwrap();
         assert_eq!(address(&taken), address(&units[5]));
         assert_eq!((pool.dirty_count, taken.zeroed), (0, false));
-        let next = pool.take(false).unwrap();
+        let next = pool.take(Pages::Small).unwrap();
         assert!(
             next.zeroed && address(&next) == address(&units[63]) + (1 << 16),
             "the others are still there, in order"
@@ -402,7 +475,7 @@ mod tests {
     fn committed_units_serve_where_no_more_can_be_committed() {
         let lock = Lock::new(UnitPool::new(16));
         let mut pool = lock.lock();
-        let units: Vec<Unit> = (0..70).map(|_| pool.take(false).unwrap()).collect();
+        let units: Vec<Unit> = (0..70).map(|_| pool.take(Pages::Small).unwrap()).collect();
         units[..63].iter().for_each(|unit| pool.give(unit.header, 0));
         drop(pool);
         assert_eq!(purge_all(&lock, 0, |_| ()), 63 << 16);
@@ -414,20 +487,20 @@ mod tests {
         let region = pool.bring_committed_to_front().unwrap().region;
         assert!(core::ptr::eq(region, first) && core::ptr::eq(pool.with_room.unwrap(), first));
         assert!(core::ptr::eq(first.next_with_room.get().unwrap(), second) && second.next_with_room.get().is_none());
-        assert_eq!(address(&pool.take(false).unwrap()), address(&units[0]));
+        assert_eq!(address(&pool.take(Pages::Small).unwrap()), address(&units[0]));
     }
 
     #[test]
     fn units_come_in_address_order_and_dirty_ones_first() {
         let mut pool = UnitPool::new(16);
-        let units: Vec<Unit> = (0..130).map(|_| pool.take(false).unwrap()).collect();
+        let units: Vec<Unit> = (0..130).map(|_| pool.take(Pages::Small).unwrap()).collect();
         assert_eq!(pool.reserved_bytes, 3 * (UNIT_COUNT << 16));
         for pair in units[..63].windows(2) {
             assert_eq!(address(&pair[0]) + (1 << 16), address(&pair[1]));
         }
         assert!(units.iter().all(|unit| unit.zeroed));
         pool.give(units[7].header, 0);
-        let again = pool.take(false).unwrap();
+        let again = pool.take(Pages::Small).unwrap();
         assert_eq!(address(&again), address(&units[7]));
         assert!(!again.zeroed, "an unpurged unit is not known to be zero");
     }
@@ -436,29 +509,29 @@ mod tests {
     #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
     fn units_on_their_way_to_the_system_are_nobodys() {
         let lock = Lock::new(UnitPool::new(16));
-        let units: Vec<Unit> = (0..63).map(|_| lock.lock().take(false).unwrap()).collect();
+        let units: Vec<Unit> = (0..63).map(|_| lock.lock().take(Pages::Small).unwrap()).collect();
         units[..9].iter().for_each(|unit| lock.lock().give(unit.header, 0));
         let seen = core::cell::Cell::new(0);
         let also = |_| {
             seen.set(seen.get() + 1);
             if seen.get() == 1 {
-                let other = lock.lock().take(false).unwrap();
+                let other = lock.lock().take(Pages::Small).unwrap();
                 assert_eq!(address(&other), address(&units[8]), "the one that is not of the batch");
             } else if seen.get() == 8 {
-                let other = lock.lock().take(false).unwrap();
+                let other = lock.lock().take(Pages::Small).unwrap();
                 assert_ne!(address(&other) >> 22, address(&units[0]) >> 22, "the region is full");
             }
         };
         assert_eq!(purge_all(&lock, 0, also), 8 << 16);
         assert_eq!((seen.get(), lock.lock().dirty_count), (8, 0));
-        let taken: Vec<usize> = (0..8).map(|_| address(&lock.lock().take(false).unwrap())).collect();
+        let taken: Vec<usize> = (0..8).map(|_| address(&lock.lock().take(Pages::Small).unwrap())).collect();
         assert_eq!(taken, units[..8].iter().map(address).collect::<Vec<_>>(), "they are there again, first choice");
     }
 
     #[test]
     fn states_take_the_first_units() {
         let mut pool = UnitPool::new(16).with_states(true);
-        let units: Vec<Unit> = (0..57).map(|_| pool.take(false).unwrap()).collect();
+        let units: Vec<Unit> = (0..57).map(|_| pool.take(Pages::Small).unwrap()).collect();
         assert_eq!(pool.reserved_bytes, 2 * (UNIT_COUNT << 16));
         assert_eq!((address(&units[0]) >> 16) % UNIT_COUNT, STATE_UNIT_COUNT);
         let last = units[0].header.memory().wrapping_sub(1);
@@ -470,7 +543,7 @@ mod tests {
     #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
     fn purged_units_read_zero_and_wait_their_time() {
         let pool = Lock::new(UnitPool::new(16));
-        let unit = pool.lock().take(false).unwrap();
+        let unit = pool.lock().take(Pages::Small).unwrap();
         // SAFETY: the unit is committed and 64 KiB long.
         unsafe { unit.header.memory().write_bytes(0xAB, 1 << 16) };
         pool.lock().give(unit.header, 10);
@@ -478,7 +551,7 @@ mod tests {
         assert_eq!(pool.lock().dirty_count, 1);
         assert!(purge_aged(&pool, 10 + PURGE_AFTER_MILLISECONDS, |_| ()));
         assert_eq!(pool.lock().dirty_count, 0);
-        let again = pool.lock().take(false).unwrap();
+        let again = pool.lock().take(Pages::Small).unwrap();
         assert_eq!(address(&again), address(&unit));
         assert!(again.zeroed);
         // SAFETY: committed memory of 64 KiB.

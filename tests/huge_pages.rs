@@ -1,0 +1,196 @@
+//! Huge pages where memory is dense, and nowhere else: what the system is told of a family's slabs, and what that costs.
+//!
+//! The system's setting `always` is imitated where a test asks for it: this program's own `mprotect` and `mmap` then advise what the
+//! kernel would treat so by itself.
+
+#![cfg(all(target_os = "linux", not(any(miri, feature = "portable"))))]
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use common::child;
+use common::memory::resident_bytes;
+use family_alloc::{Family, HugePages, family};
+use libc::{c_int, c_void, off_t, size_t};
+
+const MIB: usize = 1 << 20;
+const HUGE: usize = 2 * MIB;
+
+family! {
+    struct Adaptive;
+    struct Always { huge_pages: Always }
+    struct Never { huge_pages: Never }
+    struct ShortNever { huge_pages: Never, slab_bytes: 64 * 1024 }
+    struct Watched { checks: Checked }
+    struct Peak;
+}
+
+static ALWAYS: AtomicBool = AtomicBool::new(false);
+
+/// # Safety
+/// As the system's.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn mprotect(start: *mut c_void, bytes: size_t, protection: c_int) -> c_int {
+    // SAFETY: the same contract.
+    let result = unsafe { libc::syscall(libc::SYS_mprotect, start, bytes, protection) };
+    if result == 0 && protection & libc::PROT_WRITE != 0 && bytes >= HUGE && ALWAYS.load(Relaxed) {
+        // SAFETY: a hint.
+        unsafe { libc::madvise(start, bytes, libc::MADV_HUGEPAGE) };
+    }
+    c_int::try_from(result).expect("zero or minus one")
+}
+
+/// # Safety
+/// As the system's.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn mmap(
+    start: *mut c_void,
+    bytes: size_t,
+    protection: c_int,
+    flags: c_int,
+    file: c_int,
+    offset: off_t,
+) -> *mut c_void {
+    // SAFETY: the same contract.
+    let result = unsafe { libc::syscall(libc::SYS_mmap, start, bytes, protection, flags, file, offset) };
+    let address = std::ptr::with_exposed_provenance_mut(usize::try_from(result).unwrap_or(usize::MAX));
+    let is_memory = result != -1 && flags & libc::MAP_ANONYMOUS != 0 && protection & libc::PROT_WRITE != 0;
+    if is_memory && bytes >= HUGE && ALWAYS.load(Relaxed) {
+        // SAFETY: a hint.
+        unsafe { libc::madvise(address, bytes, libc::MADV_HUGEPAGE) };
+    }
+    address
+}
+
+/// A slot of each class from 4 bytes up, of which one byte is written.
+fn one_of_each<F: Family>() -> Vec<(usize, usize)> {
+    let largest = F::SLAB_BYTES.trailing_zeros() - 1;
+    let one = |shift| {
+        let memory = F::malloc(1_usize << shift);
+        // SAFETY: a live slot.
+        unsafe { memory.write(1) };
+        (memory.expose_provenance(), 1_usize << shift)
+    };
+    (2..=largest).map(one).collect()
+}
+
+fn free_all<F: Family>(slots: Vec<(usize, usize)>) {
+    for (address, bytes) in slots {
+        // SAFETY: a live slot of that length.
+        unsafe { F::free(std::ptr::with_exposed_provenance_mut(address), bytes) };
+    }
+}
+
+fn grown(body: impl FnOnce()) -> usize {
+    // The first reading touches pages itself.
+    resident_bytes();
+    let before = resident_bytes();
+    body();
+    resident_bytes() - before
+}
+
+#[test]
+fn one_slot_of_each_class_costs_pages() {
+    child::isolated("one_slot_of_each_class_costs_pages", || {
+        let mut slots = Vec::with_capacity(100);
+        let bytes = grown(|| slots = one_of_each::<Adaptive>());
+        println!("{} KiB for a slot of each of {} classes", bytes >> 10, slots.len());
+        assert!(bytes < MIB, "{bytes} bytes");
+        assert_eq!(Adaptive::stats().huge_bytes, 0);
+    });
+}
+
+#[test]
+fn one_slot_of_each_class_costs_pages_also_where_huge_pages_are_the_rule() {
+    child::isolated("one_slot_of_each_class_costs_pages_also_where_huge_pages_are_the_rule", || {
+        ALWAYS.store(true, Relaxed);
+        let mut all = Vec::with_capacity(100);
+        let bytes = grown(|| {
+            all.push(one_of_each::<Adaptive>());
+            all.push(one_of_each::<Never>());
+            all.push(one_of_each::<Watched>());
+        });
+        println!("{} KiB for a slot of each class in three families", bytes >> 10);
+        assert!(bytes < 3 * MIB, "{bytes} bytes");
+        // A family that says so means it, also when it is dense.
+        let slots: Vec<_> = (0..20).flat_map(|_| one_of_each::<ShortNever>()).collect();
+        let dense: Vec<_> = (0..64).map(|_| Never::malloc(MIB).expose_provenance()).collect();
+        let bytes = grown(|| {
+            for &address in &dense {
+                // SAFETY: a live slot.
+                unsafe { std::ptr::with_exposed_provenance_mut::<u8>(address).write(1) };
+            }
+        });
+        assert!(bytes < 2 * MIB, "{bytes} bytes for a byte in each of 64 slots");
+        assert_eq!((Never::stats().huge_bytes, ShortNever::stats().huge_bytes), (0, 0));
+        free_all::<ShortNever>(slots);
+    });
+}
+
+/// What was dense and was given back is not dense when it is a small family's again.
+#[test]
+fn advice_does_not_outlive_a_peak() {
+    child::isolated("advice_does_not_outlive_a_peak", || {
+        for round in 0..3 {
+            let slots: Vec<_> = (0..200 * MIB / 64).map(|_| (Peak::malloc(64).expose_provenance(), 64)).collect();
+            let huge = Peak::stats().huge_bytes;
+            assert!((190 * MIB..=200 * MIB).contains(&huge), "{huge} bytes are advised at the peak");
+            free_all::<Peak>(slots);
+            Peak::trim();
+            let mut few = Vec::with_capacity(100);
+            let bytes = grown(|| few = one_of_each::<Peak>());
+            println!("round {round}: {} KiB for a slot of each class after a peak", bytes >> 10);
+            assert!(bytes < MIB, "{bytes} bytes");
+            assert_eq!(Peak::stats().huge_bytes, 0);
+            free_all::<Peak>(few);
+            Peak::trim();
+        }
+    });
+}
+
+#[test]
+fn the_option_says_from_which_slab_on() {
+    child::isolated("the_option_says_from_which_slab_on", || {
+        fn huge_slabs<F: Family>() -> Vec<usize> {
+            let after_two = |_| {
+                assert!(!F::malloc(MIB).is_null() && !F::malloc(MIB).is_null());
+                F::stats().huge_bytes / HUGE
+            };
+            (0..6).map(after_two).collect()
+        }
+        assert_eq!(huge_slabs::<Adaptive>(), [0, 0, 0, 1, 2, 3]);
+        assert_eq!(huge_slabs::<Always>(), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(huge_slabs::<Never>(), [0; 6]);
+        assert_eq!((Adaptive::HUGE_PAGES, Never::HUGE_PAGES), (HugePages::Adaptive, HugePages::Never));
+    });
+}
+
+/// Advice that changes from slab to slab splits mappings, but only as often as there are classes.
+#[test]
+fn mixed_advice_is_few_mappings() {
+    child::isolated("mixed_advice_is_few_mappings", || {
+        let count =
+            || std::fs::read_to_string("/proc/self/maps").expect("the kernel lists our mappings").lines().count();
+        let before = count();
+        let mut random = 1_u64;
+        let mut live = Vec::new();
+        for round in 0..60_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let bytes = 1_usize << (4 + (random >> 33) % 15);
+            if bytes < 1 << 12 || round % 8 == 0 {
+                live.push((Adaptive::malloc(bytes).expose_provenance(), bytes));
+            }
+            if round % 10_000 == 9_999 {
+                let gone = live.split_off(live.len() / 3);
+                free_all::<Adaptive>(gone);
+                Adaptive::trim();
+            }
+        }
+        let stats = Adaptive::stats();
+        let more = count() - before;
+        println!("{more} mappings for {} MiB of slabs", stats.slab_bytes / MIB);
+        assert!(more <= 21 * 6 + stats.reserved_bytes / (64 * HUGE), "{more} mappings");
+        free_all::<Adaptive>(live);
+    });
+}
