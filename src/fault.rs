@@ -6,8 +6,8 @@
 
 use core::fmt;
 
-use crate::fatal;
 use crate::sync::{Acquire, AtomicPtr, Cell, Release, thread_local};
+use crate::{fatal, os};
 
 /// What was done wrongly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,6 +133,8 @@ thread_local! {
 /// family_alloc::set_fault_handler(|fault| std::eprintln!("{:?} in {}", fault.kind, fault.family));
 /// ```
 pub fn set_fault_handler(handler: FaultHandler) {
+    // A report may come when the library that set it would have been unloaded.
+    os::stay_loaded((handler as *const ()).addr());
     // Release: publishes what the handler relies on to the thread that calls it (`report`).
     HANDLER.store(handler as *mut (), Release);
 }

@@ -12,10 +12,11 @@
 //! | 0 | `checks` | what a family verifies |
 //! | 0 | `size_class` | a layout's class, a class's slot |
 //! | 1 | `os` | what is asked of the system |
-//! | 1 | `fault` | what is known of a misuse, and its report |
 //! | 1 | `capacity` | how much of each class the caches hold |
 //! | 1 | `trunk` | the free list of slots of four bytes and more |
 //! | 1 | `stats` | a family's numbers and how they print |
+//! | 2 | `fault` | what is known of a misuse, and its report |
+//! | 2 | `marks` | the marks behind allocations of hardened families, and their keys |
 //! | 2 | `header` | header pages, and the header of any address |
 //! | 3 | `region` | a family's units: free, dirty, purged |
 //! | 3 | `states` | what each slot of a checked family is |
@@ -44,6 +45,7 @@ mod heap;
 mod large;
 mod macros;
 mod magazine;
+mod marks;
 mod os;
 mod region;
 mod size_class;

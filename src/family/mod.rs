@@ -3,6 +3,7 @@
 //! **F1** A family's number is given once, when it is first used, and never again to another; the tag of a slab is number and
 //! class. **F2** A thread cache belongs to one family for ever; it is in `free` or with one thread.
 //! **F3** `Σ bins' out − Σ caches' held + large` is what clients hold, when no thread is in the middle of a call.
+//! **F4** The locks of a family are taken only once it is in the registry: only then does a `fork` hold them.
 
 mod checked;
 #[cfg(all(unix, not(any(miri, loom))))]
@@ -45,6 +46,8 @@ pub struct FamilyCore {
     number: AtomicU32,
     /// The next family in the registry.
     next: AtomicPtr<FamilyCore>,
+    /// 1 once the loader has been asked to keep what holds this family.
+    pinned: AtomicU32,
     /// The depots of all bins, one after another.
     depots: AtomicPtr<usize>,
     bins: [Bin; CLASS_COUNT],
@@ -114,6 +117,7 @@ impl FamilyCore {
             checks,
             number: AtomicU32::new(0),
             next: AtomicPtr::new(core::ptr::null_mut()),
+            pinned: AtomicU32::new(0),
             depots: AtomicPtr::new(core::ptr::null_mut()),
             bins: [const { Bin::new() }; CLASS_COUNT],
             pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states())),
@@ -123,6 +127,13 @@ impl FamilyCore {
             live_bytes_seen: Gauge::new(),
             housekeeping: AtomicU32::new(0),
         }
+    }
+
+    /// Whether the family has been used. Until then none of its locks may be taken (F4): a `fork` would not hold it, and what a
+    /// child's first use waits for would never come.
+    fn is_registered(&self) -> bool {
+        // Acquire: pairs with the Release in `register`, so that the depots are seen with what is in them.
+        self.number.load(Acquire) != 0
     }
 
     fn tag(&self, class: SizeClass) -> u32 {
@@ -288,6 +299,9 @@ impl FamilyCore {
     /// If `memory` is a live large allocation of this family that `layout` fits, nobody uses it any more.
     pub(crate) unsafe fn deallocate_large(&'static self, memory: NonNull<u8>, layout: Layout) {
         let bytes = self.mapping_bytes(layout);
+        if !self.is_registered() {
+            self.report_invalid_free(memory.addr().get(), layout);
+        }
         // SAFETY: the caller gives it up.
         let freed = unsafe { self.large.lock().deallocate(memory, bytes, os::milliseconds()) };
         match freed {
@@ -300,6 +314,9 @@ impl FamilyCore {
     #[cold]
     #[inline(never)]
     pub(crate) fn verify_large(&self, memory: NonNull<u8>, layout: Layout) {
+        if !self.is_registered() {
+            self.report_invalid_free(memory.addr().get(), layout);
+        }
         let verified = self.large.lock().verify(memory, self.mapping_bytes(layout));
         if let Err(mismatch) = verified {
             self.report_invalid_large(memory.addr().get(), layout, mismatch);
@@ -319,6 +336,9 @@ impl FamilyCore {
         want_zero: bool,
     ) -> Option<Large> {
         let (old_bytes, bytes) = (self.mapping_bytes(old), self.mapping_bytes(new));
+        if !self.is_registered() {
+            self.report_invalid_free(memory.addr().get(), old);
+        }
         // SAFETY: the caller gives the old range up if it is moved.
         let resized = unsafe { self.large.lock().resize(memory, old_bytes, bytes, new.align(), want_zero) };
         match resized {
@@ -410,8 +430,7 @@ impl FamilyCore {
 
     /// Gives all free memory that no thread cache holds back to the system; returns its bytes.
     pub(crate) fn trim(&self) -> usize {
-        // Acquire: pairs with the Release in `register`, so that the depots are seen with what is in them.
-        if self.number.load(Acquire) == 0 {
+        if !self.is_registered() {
             return 0;
         }
         for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
@@ -424,6 +443,9 @@ impl FamilyCore {
 
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = Stats::new(self.name);
+        if !self.is_registered() {
+            return stats;
+        }
         let caches = self.caches.lock();
         stats.thread_caches = caches.in_use;
         for class in (0..CLASS_COUNT).map(SizeClass::from_index) {

@@ -19,8 +19,9 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use kept::{KeptSet, Piece};
-use table::{Entry, MARKED, Table};
+use table::{Entry, Table};
 
+use crate::marks::Generation;
 use crate::os;
 
 /// Space that is kept beyond what has been live.
@@ -308,16 +309,15 @@ impl LargeSet {
     }
 
     /// Notes that a mark stands behind what the client asked for in a live allocation.
-    pub(crate) fn mark(&mut self, memory: NonNull<u8>) {
+    pub(crate) fn mark(&mut self, memory: NonNull<u8>, generation: Generation) {
         if let Some(place) = self.table.find(memory.addr().get()) {
-            let entry = self.table.entry(place);
-            self.table.set(place, Entry { length: entry.length | MARKED, ..entry });
+            self.table.set(place, self.table.entry(place).marked(generation));
         }
     }
 
-    /// Whether a live allocation of this length has a mark.
-    pub(crate) fn is_marked(&self, memory: NonNull<u8>, bytes: usize) -> bool {
-        self.verify(memory, bytes).is_ok_and(|place| self.table.entry(place).length & MARKED != 0)
+    /// The generation of the mark of a live allocation of this length, if it has one.
+    pub(crate) fn mark_of(&self, memory: NonNull<u8>, bytes: usize) -> Option<Generation> {
+        self.verify(memory, bytes).ok().and_then(|place| self.table.entry(place).mark())
     }
 
     /// The length of the live allocation that contains an address, and where it begins; for reports.

@@ -13,6 +13,8 @@
 mod noted;
 mod order;
 
+pub(crate) use noted::begin_child;
+
 use core::ops::Range;
 use core::ptr::NonNull;
 

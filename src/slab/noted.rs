@@ -16,6 +16,7 @@ use super::Geometry;
 use crate::header::{STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT};
 use crate::os;
 use crate::states::{LEAST_SHIFT, State, States, region_of};
+use crate::sync::{AtomicU32, Relaxed};
 use crate::trunk::run_length;
 
 /// A unit's bits take one byte for 128 bytes of slots, as many as the smallest class has.
@@ -189,11 +190,13 @@ impl Geometry<'_> {
         if !self.checks.is_hardened() {
             return slab.hint.get() as usize;
         }
-        // A xorshift generator (Marsaglia 2003), begun when the slab is first looked into.
+        // A xorshift generator (Marsaglia 2003), begun when the slab is first looked into, and led elsewhere in each child of a fork.
+        // Relaxed: a number that is written where there is one thread only.
         let mut state = match slab.random.get() {
-            0 => os::random() as u32 | 1,
-            state => state,
+            0 => os::random() as u32,
+            state => state ^ CHILD.load(Relaxed),
         };
+        state = state.max(1);
         state ^= state << 13;
         state ^= state >> 17;
         state ^= state << 5;
@@ -213,6 +216,14 @@ impl Geometry<'_> {
         // SAFETY: the slab's own words, up to the last slot that was ever handed out.
         unsafe { self.bits(slab).write_bytes(0, words) };
     }
+}
+
+/// What leads the random places in slabs elsewhere than in the processes that this one is a fork of; 0 if it is none.
+static CHILD: AtomicU32 = AtomicU32::new(0);
+
+/// Lets the child of a fork look into its slabs in an order of its own: as long as it is the child's only thread.
+pub(crate) fn begin_child() {
+    CHILD.store(os::random() as u32, Relaxed);
 }
 
 /// Sets the bits of slots that lie one after another. `Err`: this one's is set: its state was changed by a free that had found it live

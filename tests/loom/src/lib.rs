@@ -32,6 +32,7 @@ from_the_crate! {
     heap "../../../src/heap/mod.rs";
     large "../../../src/large/mod.rs";
     magazine "../../../src/magazine/mod.rs";
+    marks "../../../src/marks.rs";
     region "../../../src/region.rs";
     size_class "../../../src/size_class.rs";
     slab "../../../src/slab/mod.rs";
