@@ -250,3 +250,57 @@ unsafe fn set_bits(bits: NonNull<u64>, lowest: usize, count: usize) -> Result<()
     }
     Ok(())
 }
+
+#[cfg(all(test, unix, not(any(miri, loom))))]
+mod tests {
+    use super::*;
+    use crate::checks::Checks;
+    use crate::region::UnitPool;
+    use crate::size_class::SizeClass;
+    use crate::sync::Lock;
+
+    /// Where a hardened family looks into one slab, five times.
+    fn looks(geometry: &Geometry<'_>, slab: &SlabHeader) -> [u8; 20] {
+        let mut bytes = [0; 20];
+        for four in bytes.chunks_exact_mut(4) {
+            four.copy_from_slice(&(geometry.first_word(slab) as u32).to_ne_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_child_looks_into_its_slabs_in_an_order_of_its_own() {
+        let pool = Lock::new(UnitPool::new(16).with_states(true));
+        let class = SizeClass::from_index(6);
+        let checks = Checks::Hardened;
+        let geometry = Geometry { class, unit_shift: 16, tag: 0x7003, checks, pool: &pool, family: "Order" };
+        let slab = geometry.open(false).unwrap();
+        looks(&geometry, slab);
+        let in_a_child = || {
+            let mut pipe = [0; 2];
+            // SAFETY: `pipe` writes two numbers to a live array.
+            assert_eq!(unsafe { libc::pipe(pipe.as_mut_ptr()) }, 0);
+            // SAFETY: the child only looks, writes and exits.
+            let process = unsafe { libc::fork() };
+            assert!(process >= 0);
+            if process == 0 {
+                // As the handler does, which is there only once a family of the process has been used.
+                begin_child();
+                let own = looks(&geometry, slab);
+                // SAFETY: reads that many bytes of a live array.
+                unsafe { libc::write(pipe[1], own.as_ptr().cast(), own.len()) };
+                // SAFETY: no preconditions.
+                unsafe { libc::_exit(0) };
+            }
+            let mut other = [0; 20];
+            // SAFETY: writes at most that many bytes to a live array.
+            assert_eq!(unsafe { libc::read(pipe[0], other.as_mut_ptr().cast(), other.len()) }, 20);
+            // SAFETY: a child that has not been waited for; nobody asks how it ended.
+            unsafe { libc::waitpid(process, core::ptr::null_mut(), 0) };
+            other
+        };
+        let (one, two) = (in_a_child(), in_a_child());
+        let own = looks(&geometry, slab);
+        assert!(one != two && one != own && two != own, "{one:?} {two:?} {own:?}");
+    }
+}

@@ -2,6 +2,8 @@
 
 #![cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
 
+mod calls;
+mod cancel;
 #[path = "../common/mod.rs"]
 mod common;
 mod forks;
