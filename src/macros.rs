@@ -25,10 +25,15 @@
 /// | `slab_bytes` | `2 << 20` | bytes of a slab, a power of two from 64 KiB to 2 MiB. A region of address space is 64 of them, and what is larger than half a slab is mapped singly. Smaller slabs suit many small families; the default has the least metadata and uses huge pages |
 /// | `checks` | `Default` | a variant of [`Checks`](crate::Checks): what is verified when memory comes back |
 ///
-/// A value that is not allowed is refused when the crate is compiled:
+/// Values may be constant expressions; one that is a single name goes in braces, as in `checks: { MODE }`. What is not allowed is
+/// refused when the crate is compiled, and so is an option that is given twice:
 ///
 /// ```compile_fail
 /// family_alloc::family! { struct Odd { slab_bytes: 100_000 } }
+/// ```
+///
+/// ```compile_fail
+/// family_alloc::family! { struct Twice { checks: Hardened, checks: Unchecked } }
 /// ```
 ///
 /// A `#[cfg]` goes on the whole invocation, not on a family in it.
@@ -36,14 +41,93 @@
 /// The types are `Copy`, `Clone`, `Default`, `Debug`, `PartialEq`, `Eq`, `Hash`, `Send` and `Sync`.
 #[macro_export]
 macro_rules! family {
-    () => {};
-    ($(#[$attribute:meta])* $visibility:vis struct $name:ident; $($rest:tt)*) => {
-        $crate::__family! { [$(#[$attribute])*] [$visibility] $name }
-        $crate::family! { $($rest)* }
+    // Each family's end, `;` or `{ … }`, is one token tree: so all are parsed at once, however many there are.
+    ($($(#[$($attribute:tt)*])* $visibility:vis struct $name:ident $options:tt)*) => {
+        $(
+            $($crate::__family_attribute! { $($attribute)* })*
+            $crate::__family_options! { { [$(#[$($attribute)*])*] [$visibility] $name } $options }
+        )*
     };
-    ($(#[$attribute:meta])* $visibility:vis struct $name:ident { $($option:ident : $value:expr),* $(,)? } $($rest:tt)*) => {
-        $crate::__family! { [$(#[$attribute])*] [$visibility] $name $($option $value,)* }
-        $crate::family! { $($rest)* }
+    ($($unexpected:tt)*) => {
+        ::core::compile_error! {
+            "family!: expected `struct Name;` or `struct Name { slab_bytes: …, checks: … }`, each with attributes and a visibility if need be; \
+             what a macro has taken as an `item` cannot be looked into: let it take `$($family:tt)*`"
+        }
+    };
+}
+
+/// Says what is wrong with an attribute that would lead to errors hard to understand.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __family_attribute {
+    (derive($($part:tt)*)) => { $($crate::__family_attribute! { @derive $part })* };
+    (@derive Clone) => { $crate::__family_attribute! { @is_derived "Clone" } };
+    (@derive Copy) => { $crate::__family_attribute! { @is_derived "Copy" } };
+    (@derive Default) => { $crate::__family_attribute! { @is_derived "Default" } };
+    (@derive Debug) => { $crate::__family_attribute! { @is_derived "Debug" } };
+    (@derive PartialEq) => { $crate::__family_attribute! { @is_derived "PartialEq" } };
+    (@derive Eq) => { $crate::__family_attribute! { @is_derived "Eq" } };
+    (@derive Hash) => { $crate::__family_attribute! { @is_derived "Hash" } };
+    (@is_derived $name:literal) => {
+        ::core::compile_error! {
+            ::core::concat!("family!: a family is `", $name, "` already: take it out of the `#[derive]`; all are Clone, Copy, Default, Debug, PartialEq, Eq and Hash")
+        }
+    };
+    (cfg $($condition:tt)*) => {
+        ::core::compile_error! { "family!: a `#[cfg]` goes on the whole `family! { … }`, not on a family in it" }
+    };
+    ($($other:tt)*) => {};
+}
+
+/// One family whose options are parsed, one after another: how many bytes, and what is checked.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __family_options {
+    ($family:tt ;) => { $crate::__family! { $family [] [] } };
+    ($family:tt { $($options:tt)* }) => { $crate::__family_options! { @of $family [] [] $($options)* } };
+
+    (@of $family:tt $bytes:tt $checks:tt) => { $crate::__family! { $family $bytes $checks } };
+    (@of $family:tt [] $checks:tt slab_bytes: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family [$value] $checks $($($rest)*)? }
+    };
+    (@of $family:tt $bytes:tt [] checks: Unchecked $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $bytes [$crate::Checks::Unchecked] $($($rest)*)? }
+    };
+    (@of $family:tt $bytes:tt [] checks: Default $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $bytes [$crate::Checks::Default] $($($rest)*)? }
+    };
+    (@of $family:tt $bytes:tt [] checks: Checked $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $bytes [$crate::Checks::Checked] $($($rest)*)? }
+    };
+    (@of $family:tt $bytes:tt [] checks: Hardened $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $bytes [$crate::Checks::Hardened] $($($rest)*)? }
+    };
+    (@of $family:tt $bytes:tt [] checks: $unknown:ident $(, $($rest:tt)*)?) => {
+        ::core::compile_error! {
+            ::core::concat!("family!: `checks: ", ::core::stringify!($unknown), "`: it is Unchecked, Default, Checked or Hardened; a constant goes in braces: `{ ", ::core::stringify!($unknown), " }`")
+        }
+        $crate::__family! { $family [] [] }
+    };
+    (@of $family:tt $bytes:tt [] checks: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $bytes [$value] $($($rest)*)? }
+    };
+    (@of $family:tt $bytes:tt $checks:tt slab_bytes: $($rest:tt)*) => {
+        ::core::compile_error! { "family!: `slab_bytes` is given twice for one family" }
+        $crate::__family! { $family [] [] }
+    };
+    (@of $family:tt $bytes:tt $checks:tt checks: $($rest:tt)*) => {
+        ::core::compile_error! { "family!: `checks` is given twice for one family" }
+        $crate::__family! { $family [] [] }
+    };
+    (@of $family:tt $bytes:tt $checks:tt $option:ident $($rest:tt)*) => {
+        ::core::compile_error! {
+            ::core::concat!("family!: `", ::core::stringify!($option), "` is no option: there are `slab_bytes: …` and `checks: …`")
+        }
+        $crate::__family! { $family [] [] }
+    };
+    (@of $family:tt $bytes:tt $checks:tt $($rest:tt)*) => {
+        ::core::compile_error! { "family!: options are `slab_bytes: …` and `checks: …`, with a comma between" }
+        $crate::__family! { $family [] [] }
     };
 }
 
@@ -51,8 +135,8 @@ macro_rules! family {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __family {
-    ([$(#[$attribute:meta])*] [$visibility:vis] $name:ident $($option:ident $value:expr,)*) => {
-        $(#[$attribute])*
+    ({ [$(#[$($attribute:tt)*])*] [$visibility:vis] $name:ident } [$($slab_bytes:expr)?] [$($checks:expr)?]) => {
+        $(#[$($attribute)*])*
         #[derive(
             ::core::clone::Clone, ::core::marker::Copy, ::core::default::Default, ::core::fmt::Debug,
             ::core::cmp::PartialEq, ::core::cmp::Eq, ::core::hash::Hash,
@@ -60,12 +144,14 @@ macro_rules! __family {
         $visibility struct $name;
 
         const _: () = {
+            #[allow(unused_braces, reason = "a constant is given in braces")]
             const __FAMILY_OPTIONS: $crate::__private::Options = {
                 #[allow(unused_imports, reason = "not every family names its checks")]
                 use $crate::Checks::*;
                 #[allow(unused_mut, reason = "not every family has options")]
                 let mut options = $crate::__private::Options::DEFAULT;
-                $(options.$option = $value;)*
+                $(options.slab_bytes = $slab_bytes;)?
+                $(options.checks = $checks;)?
                 options.verified()
             };
 
