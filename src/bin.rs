@@ -187,7 +187,7 @@ impl Bin {
             slab_count: state.slab_count,
             out_slots: state.used_slots.saturating_sub(depot_slots),
             depot_slots,
-            free_slots: state.slab_count * slab_slots - state.used_slots,
+            free_slots: (state.slab_count * slab_slots).saturating_sub(state.used_slots),
         }
     }
 }
@@ -273,7 +273,8 @@ impl State {
     /// As for [`Bin::give`].
     unsafe fn give_to_slabs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) -> Result<(), Twice> {
         if geometry.has_trunks() {
-            self.used_slots -= slots.len();
+            // What is freed wrongly in an unchecked family is told there, in debug builds, or not at all.
+            self.used_slots = self.used_slots.wrapping_sub(slots.len());
             // SAFETY: the same contract.
             unsafe { self.give_runs(geometry, slots) };
             return Ok(());
@@ -323,6 +324,7 @@ impl State {
             }
             rest = &rest[length..];
             let slab = view.header(lowest, unit_shift);
+            geometry.debug_verify(slab, lowest, length);
             if slab.trunks.is_empty() {
                 self.link(slab);
             }

@@ -1,5 +1,5 @@
-//! What `family!` takes, and what it says of what it doesn't: each case is compiled as a program of its own, by the cargo and with the
-//! versions that this one was compiled with.
+//! What `family!` takes, and what it says of what it doesn't; and what `build.rs` believes of a compiler. All is compiled by the cargo
+//! and with the versions that this program was compiled with.
 
 #![cfg(all(unix, not(miri)))]
 
@@ -131,4 +131,24 @@ fn what_is_declared_is_taken_or_refused_with_a_reason() {
     for (name, _, reason) in REFUSED {
         assert!(of(name).iter().any(|line| line.contains(reason)), "{name}: not with the reason \"{reason}\":\n{said}");
     }
+}
+
+/// A wrapper of the compiler that says yes to each program of `build.rs`, as one that caches or distributes may: nothing is concluded.
+#[test]
+fn a_wrapper_that_takes_everything_is_not_believed() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("wrapped");
+    fs::create_dir_all(&place).expect("a directory can be made");
+    let wrapper = place.join("wrapper");
+    let script = "#!/bin/sh\ncase \" $* \" in *' --crate-name=probe '*) exit 0 ;; esac\nexec \"$@\"\n";
+    fs::write(&wrapper, script).expect("a file can be written");
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("a file can be run");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["check", "--offline", "--lib", "--features", "allocator-api"]);
+    cargo.arg("--target-dir").arg(&place).env("RUSTC_WRAPPER", &wrapper).env_remove("CARGO_BUILD_TARGET");
+    let output = cargo.output().expect("cargo starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("core's `Allocator` is not looked for"), "{said}");
 }

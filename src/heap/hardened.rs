@@ -11,7 +11,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::checked::{freed_twice, in_last_region, is_other_region, place};
-use super::{Cache, CacheSlot, Family, cache, put_back, slab_class, slot};
+use super::{Cache, CacheSlot, Family, cache, put_back, slab_class, slot, verify_empty};
 use crate::capacity::{batch_slots, quarantine_slots};
 use crate::checks::Checks;
 use crate::family::FamilyCore;
@@ -361,7 +361,7 @@ pub(super) fn verify_large<F: Family>(ptr: NonNull<u8>, layout: Layout) {
 #[inline(never)]
 pub(super) fn verify_exact<F: Family>(ptr: NonNull<u8>, layout: Layout) {
     if layout.size() == 0 {
-        return;
+        return verify_empty::<F>(ptr, layout);
     }
     let Some(class) = slab_class::<F>(layout) else { return verify_large::<F>(ptr, layout) };
     let state = F::__core().verify_live(ptr.addr().get(), layout).get();

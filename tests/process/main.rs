@@ -6,6 +6,7 @@ mod calls;
 mod cancel;
 #[path = "../common/mod.rs"]
 mod common;
+mod dylib;
 mod forks;
 mod library;
 
