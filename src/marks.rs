@@ -53,6 +53,7 @@ pub(crate) fn begin() {
 }
 
 /// Makes a new key in the child of a fork, if there was one: as long as it is the child's only thread.
+#[cfg(all(unix, not(any(miri, loom))))]
 pub(crate) fn begin_child() {
     if COUNT.load(Relaxed) != 0 {
         renew();

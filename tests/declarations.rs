@@ -145,7 +145,15 @@ fn a_wrapper_that_takes_everything_is_not_believed() {
     fs::write(&wrapper, script).expect("a file can be written");
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("a file can be run");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["check", "--offline", "--lib", "--features", "allocator-api"]);
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args([
+        "check",
+        "--offline",
+        "-p",
+        "family-alloc",
+        "--lib",
+        "--features",
+        "allocator-api",
+    ]);
     cargo.arg("--target-dir").arg(&place).env("RUSTC_WRAPPER", &wrapper).env_remove("CARGO_BUILD_TARGET");
     let output = cargo.output().expect("cargo starts");
     let said = String::from_utf8_lossy(&output.stderr);

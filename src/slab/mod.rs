@@ -13,6 +13,7 @@
 mod noted;
 mod order;
 
+#[cfg(all(unix, not(any(miri, loom))))]
 pub(crate) use noted::begin_child;
 
 use core::ops::Range;

@@ -222,6 +222,7 @@ impl Geometry<'_> {
 static CHILD: AtomicU32 = AtomicU32::new(0);
 
 /// Lets the child of a fork look into its slabs in an order of its own: as long as it is the child's only thread.
+#[cfg(all(unix, not(any(miri, loom))))]
 pub(crate) fn begin_child() {
     CHILD.store(os::random() as u32, Relaxed);
 }
