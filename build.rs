@@ -78,7 +78,8 @@ fn main() {
     if !implemented && !named {
         return;
     }
-    // Whoever takes what cannot be compiled says nothing about what can: a wrapper may say yes to everything.
+    // Whoever takes what cannot be compiled says nothing about what can: a wrapper may say yes to
+    // everything.
     if compiles("compile_error!(\"taken all the same\");", "") {
         println!(
             "cargo::warning=the compiler or its wrapper takes a program that is wrong: core's `Allocator` is not looked for"

@@ -273,7 +273,8 @@ impl State {
     /// As for [`Bin::give`].
     unsafe fn give_to_slabs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) -> Result<(), Twice> {
         if geometry.has_trunks() {
-            // What is freed wrongly in an unchecked family is told there, in debug builds, or not at all.
+            // What is freed wrongly in an unchecked family is told there, in debug builds, or not
+            // at all.
             self.used_slots = self.used_slots.wrapping_sub(slots.len());
             // SAFETY: the same contract.
             unsafe { self.give_runs(geometry, slots) };

@@ -32,7 +32,8 @@ pub(crate) fn say(message: fmt::Arguments<'_>) {
     write_to_stderr(&line.bytes[..=line.len]);
 }
 
-/// Keeps a thread that was cancelled from ending before the process does: what is called from here on may be a point where it would.
+/// Keeps a thread that was cancelled from ending before the process does: what is called from here
+/// on may be a point where it would.
 #[cfg(all(
     any(
         target_os = "linux",
@@ -83,7 +84,8 @@ pub(crate) fn end() -> ! {
 /// By the system call, because the C library's `write` ends a thread that was cancelled.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(miri)))]
 fn write_to_stderr(bytes: &[u8]) {
-    // SAFETY: the call reads `bytes.len()` bytes from a live slice. Its result does not matter: the process ends either way.
+    // SAFETY: the call reads `bytes.len()` bytes from a live slice. Its result does not matter: the
+    // process ends either way.
     unsafe { libc::syscall(libc::SYS_write, libc::STDERR_FILENO, bytes.as_ptr(), bytes.len()) };
 }
 

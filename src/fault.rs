@@ -127,8 +127,8 @@ thread_local! {
 /// What is found wrong only in a slab's list, when a slot goes back to it or its free slots are put in order (possible with `Unchecked`
 /// and `Default`), is not told. Otherwise it runs on the thread that made the call, with no lock of this crate held. It must not use the
 /// family that found the fault, which may be in the middle of an exchange. It cannot save the process: if it returns or
-/// unwinds, the process aborts. A further fault on the same thread while it runs aborts at once. A library that has the handler stays
-/// loaded (glibc).
+/// unwinds, the process aborts. A further fault on the same thread while it runs aborts at once. A
+/// library that has the handler stays loaded (glibc).
 ///
 /// ```
 /// family_alloc::set_fault_handler(|fault| std::eprintln!("{:?} in {}", fault.kind, fault.family));

@@ -25,8 +25,9 @@
 /// | `slab_bytes` | `2 << 20` | bytes of a slab, a power of two from 64 KiB to 2 MiB. A region of address space is 64 of them, and what is larger than half a slab is mapped singly. Smaller slabs suit many small families; the default has the least metadata and uses huge pages |
 /// | `checks` | `Default` | a variant of [`Checks`](crate::Checks): what is verified when memory comes back |
 ///
-/// Values may be constant expressions; one that is a single name goes in braces, as in `checks: { MODE }`. What is not allowed is
-/// refused when the crate is compiled, and so is an option that is given twice:
+/// Values may be constant expressions; one that is a single name goes in braces, as in `checks: {
+/// MODE }`. What is not allowed is refused when the crate is compiled, and so is an option that is
+/// given twice:
 ///
 /// ```compile_fail
 /// family_alloc::family! { struct Odd { slab_bytes: 100_000 } }
@@ -41,7 +42,8 @@
 /// The types are `Copy`, `Clone`, `Default`, `Debug`, `PartialEq`, `Eq`, `Hash`, `Send` and `Sync`.
 #[macro_export]
 macro_rules! family {
-    // Each family's end, `;` or `{ … }`, is one token tree: so all are parsed at once, however many there are.
+    // Each family's end, `;` or `{ … }`, is one token tree: so all are parsed at once, however many
+    // there are.
     ($($(#[$($attribute:tt)*])* $visibility:vis struct $name:ident $options:tt)*) => {
         $(
             $($crate::__family_attribute! { $($attribute)* })*

@@ -1,11 +1,14 @@
 //! The marks behind allocations of hardened families: eight bytes that only this process can make.
 //!
-//! A mark is SipHash-1-3 (Aumasson and Bernstein, 2012) of the address and the family's number, under a key of 128 random bits: whoever
-//! has seen marks cannot make others. A child of a fork has its parent's memory, so its parent knows its key: it gets a new one.
-//! What was marked before keeps its mark, so keys are kept as well, and whoever marks an allocation notes the key's *generation*.
+//! A mark is SipHash-1-3 (Aumasson and Bernstein, 2012) of the address and the family's number,
+//! under a key of 128 random bits: whoever has seen marks cannot make others. A child of a fork has
+//! its parent's memory, so its parent knows its key: it gets a new one. What was marked before
+//! keeps its mark, so keys are kept as well, and whoever marks an allocation notes the key's
+//! *generation*.
 //!
-//! **K1** The key of a generation is written once, before that generation is [`current`], and never changes. It is written by a
-//! thread that has the registry's lock, or is the only one of its process.
+//! **K1** The key of a generation is written once, before that generation is [`current`], and never
+//! changes. It is written by a thread that has the registry's lock, or is the only one of its
+//! process.
 
 #![forbid(unsafe_code)]
 
@@ -37,8 +40,8 @@ static KEYS: [[AtomicU32; 4]; GENERATION_COUNT] = [const { [const { AtomicU32::n
 /// How many generations there are.
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-// Relaxed throughout: who marks has a slot of a family that was registered after the first key was written, and the registry
-// publishes both; later keys are written where there is one thread (K1).
+// Relaxed throughout: who marks has a slot of a family that was registered after the first key was
+// written, and the registry publishes both; later keys are written where there is one thread (K1).
 
 /// The generation that marks are made with now.
 pub(crate) fn current() -> Generation {
@@ -52,7 +55,8 @@ pub(crate) fn begin() {
     }
 }
 
-/// Makes a new key in the child of a fork, if there was one: as long as it is the child's only thread.
+/// Makes a new key in the child of a fork, if there was one: as long as it is the child's only
+/// thread.
 #[cfg(all(unix, not(any(miri, loom))))]
 pub(crate) fn begin_child() {
     if COUNT.load(Relaxed) != 0 {
@@ -71,8 +75,8 @@ fn renew() {
     COUNT.store(count + 1, Relaxed);
 }
 
-/// What stands behind an allocation at `address` of the family with this number: nothing that an overflowing copy would write, and
-/// never zero at first.
+/// What stands behind an allocation at `address` of the family with this number: nothing that an
+/// overflowing copy would write, and never zero at first.
 #[inline(never)]
 pub(crate) fn mark(address: usize, family: u32, generation: Generation) -> [u8; MARK_BYTES] {
     let word = |place: usize| u64::from(KEYS[generation.0 as usize][place].load(Relaxed));

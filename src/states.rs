@@ -52,7 +52,8 @@ impl State {
     /// The first of those with a mark.
     const MARKED: Self = Self(Self::LIVE.0 + 1);
 
-    /// With a client, and with a mark of this generation behind what the client asked for; only in hardened families.
+    /// With a client, and with a mark of this generation behind what the client asked for; only in
+    /// hardened families.
     pub(crate) fn marked(generation: Generation) -> Self {
         Self(Self::MARKED.0 + generation.number())
     }

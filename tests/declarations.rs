@@ -1,5 +1,6 @@
-//! What `family!` takes, and what it says of what it doesn't; and what `build.rs` believes of a compiler. All is compiled by the cargo
-//! and with the versions that this program was compiled with.
+//! What `family!` takes, and what it says of what it doesn't; and what `build.rs` believes of a
+//! compiler. All is compiled by the cargo and with the versions that this program was compiled
+//! with.
 
 #![cfg(all(unix, not(miri)))]
 
@@ -133,7 +134,8 @@ fn what_is_declared_is_taken_or_refused_with_a_reason() {
     }
 }
 
-/// A wrapper of the compiler that says yes to each program of `build.rs`, as one that caches or distributes may: nothing is concluded.
+/// A wrapper of the compiler that says yes to each program of `build.rs`, as one that caches or
+/// distributes may: nothing is concluded.
 #[test]
 fn a_wrapper_that_takes_everything_is_not_believed() {
     use std::os::unix::fs::PermissionsExt;

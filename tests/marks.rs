@@ -1,4 +1,5 @@
-//! The marks behind allocations of hardened families: nobody can make one who has seen others, and forks neither break nor share them.
+//! The marks behind allocations of hardened families: nobody can make one who has seen others, and
+//! forks neither break nor share them.
 
 #![cfg(all(unix, not(miri)))]
 
@@ -37,7 +38,8 @@ impl<F: Family + GlobalAlloc> Marked<F> {
     }
 
     fn read(memory: *mut u8, size: usize) -> u64 {
-        // SAFETY: inside of the slot or mapping, behind what was asked for: what an overread would see.
+        // SAFETY: inside of the slot or mapping, behind what was asked for: what an overread would
+        // see.
         unsafe { memory.add(size).cast::<u64>().read_unaligned() }
     }
 
@@ -71,7 +73,8 @@ fn fork(body: impl FnOnce()) -> libc::c_int {
     status
 }
 
-/// The mark that this process puts behind an allocation at an address. What is freed goes to a random place: the slot comes back.
+/// The mark that this process puts behind an allocation at an address. What is freed goes to a
+/// random place: the slot comes back.
 fn mark_at(address: *mut u8, size: usize) -> u64 {
     for _ in 0..1_000_000 {
         let next = Marked::<First>::allocate(size);
@@ -89,7 +92,8 @@ fn marks_tell_nothing_of_each_other() {
         let first: Vec<_> = (0..1000).map(|_| Marked::<First>::allocate(40)).collect();
         let marks: HashSet<u64> = first.iter().map(|slot| slot.mark).collect();
         assert_eq!(marks.len(), first.len(), "all differ");
-        // What two marks have in common does not depend on what their addresses have in common: neither by difference nor by bits.
+        // What two marks have in common does not depend on what their addresses have in common:
+        // neither by difference nor by bits.
         let relation = |of: fn(u64, u64) -> u64| {
             let pairs = first.windows(2).map(|pair| {
                 (of(pair[0].memory.addr() as u64, pair[1].memory.addr() as u64), of(pair[0].mark | 1, pair[1].mark | 1))
@@ -139,7 +143,8 @@ fn a_child_has_marks_of_its_own_and_knows_those_from_before() {
     });
 }
 
-/// More forks of forks than there are generations of keys; the last frees what all of them have allocated.
+/// More forks of forks than there are generations of keys; the last frees what all of them have
+/// allocated.
 #[test]
 fn every_generation_knows_the_marks_of_all_before() {
     fn next(depth: usize, mut held: Vec<Marked<First>>) {

@@ -306,7 +306,8 @@ fn another_size_of_the_same_class_is_no_misuse() {
     assert_eq!(Same::stats().live_allocations, 0);
 }
 
-/// A live allocation comes back with a size of 0, or as an old size of 0, through every call that has one.
+/// A live allocation comes back with a size of 0, or as an old size of 0, through every call that
+/// has one.
 fn empty<F: Family + Allocator + GlobalAlloc>(door: Door, size: usize) {
     let address = allocate::<F>(size);
     let pointer = NonNull::new(std::ptr::with_exposed_provenance_mut::<u8>(address)).expect("not null");
@@ -393,7 +394,8 @@ fn what_dangles_comes_back_as_nothing() {
     come_back::<EmptyGuarded>();
 }
 
-/// In debug builds what an unchecked family gets wrongly is told when it goes back to its slab; it was a panic under a lock.
+/// In debug builds what an unchecked family gets wrongly is told when it goes back to its slab; it
+/// was a panic under a lock.
 #[test]
 #[cfg(debug_assertions)]
 fn an_unchecked_family_says_in_debug_builds_what_is_no_slot_of_its_own() {
@@ -416,7 +418,8 @@ fn an_unchecked_family_says_in_debug_builds_what_is_no_slot_of_its_own() {
     for slot in slots {
         let slot = std::ptr::with_exposed_provenance_mut(slot);
         match kind {
-            // SAFETY: a misuse that is found at the latest when the slots leave the cache, here and below.
+            // SAFETY: a misuse that is found at the latest when the slots leave the cache, here and
+            // below.
             "family" => unsafe { Foreign::free(slot, 64) },
             // SAFETY: as above.
             _ => unsafe { Raw::free(slot, 16) },

@@ -266,7 +266,8 @@ fn what_large_allocations_leave_becomes_slots() {
     });
 }
 
-/// What grows and fits is granted, whatever a move would need meanwhile; what does not fit changes nothing.
+/// What grows and fits is granted, whatever a move would need meanwhile; what does not fit changes
+/// nothing.
 #[test]
 #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend copies")]
 fn growth_that_fits_under_a_limit_is_granted() {

@@ -394,7 +394,8 @@ impl Drop for AtTheEnd {
     }
 }
 
-/// The same on a thread without a cache, where slots come one by one: what ran over is gone, or told.
+/// The same on a thread without a cache, where slots come one by one: what ran over is gone, or
+/// told.
 #[test]
 #[cfg(unix)]
 fn what_runs_over_into_a_new_slot_is_not_handed_out_late() {

@@ -46,8 +46,9 @@ impl FamilyCore {
         }
     }
 
-    /// Ends the process if a live allocation begins at an address that comes back with a size of 0. What no bytes were asked for has
-    /// the address that is its alignment, and nothing else that dangles is an allocation.
+    /// Ends the process if a live allocation begins at an address that comes back with a size of 0.
+    /// What no bytes were asked for has the address that is its alignment, and nothing else that
+    /// dangles is an allocation.
     #[cold]
     #[inline(never)]
     pub(crate) fn verify_empty(&self, address: usize, layout: Layout) {

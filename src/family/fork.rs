@@ -36,7 +36,8 @@ extern "C" fn hold_all() {
 /// What the child does.
 extern "C" fn begin_child() {
     release_all();
-    // What a hardened family does and what stands behind its allocations must not be what the parent knows.
+    // What a hardened family does and what stands behind its allocations must not be what the
+    // parent knows.
     marks::begin_child();
     slab::begin_child();
     families().for_each(|family| family.0.reseed());

@@ -46,7 +46,8 @@ impl FamilyCore {
         self.large.lock().mark(memory, generation);
     }
 
-    /// The generation of its mark, if `memory` is a live large allocation that has one, which the layout fits.
+    /// The generation of its mark, if `memory` is a live large allocation that has one, which the
+    /// layout fits.
     pub(crate) fn mark_of_large(&self, memory: NonNull<u8>, layout: Layout) -> Option<Generation> {
         if !self.is_registered() {
             return None;

@@ -3,7 +3,8 @@
 //! **F1** A family's number is given once, when it is first used, and never again to another; the tag of a slab is number and
 //! class. **F2** A thread cache belongs to one family for ever; it is in `free` or with one thread.
 //! **F3** `Σ bins' out − Σ caches' held + large` is what clients hold, when no thread is in the middle of a call.
-//! **F4** The locks of a family are taken only once it is in the registry: only then does a `fork` hold them.
+//! **F4** The locks of a family are taken only once it is in the registry: only then does a `fork`
+//! hold them.
 
 mod checked;
 #[cfg(all(unix, not(any(miri, loom))))]
@@ -26,7 +27,7 @@ use crate::region::UnitPool;
 use crate::size_class::{CLASS_COUNT, SizeClass};
 use crate::slab::Geometry;
 use crate::stats::{ClassStats, Stats};
-use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Cell, Lock, Relaxed};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Cell, Lock, Relaxed};
 
 pub use registry::{Families, FamilyRef, families};
 
@@ -127,13 +128,6 @@ impl FamilyCore {
             live_bytes_seen: Gauge::new(),
             housekeeping: AtomicU32::new(0),
         }
-    }
-
-    /// Whether the family has been used. Until then none of its locks may be taken (F4): a `fork` would not hold it, and what a
-    /// child's first use waits for would never come.
-    fn is_registered(&self) -> bool {
-        // Acquire: pairs with the Release in `register`, so that the depots are seen with what is in them.
-        self.number.load(Acquire) != 0
     }
 
     fn tag(&self, class: SizeClass) -> u32 {

@@ -17,6 +17,14 @@ static NEWEST: AtomicPtr<FamilyCore> = AtomicPtr::new(core::ptr::null_mut());
 const NUMBER_MAX: u32 = (1 << (u32::BITS - CLASS_BITS)) - 2;
 
 impl FamilyCore {
+    /// Whether the family has been used. Until then none of its locks may be taken (F4): a `fork`
+    /// would not hold it, and what a child's first use waits for would never come.
+    pub(super) fn is_registered(&self) -> bool {
+        // Acquire: pairs with the Release in `register`, so that the depots are seen with what is
+        // in them.
+        self.number.load(Acquire) != 0
+    }
+
     /// Makes the family known, once, before its first allocation, and opens the directory that its thread caches look into.
     /// `None`: there are no numbers left, or no address space.
     pub(super) fn register(&'static self) -> Option<()> {
@@ -52,10 +60,11 @@ impl FamilyCore {
         Some(())
     }
 
-    /// Lets neither this code nor what holds the family's statics be unloaded: the registry, forks, reports and the ends of threads
-    /// reach both.
+    /// Lets neither this code nor what holds the family's statics be unloaded: the registry, forks,
+    /// reports and the ends of threads reach both.
     fn stay_loaded(&'static self) {
-        // Relaxed: whoever comes second, which may be the loader's own need of memory, does not wait.
+        // Relaxed: whoever comes second, which may be the loader's own need of memory, does not
+        // wait.
         if self.pinned.swap(1, Relaxed) == 0 {
             os::stay_loaded(core::ptr::from_ref(self).addr());
         }

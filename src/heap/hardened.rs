@@ -232,7 +232,8 @@ fn prepare_fresh(family: &FamilyCore, address: usize, class: SizeClass, is_new: 
     }
 }
 
-/// As [`prepare_fresh`] for a slot that comes from its bin alone, guarded or carved, to be handed out at once.
+/// As [`prepare_fresh`] for a slot that comes from its bin alone, guarded or carved, to be handed
+/// out at once.
 fn prepare_one(family: &FamilyCore, address: usize, class: SizeClass, is_new: bool) {
     let bytes = class.slot_bytes();
     if !Checks::Hardened.guards_slots_of(bytes) {
@@ -327,8 +328,8 @@ pub(super) fn mark<F: Family>(memory: NonNull<[u8]>, layout: Layout) {
     }
 }
 
-/// Ends the process if the mark behind an allocation is not as it was. It is live, has a mark of this generation and occupies `room`
-/// bytes.
+/// Ends the process if the mark behind an allocation is not as it was. It is live, has a mark of
+/// this generation and occupies `room` bytes.
 fn verify_mark(family: &FamilyCore, address: usize, layout: Layout, room: usize, generation: Generation) {
     let (start, bytes) = slack(address, layout.size().min(room), room);
     // SAFETY: inside the slot or mapping.

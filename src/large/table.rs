@@ -8,7 +8,8 @@ use crate::os;
 #[derive(Clone, Copy)]
 pub(super) struct Entry {
     pub(super) address: usize,
-    /// Bytes, whole pages; where a mark stands behind what the client asked for, its generation and 1 are added.
+    /// Bytes, whole pages; where a mark stands behind what the client asked for, its generation and
+    /// 1 are added.
     pub(super) length: usize,
 }
 

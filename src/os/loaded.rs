@@ -1,10 +1,11 @@
 //! Code that stays where it is: what threads, keys and handlers point to is never unloaded.
 
-/// Keeps what holds this code, and the library that holds `address`, in memory for good: `dlclose` then leaves them there, and
-/// `dlopen` finds them again with all they hold. The two differ where this crate is in a shared library of its own (a Rust `dylib`)
-/// and a plugin declares a family: the registry would point to what is gone. And unloaded and loaded anew, this code would know
-/// nothing of its regions, its tables and its `pthread` key, and leave them behind each time: 4 GiB of address space and one of
-/// the system's 1024 keys.
+/// Keeps what holds this code, and the library that holds `address`, in memory for good: `dlclose`
+/// then leaves them there, and `dlopen` finds them again with all they hold. The two differ where
+/// this crate is in a shared library of its own (a Rust `dylib`) and a plugin declares a family:
+/// the registry would point to what is gone. And unloaded and loaded anew, this code would know
+/// nothing of its regions, its tables and its `pthread` key, and leave them behind each time: 4 GiB
+/// of address space and one of the system's 1024 keys.
 ///
 /// Called with no lock held: the loader has one of its own. Where the loader cannot be asked, the library is as safe as its
 /// thread-locals make it: systems don't unload code that has one to destroy. Asking clears an error that `dlerror` has not told yet.
@@ -44,15 +45,18 @@ mod glibc {
         };
         let mut record: *mut c_void = core::ptr::null_mut();
         let place = core::ptr::without_provenance(address);
-        // SAFETY: writes one `Dl_info` and one pointer to live ones; it only searches for the address.
+        // SAFETY: writes one `Dl_info` and one pointer to live ones; it only searches for the
+        // address.
         if unsafe { libc::dladdr1(place, &raw mut info, &raw mut record, RTLD_DL_LINKMAP) } == 0 || record.is_null() {
             return;
         }
-        // SAFETY: the record of a library that is loaded: the caller calls from it, or has something of it.
+        // SAFETY: the record of a library that is loaded: the caller calls from it, or has
+        // something of it.
         let name = unsafe { (*record.cast::<LinkMap>()).name };
         // SAFETY: a name in the record is null or ends with a zero byte.
         if !name.is_null() && unsafe { *name } != 0 {
-            // SAFETY: a name that ends with a zero byte; what is loaded already is not initialised again.
+            // SAFETY: a name that ends with a zero byte; what is loaded already is not initialised
+            // again.
             unsafe { libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE) };
         }
     }

@@ -1,4 +1,5 @@
-//! Random bits. No cancellation point is passed on the way: the caller may have a lock, which a thread that ends here would keep.
+//! Random bits. No cancellation point is passed on the way: the caller may have a lock, which a
+//! thread that ends here would keep.
 
 /// 64 random bits from the system; weak ones where it has none to give.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(miri)))]
@@ -19,7 +20,8 @@ pub(crate) fn random() -> u64 {
     }
 }
 
-/// Bits that differ from call to call and from process to process: from `std`, which asks the system once a thread.
+/// Bits that differ from call to call and from process to process: from `std`, which asks the
+/// system once a thread.
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), not(miri))))]
 pub(crate) fn random() -> u64 {
     use core::hash::{BuildHasher, Hasher};
@@ -38,7 +40,8 @@ pub(crate) fn random() -> u64 {
     #[cfg(not(miri))]
     {
         let mut own = 0_u64;
-        // SAFETY: `getentropy` writes eight bytes to a live `u64`. Should it fail, the rest has to do.
+        // SAFETY: `getentropy` writes eight bytes to a live `u64`. Should it fail, the rest has to
+        // do.
         unsafe { libc::getentropy((&raw mut own).cast(), size_of::<u64>()) };
         hasher.write_u64(own);
     }

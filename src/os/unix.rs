@@ -49,7 +49,8 @@ pub(crate) fn address_space_limit() -> Option<usize> {
     usize::try_from(limit.rlim_cur).ok()
 }
 
-/// Reserved space has no commit charge. FreeBSD and others charge nothing before it is touched and have no such flag.
+/// Reserved space has no commit charge. FreeBSD and others charge nothing before it is touched and
+/// have no such flag.
 #[cfg(not(any(
     target_os = "freebsd",
     target_os = "dragonfly",
@@ -309,7 +310,8 @@ mod moving {
     /// The system call: Android's C library has it, `libc` not.
     ///
     /// # Safety
-    /// As for [`remap`](super::remap); with `MREMAP_FIXED` what lies at `target` is the caller's and given up.
+    /// As for [`remap`](super::remap); with `MREMAP_FIXED` what lies at `target` is the caller's
+    /// and given up.
     pub(super) unsafe fn mremap(
         start: NonNull<u8>,
         old_bytes: usize,
@@ -324,8 +326,8 @@ mod moving {
         if address == -1 { None } else { NonNull::new(core::ptr::with_exposed_provenance_mut(address as usize)) }
     }
 
-    /// In place, or else to where huge pages can be moved as such and those to come can be huge. `None`: that cannot be, and nothing
-    /// has changed.
+    /// In place, or else to where huge pages can be moved as such and those to come can be huge.
+    /// `None`: that cannot be, and nothing has changed.
     ///
     /// # Safety
     /// As for [`remap`](super::remap).
@@ -341,12 +343,14 @@ mod moving {
         }
         let space = place_to_move_to(old_bytes, new_bytes)?;
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        // SAFETY: the caller gives the old range up, and what is replaced is the space that was reserved just now. Should it fail the
-        // system may have taken that back before, and somebody else may have it by now: it is left alone.
+        // SAFETY: the caller gives the old range up, and what is replaced is the space that was
+        // reserved just now. Should it fail the system may have taken that back before, and
+        // somebody else may have it by now: it is left alone.
         unsafe { mremap(start, old_bytes, new_bytes, flags, space.as_ptr()) }
     }
 
-    /// Aligned space that a mapping can grow into: that is known before, because a move that fails may have taken the space or not.
+    /// Aligned space that a mapping can grow into: that is known before, because a move that fails
+    /// may have taken the space or not.
     fn place_to_move_to(old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>> {
         let page = page_bytes();
         // While the pages are moved, both ranges count, and what is new counts twice.
@@ -356,7 +360,8 @@ mod moving {
         let end = unsafe { space.add(new_bytes) };
         // SAFETY: as above: `more` is at least two pages.
         let behind = unsafe { end.add(page) };
-        // A move needs a few mappings more. Moving a page of the space onto another needs as many, and harms nobody.
+        // A move needs a few mappings more. Moving a page of the space onto another needs as many,
+        // and harms nobody.
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
         // SAFETY: two pages that were reserved just now.
         let may_move = unsafe { mremap(end, page, page, flags, behind.as_ptr()) }.is_some();

@@ -196,8 +196,9 @@ impl Geometry<'_> {
         debug_assert_eq!(slab.tag.load(Relaxed), self.tag, "the slab is this bin's");
     }
 
-    /// In debug builds, ends the process if slots that come back to a slab are not of this class and family, or are more than went out:
-    /// before that becomes a panic under a lock. Unchecked families verify nothing else, and default ones find no double free.
+    /// In debug builds, ends the process if slots that come back to a slab are not of this class
+    /// and family, or are more than went out: before that becomes a panic under a lock. Unchecked
+    /// families verify nothing else, and default ones find no double free.
     pub(crate) fn debug_verify(&self, slab: &SlabHeader, lowest: usize, count: usize) {
         if cfg!(debug_assertions) {
             if !self.owns(slab) {

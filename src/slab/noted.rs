@@ -190,8 +190,9 @@ impl Geometry<'_> {
         if !self.checks.is_hardened() {
             return slab.hint.get() as usize;
         }
-        // A xorshift generator (Marsaglia 2003), begun when the slab is first looked into, and led elsewhere in each child of a fork.
-        // Relaxed: a number that is written where there is one thread only.
+        // A xorshift generator (Marsaglia 2003), begun when the slab is first looked into, and led
+        // elsewhere in each child of a fork. Relaxed: a number that is written where there is one
+        // thread only.
         let mut state = match slab.random.get() {
             0 => os::random() as u32,
             state => state ^ CHILD.load(Relaxed),
@@ -218,10 +219,12 @@ impl Geometry<'_> {
     }
 }
 
-/// What leads the random places in slabs elsewhere than in the processes that this one is a fork of; 0 if it is none.
+/// What leads the random places in slabs elsewhere than in the processes that this one is a fork
+/// of; 0 if it is none.
 static CHILD: AtomicU32 = AtomicU32::new(0);
 
-/// Lets the child of a fork look into its slabs in an order of its own: as long as it is the child's only thread.
+/// Lets the child of a fork look into its slabs in an order of its own: as long as it is the
+/// child's only thread.
 #[cfg(all(unix, not(any(miri, loom))))]
 pub(crate) fn begin_child() {
     CHILD.store(os::random() as u32, Relaxed);
@@ -285,7 +288,8 @@ mod tests {
             let process = unsafe { libc::fork() };
             assert!(process >= 0);
             if process == 0 {
-                // As the handler does, which is there only once a family of the process has been used.
+                // As the handler does, which is there only once a family of the process has been
+                // used.
                 begin_child();
                 let own = looks(&geometry, slab);
                 // SAFETY: reads that many bytes of a live array.

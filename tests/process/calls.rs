@@ -1,5 +1,5 @@
-//! Every public function beside a `fork`, whether its family has been used or not: no child finds a lock taken by a thread that it
-//! does not have.
+//! Every public function beside a `fork`, whether its family has been used or not: no child finds a
+//! lock taken by a thread that it does not have.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::sync::Arc;

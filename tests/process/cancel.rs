@@ -1,5 +1,5 @@
-//! Threads that have been cancelled (`pthread_cancel`): nothing in the crate is a point at which one ends, as nothing in `malloc` is. It
-//! would keep a lock, or take a report with it.
+//! Threads that have been cancelled (`pthread_cancel`): nothing in the crate is a point at which
+//! one ends, as nothing in `malloc` is. It would keep a lock, or take a report with it.
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

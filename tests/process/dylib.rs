@@ -1,5 +1,6 @@
-//! The crate in a Rust `dylib` that a program and its plugins share: a plugin that declares a family and is closed must stay, because the
-//! registry, forks, reports and the ends of threads reach its statics. Three crates, built by cargo where this program was.
+//! The crate in a Rust `dylib` that a program and its plugins share: a plugin that declares a
+//! family and is closed must stay, because the registry, forks, reports and the ends of threads
+//! reach its statics. Three crates, built by cargo where this program was.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -90,7 +90,8 @@ pub(crate) fn unfinished(file: &SourceFile) -> Vec<Violation> {
     found.collect()
 }
 
-/// Calls of functions of the C library at which a thread that was cancelled ends: it would keep what it has, a lock for one.
+/// Calls of functions of the C library at which a thread that was cancelled ends: it would keep
+/// what it has, a lock for one.
 pub(crate) fn cancellable(file: &SourceFile) -> Vec<Violation> {
     /// What of the cancellation points of POSIX a library for memory could come to call.
     const POINTS: [&str; 23] = [
