@@ -53,7 +53,7 @@ impl FamilyCore {
         }
         *numbers += 1;
         self.next.store(NEWEST.load(Relaxed), Relaxed);
-        // Release: publishes the depots to the Acquire in `is_registered`.
+        // Release: publishes the depots to the Acquire above.
         self.number.store(*numbers, Release);
         // Release: publishes `next` to `all`.
         NEWEST.store(core::ptr::from_ref(self).cast_mut(), Release);
