@@ -40,14 +40,16 @@ impl<F: Family + GlobalAlloc> Marked<F> {
     fn read(memory: *mut u8, size: usize) -> u64 {
         // SAFETY: inside of the slot or mapping, behind what was asked for: what an overread would
         // see.
-        unsafe { memory.add(size).cast::<u64>().read_unaligned() }
+        unsafe { memory.wrapping_add(size).cast::<u64>().read_unaligned() }
     }
 
     /// Writes one byte past the end.
     fn overflow(self) {
         let end = self.memory.wrapping_add(self.layout.size());
-        // SAFETY: a misuse inside of the slot or mapping.
-        unsafe { end.write(end.read() ^ 0x80) };
+        // SAFETY: inside of the slot or mapping, here and below, where it is a misuse.
+        let byte = unsafe { end.read() };
+        // SAFETY: as above.
+        unsafe { end.write(byte ^ 0x80) };
     }
 
     fn free(self) {

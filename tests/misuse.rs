@@ -334,11 +334,11 @@ fn empty_resized(door: Door, address: usize) {
     expect(&format!("invalid free of {address:#x} (size 0, 16-byte class, family Watched): {truth}"));
     match door {
         // SAFETY: a misuse that the call must see, here and below.
-        Door::Allocator => drop(unsafe { Watched.grow(pointer, bytes(0), bytes(64)) }),
+        Door::Allocator => assert!(unsafe { Watched.grow(pointer, bytes(0), bytes(64)) }.is_err()),
         // SAFETY: as above.
-        Door::Global => drop(unsafe { Watched.grow_zeroed(pointer, bytes(0), bytes(64)) }),
+        Door::Global => assert!(unsafe { Watched.grow_zeroed(pointer, bytes(0), bytes(64)) }.is_err()),
         // SAFETY: as above.
-        Door::Free => drop(unsafe { Watched::recalloc(Watched::remalloc(pointer.as_ptr(), 0, 64), 0, 64) }),
+        Door::Free => assert!(unsafe { Watched::remalloc(pointer.as_ptr(), 0, 64) }.is_null()),
     }
 }
 
@@ -351,6 +351,14 @@ const EMPTY: &[Case] = &[
     ("hardened, 32 KiB", |door| empty::<Guarded>(door, 32 << 10)),
     ("hardened, 1 MiB", |door| empty::<Guarded>(door, MIB)),
     ("resized", |door| empty_resized(door, allocate::<Watched>(100))),
+    ("resized, zeroed", |_| {
+        let address = allocate::<Watched>(100);
+        let truth = slot_of(128, "Watched");
+        expect(&format!("invalid free of {address:#x} (size 0, 16-byte class, family Watched): {truth}"));
+        let pointer = std::ptr::with_exposed_provenance_mut(address);
+        // SAFETY: as above.
+        assert!(unsafe { Watched::recalloc(pointer, 0, 64) }.is_null());
+    }),
 ];
 
 #[test]

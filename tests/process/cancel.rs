@@ -15,8 +15,10 @@ unsafe extern "C" {
 }
 
 fn cancel_this_thread() {
+    // SAFETY: no preconditions.
+    let this = unsafe { libc::pthread_self() };
     // SAFETY: the calling thread, which ends at its next cancellation point.
-    assert_eq!(unsafe { pthread_cancel(libc::pthread_self()) }, 0);
+    assert_eq!(unsafe { pthread_cancel(this) }, 0);
 }
 
 /// Runs `body` on a thread that `std` knows nothing of, to its end or to where it is cancelled.
