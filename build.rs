@@ -67,13 +67,23 @@ implement!(Probe);
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-env-changed=RUSTC_BOOTSTRAP");
+    for variable in ["RUSTC_BOOTSTRAP", "RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
     println!("cargo::rustc-check-cfg=cfg(family_alloc_core_allocator)");
     println!("cargo::rustc-check-cfg=cfg(family_alloc_core_allocator_unstable)");
 
     let implemented = env::var_os("CARGO_FEATURE_ALLOCATOR_API").is_some();
     let named = env::var_os("CARGO_FEATURE_ALLOCATOR_API2_02").is_some();
     if !implemented && !named {
+        return;
+    }
+    // Whoever takes what cannot be compiled says nothing about what can: a wrapper may say yes to
+    // everything.
+    if compiles("compile_error!(\"taken all the same\");", "") {
+        println!(
+            "cargo::warning=the compiler or its wrapper takes a program that is wrong: core's `Allocator` is not looked for"
+        );
         return;
     }
     let stable = compiles("", "");

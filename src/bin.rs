@@ -309,7 +309,8 @@ impl Bin {
             slab_count: slabs.slab_count,
             out_slots: slabs.used_slots.saturating_sub(depot_slots + slabs.claimed_slots),
             depot_slots,
-            free_slots: slabs.slab_count * slab_slots - (slabs.used_slots - slabs.claimed_slots),
+            free_slots: (slabs.slab_count * slab_slots)
+                .saturating_sub(slabs.used_slots.saturating_sub(slabs.claimed_slots)),
             idle_slots: slabs.idle_slots() + slabs.claimed_slots,
             purged_slots: slabs.purged_slots,
         }

@@ -28,15 +28,68 @@ pub(crate) fn say(message: fmt::Arguments<'_>) {
     // Writing into `Line` cannot fail, and nothing better could be done here if it did.
     let _ = line.write_fmt(message);
     line.bytes[line.len] = b'\n';
+    stay_alive();
     write_to_stderr(&line.bytes[..=line.len]);
 }
+
+/// Keeps a thread that was cancelled from ending before the process does: what is called from here
+/// on may be a point where it would.
+#[cfg(all(
+    any(
+        target_os = "linux",
+        target_vendor = "apple",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "dragonfly",
+        target_os = "illumos",
+        target_os = "solaris"
+    ),
+    not(miri)
+))]
+fn stay_alive() {
+    use core::ffi::c_int;
+
+    /// `PTHREAD_CANCEL_DISABLE`.
+    const DISABLE: c_int = if cfg!(target_vendor = "apple") { 0 } else { 1 };
+    unsafe extern "C" {
+        fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
+    }
+    let mut old = 0;
+    // SAFETY: the C library's function: writes one number to a live one.
+    unsafe { pthread_setcancelstate(DISABLE, &raw mut old) };
+}
+
+/// Elsewhere no thread can be cancelled, or it is not known how to prevent it.
+#[cfg(not(all(
+    any(
+        target_os = "linux",
+        target_vendor = "apple",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "dragonfly",
+        target_os = "illumos",
+        target_os = "solaris"
+    ),
+    not(miri)
+)))]
+fn stay_alive() {}
 
 /// Ends the process, whatever is on the stack.
 pub(crate) fn end() -> ! {
     std::process::abort()
 }
 
-#[cfg(unix)]
+/// By the system call, because the C library's `write` ends a thread that was cancelled.
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(miri)))]
+fn write_to_stderr(bytes: &[u8]) {
+    // SAFETY: the call reads `bytes.len()` bytes from a live slice. Its result does not matter: the
+    // process ends either way.
+    unsafe { libc::syscall(libc::SYS_write, libc::STDERR_FILENO, bytes.as_ptr(), bytes.len()) };
+}
+
+#[cfg(all(unix, not(all(any(target_os = "linux", target_os = "android"), not(miri)))))]
 fn write_to_stderr(bytes: &[u8]) {
     // SAFETY: `write` reads `bytes.len()` bytes from a live slice. Its result does not matter: the process ends either way.
     unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };

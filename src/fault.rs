@@ -6,8 +6,8 @@
 
 use core::fmt;
 
-use crate::fatal;
 use crate::sync::{Acquire, AtomicPtr, Cell, Release, thread_local};
+use crate::{fatal, os};
 
 /// What was done wrongly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -127,12 +127,15 @@ thread_local! {
 /// What is found wrong only in a slab's list, when a slot goes back to it or its free slots are put in order (possible with `Unchecked`
 /// and `Default`), is not told. Otherwise it runs on the thread that made the call, with no lock of this crate held. It must not use the
 /// family that found the fault, which may be in the middle of an exchange. It cannot save the process: if it returns or
-/// unwinds, the process aborts. A further fault on the same thread while it runs aborts at once.
+/// unwinds, the process aborts. A further fault on the same thread while it runs aborts at once. A
+/// library that has the handler stays loaded (glibc).
 ///
 /// ```
 /// family_alloc::set_fault_handler(|fault| std::eprintln!("{:?} in {}", fault.kind, fault.family));
 /// ```
 pub fn set_fault_handler(handler: FaultHandler) {
+    // A report may come when the library that set it would have been unloaded.
+    os::stay_loaded((handler as *const ()).addr());
     // Release: publishes what the handler relies on to the thread that calls it (`report`).
     HANDLER.store(handler as *mut (), Release);
 }

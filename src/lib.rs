@@ -13,11 +13,12 @@
 //! | 0 | `huge_pages` | whether a family's slabs use huge pages |
 //! | 0 | `size_class` | a layout's class, a class's slot |
 //! | 1 | `os` | what is asked of the system |
-//! | 1 | `fault` | what is known of a misuse, and its report |
 //! | 1 | `capacity` | how much of each class the caches hold |
 //! | 1 | `trunk` | the free list of slots of four bytes and more |
 //! | 1 | `stats` | a family's numbers and how they print |
 //! | 1 | `waiting` | whether anything may have to go back to the system |
+//! | 2 | `fault` | what is known of a misuse, and its report |
+//! | 2 | `marks` | the marks behind allocations of hardened families, and their keys |
 //! | 2 | `header` | the tag and the header of any address |
 //! | 2 | `thread_pages` | the pages that a thread's caches stand in |
 //! | 3 | `region` | a family's units: free, dirty, purged |
@@ -49,6 +50,7 @@ mod huge_pages;
 mod large;
 mod macros;
 mod magazine;
+mod marks;
 mod os;
 mod purge;
 mod region;

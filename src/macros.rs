@@ -27,10 +27,16 @@
 /// | `checks` | `Default` | a variant of [`Checks`](crate::Checks): what is verified when memory comes back |
 /// | `huge_pages` | `Adaptive` | a variant of [`HugePages`](crate::HugePages): whether slabs use huge pages |
 ///
-/// A value that is not allowed is refused when the crate is compiled:
+/// Values may be constant expressions; one that is a single name goes in braces, as in `checks: {
+/// MODE }`. What is not allowed is refused when the crate is compiled, and so is an option that is
+/// given twice:
 ///
 /// ```compile_fail
 /// family_alloc::family! { struct Odd { slab_bytes: 100_000 } }
+/// ```
+///
+/// ```compile_fail
+/// family_alloc::family! { struct Twice { checks: Hardened, checks: Unchecked } }
 /// ```
 ///
 /// A `#[cfg]` goes on the whole invocation, not on a family in it.
@@ -38,14 +44,126 @@
 /// The types are `Copy`, `Clone`, `Default`, `Debug`, `PartialEq`, `Eq`, `Hash`, `Send` and `Sync`.
 #[macro_export]
 macro_rules! family {
-    () => {};
-    ($(#[$attribute:meta])* $visibility:vis struct $name:ident; $($rest:tt)*) => {
-        $crate::__family! { [$(#[$attribute])*] [$visibility] $name }
-        $crate::family! { $($rest)* }
+    // Each family's end, `;` or `{ … }`, is one token tree: so all are parsed at once, however many
+    // there are.
+    ($($(#[$($attribute:tt)*])* $visibility:vis struct $name:ident $options:tt)*) => {
+        $(
+            $($crate::__family_attribute! { $($attribute)* })*
+            $crate::__family_options! { { [$(#[$($attribute)*])*] [$visibility] $name } $options }
+        )*
     };
-    ($(#[$attribute:meta])* $visibility:vis struct $name:ident { $($option:ident : $value:expr),* $(,)? } $($rest:tt)*) => {
-        $crate::__family! { [$(#[$attribute])*] [$visibility] $name $($option $value,)* }
-        $crate::family! { $($rest)* }
+    ($($unexpected:tt)*) => {
+        ::core::compile_error! {
+            "family!: expected `struct Name;` or `struct Name { slab_bytes: …, checks: … }`, each with attributes and a visibility if need be; \
+             what a macro has taken as an `item` cannot be looked into: let it take `$($family:tt)*`"
+        }
+    };
+}
+
+/// Says what is wrong with an attribute that would lead to errors hard to understand.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __family_attribute {
+    (derive($($part:tt)*)) => { $($crate::__family_attribute! { @derive $part })* };
+    (@derive Clone) => { $crate::__family_attribute! { @is_derived "Clone" } };
+    (@derive Copy) => { $crate::__family_attribute! { @is_derived "Copy" } };
+    (@derive Default) => { $crate::__family_attribute! { @is_derived "Default" } };
+    (@derive Debug) => { $crate::__family_attribute! { @is_derived "Debug" } };
+    (@derive PartialEq) => { $crate::__family_attribute! { @is_derived "PartialEq" } };
+    (@derive Eq) => { $crate::__family_attribute! { @is_derived "Eq" } };
+    (@derive Hash) => { $crate::__family_attribute! { @is_derived "Hash" } };
+    (@is_derived $name:literal) => {
+        ::core::compile_error! {
+            ::core::concat!("family!: a family is `", $name, "` already: take it out of the `#[derive]`; all are Clone, Copy, Default, Debug, PartialEq, Eq and Hash")
+        }
+    };
+    (cfg $($condition:tt)*) => {
+        ::core::compile_error! { "family!: a `#[cfg]` goes on the whole `family! { … }`, not on a family in it" }
+    };
+    ($($other:tt)*) => {};
+}
+
+/// One family whose options are parsed, one after another: bytes of a slab, bytes of a cache, checks,
+/// huge pages.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __family_options {
+    ($family:tt ;) => { $crate::__family! { $family [] [] [] [] } };
+    ($family:tt { $($options:tt)* }) => { $crate::__family_options! { @of $family [] [] [] [] $($options)* } };
+
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt) => {
+        $crate::__family! { $family $slab $cache $checks $huge }
+    };
+    (@of $family:tt [] $cache:tt $checks:tt $huge:tt slab_bytes: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family [$value] $cache $checks $huge $($($rest)*)? }
+    };
+    (@of $family:tt $slab:tt [] $checks:tt $huge:tt cache_bytes: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab [$value] $checks $huge $($($rest)*)? }
+    };
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: Unchecked $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Unchecked] $huge $($($rest)*)? }
+    };
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: Default $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Default] $huge $($($rest)*)? }
+    };
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: Checked $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Checked] $huge $($($rest)*)? }
+    };
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: Hardened $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Hardened] $huge $($($rest)*)? }
+    };
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: $unknown:ident $(, $($rest:tt)*)?) => {
+        ::core::compile_error! {
+            ::core::concat!("family!: `checks: ", ::core::stringify!($unknown), "`: it is Unchecked, Default, Checked or Hardened; a constant goes in braces: `{ ", ::core::stringify!($unknown), " }`")
+        }
+        $crate::__family! { $family [] [] [] [] }
+    };
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$value] $huge $($($rest)*)? }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] huge_pages: Never $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Never] $($($rest)*)? }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] huge_pages: Adaptive $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Adaptive] $($($rest)*)? }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] huge_pages: Always $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Always] $($($rest)*)? }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] huge_pages: $unknown:ident $(, $($rest:tt)*)?) => {
+        ::core::compile_error! {
+            ::core::concat!("family!: `huge_pages: ", ::core::stringify!($unknown), "`: it is Never, Adaptive or Always; a constant goes in braces: `{ ", ::core::stringify!($unknown), " }`")
+        }
+        $crate::__family! { $family [] [] [] [] }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] huge_pages: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks [$value] $($($rest)*)? }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt slab_bytes: $($rest:tt)*) => {
+        ::core::compile_error! { "family!: `slab_bytes` is given twice for one family" }
+        $crate::__family! { $family [] [] [] [] }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt cache_bytes: $($rest:tt)*) => {
+        ::core::compile_error! { "family!: `cache_bytes` is given twice for one family" }
+        $crate::__family! { $family [] [] [] [] }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt checks: $($rest:tt)*) => {
+        ::core::compile_error! { "family!: `checks` is given twice for one family" }
+        $crate::__family! { $family [] [] [] [] }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt huge_pages: $($rest:tt)*) => {
+        ::core::compile_error! { "family!: `huge_pages` is given twice for one family" }
+        $crate::__family! { $family [] [] [] [] }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $option:ident $($rest:tt)*) => {
+        ::core::compile_error! {
+            ::core::concat!("family!: `", ::core::stringify!($option), "` is no option: there are `slab_bytes: …`, `cache_bytes: …`, `checks: …` and `huge_pages: …`")
+        }
+        $crate::__family! { $family [] [] [] [] }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $($rest:tt)*) => {
+        ::core::compile_error! { "family!: options are `slab_bytes: …`, `cache_bytes: …`, `checks: …` and `huge_pages: …`, with a comma between" }
+        $crate::__family! { $family [] [] [] [] }
     };
 }
 
@@ -53,8 +171,8 @@ macro_rules! family {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __family {
-    ([$(#[$attribute:meta])*] [$visibility:vis] $name:ident $($option:ident $value:expr,)*) => {
-        $(#[$attribute])*
+    ({ [$(#[$($attribute:tt)*])*] [$visibility:vis] $name:ident } [$($slab_bytes:expr)?] [$($cache_bytes:expr)?] [$($checks:expr)?] [$($huge_pages:expr)?]) => {
+        $(#[$($attribute)*])*
         #[derive(
             ::core::clone::Clone, ::core::marker::Copy, ::core::default::Default, ::core::fmt::Debug,
             ::core::cmp::PartialEq, ::core::cmp::Eq, ::core::hash::Hash,
@@ -62,6 +180,7 @@ macro_rules! __family {
         $visibility struct $name;
 
         const _: () = {
+            #[allow(unused_braces, reason = "a constant is given in braces")]
             const __FAMILY_OPTIONS: $crate::__private::Options = {
                 #[allow(unused_imports, reason = "not every family names its checks")]
                 use $crate::Checks::*;
@@ -69,7 +188,10 @@ macro_rules! __family {
                 use $crate::HugePages::*;
                 #[allow(unused_mut, reason = "not every family has options")]
                 let mut options = $crate::__private::Options::DEFAULT;
-                $(options.$option = $value;)*
+                $(options.slab_bytes = $slab_bytes;)?
+                $(options.cache_bytes = $cache_bytes;)?
+                $(options.checks = $checks;)?
+                $(options.huge_pages = $huge_pages;)?
                 options.verified()
             };
 

@@ -30,6 +30,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use crate::header::{STATE_UNIT_COUNT, UNIT_COUNT};
+use crate::marks::{GENERATION_COUNT, Generation};
 use crate::os;
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicU8, Relaxed, clear};
@@ -50,13 +51,24 @@ impl State {
     pub(crate) const CACHED: Self = Self(2);
     /// With a client.
     pub(crate) const LIVE: Self = Self(3);
-    /// With a client, and with a mark behind what the client asked for; only in hardened families.
-    pub(crate) const MARKED: Self = Self(4);
+    /// The first of those with a mark.
+    const MARKED: Self = Self(Self::LIVE.0 + 1);
+
+    /// With a client, and with a mark of this generation behind what the client asked for; only in
+    /// hardened families.
+    pub(crate) fn marked(generation: Generation) -> Self {
+        Self(Self::MARKED.0 + generation.number())
+    }
+
+    /// The generation of the mark, if there is one.
+    pub(crate) fn mark(self) -> Option<Generation> {
+        Generation::new(usize::from(self.0.wrapping_sub(Self::MARKED.0)))
+    }
 
     /// Whether a client has the slot.
     #[inline(always)]
     pub(crate) fn is_live(self) -> bool {
-        self == Self::LIVE || self == Self::MARKED
+        self.0.wrapping_sub(Self::LIVE.0) as usize <= GENERATION_COUNT
     }
 
     /// Whether the slot has been freed and not allocated since.
@@ -72,7 +84,7 @@ impl fmt::Debug for State {
             Self::IN_BIN => "in its bin",
             Self::CACHED => "in a cache",
             Self::LIVE => "live",
-            Self::MARKED => "live and marked",
+            state if state.mark().is_some() => "live and marked",
             _ => "damaged",
         })
     }
@@ -312,6 +324,20 @@ mod tests {
     use super::*;
     use crate::header::UNIT_SHIFTS;
     use crate::size_class::CLASS_COUNT;
+
+    #[test]
+    fn a_byte_says_live_and_of_which_generation_the_mark_is() {
+        let generations = (0..GENERATION_COUNT).filter_map(Generation::new);
+        assert_eq!(generations.clone().count(), GENERATION_COUNT);
+        for generation in generations {
+            let state = State::marked(generation);
+            assert!(state.is_live() && state != State::LIVE && !state.is_freed());
+            assert_eq!(state.mark(), Some(generation));
+        }
+        assert!(State::LIVE.is_live() && State::LIVE.mark().is_none());
+        let others = [State::NEVER, State::IN_BIN, State::CACHED, State(4 + GENERATION_COUNT as u8), State(255)];
+        assert!(others.into_iter().all(|state| !state.is_live() && state.mark().is_none()));
+    }
 
     #[test]
     fn every_slot_has_a_byte_of_its_own_in_the_side_units() {

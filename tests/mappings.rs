@@ -212,6 +212,14 @@ impl Hog {
         assert!(refused, "the system bounds the number of mappings");
         Self { start, bytes }
     }
+
+    /// Gives some mappings back: two for each page.
+    fn spare(&self, pages: usize) {
+        for page in (1..=pages).map(|number| self.start.wrapping_byte_add(2 * number * page_bytes())) {
+            // SAFETY: a page of the mapping, which nobody uses.
+            assert_eq!(unsafe { libc::mprotect(page, page_bytes(), libc::PROT_NONE) }, 0);
+        }
+    }
 }
 
 impl Drop for Hog {
@@ -275,4 +283,36 @@ fn where_there_are_no_mappings_left_allocations_fail_and_nothing_else() {
         println!("{refused} allocations refused");
         assert!(refused > 0, "the bound was felt");
     });
+}
+
+/// Growth that has to move needs a mapping or two: refused or granted, no space is left behind.
+#[test]
+#[cfg_attr(feature = "portable", ignore = "this backend maps nothing itself")]
+fn growth_where_hardly_any_mappings_are_left_leaves_no_space_behind() {
+    const NAME: &str = "growth_where_hardly_any_mappings_are_left_leaves_no_space_behind";
+    let Some(case) = child::case() else {
+        let granted = |pages: usize| child::assert_passed(NAME, &pages.to_string()).contains("granted: true");
+        assert!(granted(3), "six mappings are enough");
+        (0..3).for_each(|pages| println!("{pages} pages: {}", granted(pages)));
+        return;
+    };
+    let doors = Doors::of::<Wide>();
+    let (small, large) = (layout(3 * MIB, 1), layout(GIB, 1));
+    let memory = (doors.allocate)(small).expect("memory");
+    pattern::fill(memory, 5);
+    let before = mapped_bytes();
+    let hog = Hog::new();
+    hog.spare(case.parse().expect("a number"));
+    // SAFETY: allocated above with this layout; a refusal leaves it as it was.
+    let grow = || unsafe { (doors.grow)(memory.cast(), small, large) };
+    let granted = (0..20).find_map(|_| grow());
+    drop(hog);
+    println!("granted: {}", granted.is_some());
+    let (memory, layout) = granted.map_or((memory, small), |memory| (memory, large));
+    assert!(pattern::holds(memory.cast(), 3 * MIB, 5));
+    // Where it was copied, what it was copied from is kept.
+    let (more, most) = (mapped_bytes() - before, if layout == large { large.size() } else { 0 });
+    assert!(more <= most + MIB, "{more} bytes of address space more");
+    // SAFETY: as it was resized.
+    unsafe { (doors.deallocate)(memory.cast(), layout) };
 }

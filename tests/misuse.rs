@@ -19,6 +19,9 @@ family! {
     struct Small { slab_bytes: 64 * 1024 }
     struct Untouched;
     struct Raw { checks: Unchecked }
+    struct Foreign { checks: Unchecked }
+    struct Watched { checks: Checked }
+    struct Guarded { checks: Hardened, slab_bytes: 64 * 1024 }
 }
 
 const MIB: usize = 1 << 20;
@@ -335,4 +338,135 @@ fn another_size_of_the_same_class_is_no_misuse() {
         door.free::<Same>(allocate::<Same>(64), layout(3, 64));
     }
     assert_eq!(Same::stats().live_allocations, 0);
+}
+
+/// A live allocation comes back with a size of 0, or as an old size of 0, through every call that
+/// has one.
+fn empty<F: Family + Allocator + GlobalAlloc>(door: Door, size: usize) {
+    let address = allocate::<F>(size);
+    let pointer = NonNull::new(std::ptr::with_exposed_provenance_mut::<u8>(address)).expect("not null");
+    let truth = if size > F::SLAB_BYTES / 2 {
+        part_of_large(size, address, F::NAME)
+    } else {
+        slot_of(size.next_power_of_two(), F::NAME)
+    };
+    expect(&format!("invalid free of {address:#x} (size 0, 16-byte class, family {}): {truth}", F::NAME));
+    match door {
+        // SAFETY: a misuse that the call must see, here and below.
+        Door::Allocator => unsafe { F::default().deallocate(pointer, bytes(0)) },
+        // SAFETY: as above.
+        Door::Global => unsafe { F::default().dealloc(pointer.as_ptr(), bytes(0)) },
+        // SAFETY: as above.
+        Door::Free => unsafe { F::free(pointer.as_ptr(), 0) },
+    }
+}
+
+/// The same where it is resized.
+fn empty_resized(door: Door, address: usize) {
+    let pointer = NonNull::new(std::ptr::with_exposed_provenance_mut::<u8>(address)).expect("not null");
+    let truth = slot_of(128, "Watched");
+    expect(&format!("invalid free of {address:#x} (size 0, 16-byte class, family Watched): {truth}"));
+    match door {
+        // SAFETY: a misuse that the call must see, here and below.
+        Door::Allocator => assert!(unsafe { Watched.grow(pointer, bytes(0), bytes(64)) }.is_err()),
+        // SAFETY: as above.
+        Door::Global => assert!(unsafe { Watched.grow_zeroed(pointer, bytes(0), bytes(64)) }.is_err()),
+        // SAFETY: as above.
+        Door::Free => assert!(unsafe { Watched::remalloc(pointer.as_ptr(), 0, 64) }.is_null()),
+    }
+}
+
+const EMPTY: &[Case] = &[
+    ("checked, 1", |door| empty::<Watched>(door, 16)),
+    ("checked, 100", |door| empty::<Watched>(door, 100)),
+    ("checked, 1 MiB", |door| empty::<Watched>(door, MIB)),
+    ("checked, 3 MiB", |door| empty::<Watched>(door, 3 * MIB)),
+    ("hardened, 16", |door| empty::<Guarded>(door, 16)),
+    ("hardened, 32 KiB", |door| empty::<Guarded>(door, 32 << 10)),
+    ("hardened, 1 MiB", |door| empty::<Guarded>(door, MIB)),
+    ("resized", |door| empty_resized(door, allocate::<Watched>(100))),
+    ("resized, zeroed", |_| {
+        let address = allocate::<Watched>(100);
+        let truth = slot_of(128, "Watched");
+        expect(&format!("invalid free of {address:#x} (size 0, 16-byte class, family Watched): {truth}"));
+        let pointer = std::ptr::with_exposed_provenance_mut(address);
+        // SAFETY: as above.
+        assert!(unsafe { Watched::recalloc(pointer, 0, 64) }.is_null());
+    }),
+];
+
+#[test]
+fn what_is_live_does_not_come_back_as_nothing() {
+    assert_every_case_ends("what_is_live_does_not_come_back_as_nothing", EMPTY);
+}
+
+#[test]
+fn what_dangles_comes_back_as_nothing() {
+    family! { struct Unused { checks: Checked } struct Empty { checks: Checked } struct EmptyGuarded { checks: Hardened } }
+    fn come_back<F: Family + Allocator + GlobalAlloc>() {
+        for shift in 0..30 {
+            let nothing = layout(0, 1 << shift);
+            let dangling: NonNull<u8> = F::default().allocate(nothing).expect("nothing is there").cast();
+            // SAFETY: what was allocated comes back, here and below.
+            unsafe { F::default().deallocate(dangling, nothing) };
+            // SAFETY: as above.
+            let grown = unsafe { F::default().grow(dangling, nothing, layout(10, 1 << shift)) }.expect("memory");
+            // SAFETY: as above.
+            let shrunk = unsafe { F::default().shrink(grown.cast(), layout(10, 1 << shift), nothing) }.expect("memory");
+            // SAFETY: as above.
+            unsafe { F::default().dealloc(shrunk.cast().as_ptr(), nothing) };
+        }
+        // A slice of nothing inside of what is live, and behind it.
+        let live = allocate::<F>(64);
+        for dangling in [live + 1, live + 32, live + 64] {
+            let dangling = std::ptr::with_exposed_provenance_mut(dangling);
+            // SAFETY: nothing comes back.
+            unsafe { F::free(dangling, 0) };
+        }
+        // SAFETY: allocated above.
+        unsafe { F::free(std::ptr::with_exposed_provenance_mut(live), 64) };
+        // SAFETY: null does nothing.
+        unsafe { F::free(std::ptr::null_mut(), 0) };
+        assert_eq!(F::stats().live_allocations, 0);
+    }
+    let local = 0_u8;
+    // SAFETY: nothing comes back to a family that has nothing.
+    unsafe { Unused::free((&raw const local).cast_mut(), 0) };
+    come_back::<Empty>();
+    come_back::<EmptyGuarded>();
+}
+
+/// In debug builds what an unchecked family gets wrongly is told when it goes back to its slab; it
+/// was a panic under a lock.
+#[test]
+#[cfg(debug_assertions)]
+fn an_unchecked_family_says_in_debug_builds_what_is_no_slot_of_its_own() {
+    const NAME: &str = "an_unchecked_family_says_in_debug_builds_what_is_no_slot_of_its_own";
+    let Some(case) = child::case() else {
+        let wrong = ["family", "class"].iter().flat_map(|kind| [1, 100, 5000].map(|count| format!("{kind} {count}")));
+        for case in wrong {
+            let said = child::assert_aborted(NAME, &case);
+            let [line] = &said[..] else { panic!("{case}: {said:?}") };
+            assert!(
+                line.starts_with("family_alloc: invalid free of 0x")
+                    && line.ends_with("found when it went back to its slab")
+            );
+        }
+        return;
+    };
+    child::leave_no_core();
+    let (kind, count) = case.split_once(' ').expect("two words");
+    let slots: Vec<usize> = (0..count.parse().expect("a number")).map(|_| allocate::<Raw>(64)).collect();
+    for slot in slots {
+        let slot = std::ptr::with_exposed_provenance_mut(slot);
+        match kind {
+            // SAFETY: a misuse that is found at the latest when the slots leave the cache, here and
+            // below.
+            "family" => unsafe { Foreign::free(slot, 64) },
+            // SAFETY: as above.
+            _ => unsafe { Raw::free(slot, 16) },
+        }
+    }
+    Foreign::trim();
+    Raw::trim();
 }

@@ -265,3 +265,46 @@ fn what_large_allocations_leave_becomes_slots() {
         slots.free_all();
     });
 }
+
+/// What grows and fits is granted, whatever a move would need meanwhile; what does not fit changes
+/// nothing.
+#[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend copies")]
+fn growth_that_fits_under_a_limit_is_granted() {
+    const NAME: &str = "growth_that_fits_under_a_limit_is_granted";
+    const ROOM: usize = 1000 * MIB;
+    let Some(case) = child::case() else {
+        for mib in [10, 100, 400, 499, 501, 550, 800, 990, 1100, 3000] {
+            child::assert_passed(NAME, &mib.to_string());
+        }
+        return;
+    };
+    let doors = Doors::of::<Larges>();
+    let bytes = case.parse::<usize>().expect("a number") * MIB;
+    let (old, new) = (layout(3 * MIB, 1), layout(bytes, 1));
+    let memory = (doors.allocate)(old).expect("memory");
+    pattern::fill(memory, 3);
+    // In the way of growth in place.
+    let neighbours = [(); 4].map(|()| (doors.allocate)(layout(2 * MIB, 1)).expect("memory"));
+    let before = mapped_bytes();
+    set_limit(libc::RLIMIT_AS, (before + ROOM - 3 * MIB) as u64);
+    // SAFETY: allocated above with this layout; a refusal leaves it as it was.
+    let grow = || unsafe { (doors.grow)(memory.cast(), old, new) };
+    let Some(grown) = (0..4).find_map(|_| grow()) else {
+        assert!(bytes > ROOM, "{case} MiB fit");
+        assert!(pattern::holds(memory.cast(), old.size(), 3));
+        assert_eq!(mapped_bytes(), before, "no space is left behind");
+        return;
+    };
+    assert!(bytes <= ROOM, "{case} MiB do not fit");
+    assert!(pattern::holds(grown.cast(), old.size(), 3));
+    assert!(mapped_bytes() <= before + bytes - old.size(), "no space is left behind");
+    neighbours.into_iter().for_each(|memory| {
+        // SAFETY: allocated above with this layout.
+        unsafe { (doors.deallocate)(memory.cast(), layout(2 * MIB, 1)) };
+    });
+    // SAFETY: as it was resized.
+    unsafe { (doors.deallocate)(grown.cast(), new) };
+    let stats = (doors.stats)();
+    assert_eq!((stats.live_allocations, stats.live_bytes), (0, 0), "{stats}");
+}

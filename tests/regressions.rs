@@ -373,3 +373,52 @@ fn what_runs_over_into_a_new_slot_is_not_handed_out() {
         assert!(next != behind || unsafe { next.read() } == 0);
     });
 }
+
+/// Allocates and overflows when its thread has no cache any more.
+struct AtTheEnd(usize);
+
+impl Drop for AtTheEnd {
+    fn drop(&mut self) {
+        let size = self.0;
+        let first = Neighbours::malloc(size);
+        let behind = first.wrapping_add(size);
+        // SAFETY: a misuse of memory of the same slab.
+        unsafe { behind.cast::<u64>().write(0x4141_4141_4141_4141) };
+        for _ in 0..4 {
+            let next = Neighbours::calloc(size);
+            // SAFETY: allocated above.
+            let memory = unsafe { std::slice::from_raw_parts(next, size) };
+            assert!(memory.iter().all(|&byte| byte == 0), "{size} bytes at {next:p}, behind {first:p}");
+        }
+        println!("got through");
+    }
+}
+
+/// The same on a thread without a cache, where slots come one by one: what ran over is gone, or
+/// told.
+#[test]
+#[cfg(unix)]
+fn what_runs_over_into_a_new_slot_is_not_handed_out_late() {
+    use std::os::unix::process::ExitStatusExt;
+
+    const NAME: &str = "what_runs_over_into_a_new_slot_is_not_handed_out_late";
+    std::thread_local! {
+        static LATE: AtTheEnd = AtTheEnd(child::case().expect("a case").parse().expect("a size"));
+    }
+    if child::case().is_some() {
+        child::leave_no_core();
+        let thread = std::thread::spawn(|| {
+            LATE.with(|_| ());
+            // The crate's own guard is registered later, so it runs earlier.
+            // SAFETY: allocated with this size.
+            unsafe { Neighbours::free(Neighbours::malloc(16), 16) };
+        });
+        return thread.join().expect("no panic");
+    }
+    for shift in 5..20 {
+        let output = child::run(NAME, &(1_usize << shift).to_string());
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let told = output.status.signal() == Some(libc::SIGABRT) && err.contains("family_alloc: write after free of");
+        assert!(told || (output.status.success() && out.contains("got through")), "{}: {out}{err}", 1 << shift);
+    }
+}

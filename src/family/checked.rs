@@ -5,7 +5,7 @@ use core::alloc::Layout;
 use super::FamilyCore;
 use crate::fault::{FaultKind, Truth};
 use crate::header::Directory;
-use crate::size_class::SizeClass;
+use crate::size_class::{CLASS_COUNT, SizeClass};
 use crate::states::{Place, State, States};
 
 impl FamilyCore {
@@ -43,6 +43,34 @@ impl FamilyCore {
             freed if freed.is_freed() => self.report_slot(FaultKind::DoubleFree, address, class, Truth::Said),
             _ => self.report_slot(FaultKind::NeverAllocated, address, class, Truth::Said),
         }
+    }
+
+    /// Ends the process if a live allocation begins at an address that comes back with a size of 0.
+    /// What no bytes were asked for has the address that is its alignment, and nothing else that
+    /// dangles is an allocation.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn verify_empty(&self, address: usize, layout: Layout) {
+        if address != layout.align() && self.is_registered() && (self.is_live_slot(address) || self.is_large(address)) {
+            self.report_invalid_free(address, layout);
+        }
+    }
+
+    /// Whether a live slot of any class begins at an address; the family keeps states.
+    fn is_live_slot(&self, address: usize) -> bool {
+        if !self.holds(address) {
+            return false;
+        }
+        let tag = Directory::of(self.unit_shift).tag(address);
+        let of_this = |class: &SizeClass| self.tag(*class) == tag && address & (class.slot_bytes() - 1) == 0;
+        let class = (self.checks.least_class()..CLASS_COUNT).map(SizeClass::from_index).find(of_this);
+        // SAFETY: a slab of this family and class is there.
+        class.is_some_and(|class| unsafe { self.place(address, class) }.get().is_live())
+    }
+
+    /// Whether a live large allocation begins at an address.
+    fn is_large(&self, address: usize) -> bool {
+        self.large.containing(address).is_some_and(|(start, _)| start == address)
     }
 
     /// Makes a slot live whose state is to be `from`: `NEVER` where it was carved, else `CACHED`. Where it is not, it was freed twice,

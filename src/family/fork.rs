@@ -6,7 +6,7 @@
 use super::registry::{NUMBERS, families};
 use crate::header::Directory;
 use crate::sync::{AtomicU32, Relaxed};
-use crate::thread_pages;
+use crate::{marks, slab, thread_pages};
 
 /// Installs the handlers, once per process, with no lock held: some systems run the handlers under a lock of their own that
 /// `pthread_atfork` takes as well. Should there be no room for them, `fork` is as risky as with any lock.
@@ -37,6 +37,10 @@ extern "C" fn hold_all() {
 /// What the child does.
 extern "C" fn begin_child() {
     release_all();
+    // What a hardened family does and what stands behind its allocations must not be what the
+    // parent knows.
+    marks::begin_child();
+    slab::begin_child();
     for family in families() {
         family.0.large.begin_child();
         family.0.reseed();

@@ -6,8 +6,10 @@ use core::ptr::NonNull;
 use super::{FamilyCore, ThreadCache};
 use crate::capacity::batch_slots;
 use crate::large::mapped_bytes;
+use crate::marks::{self, Generation, MARK_BYTES};
 use crate::os;
 use crate::size_class::SizeClass;
+use crate::sync::Relaxed;
 
 impl FamilyCore {
     /// Adds a batch of slots to a magazine that is down to its quarantine, in no order; `prepare` gets the address of each that was not
@@ -35,14 +37,24 @@ impl FamilyCore {
         magazine.note(class);
     }
 
-    /// Notes that a mark stands behind what the client asked for in a live large allocation.
-    pub(crate) fn mark_large(&self, memory: NonNull<u8>) {
-        self.large.mark(memory);
+    /// What stands behind an allocation at `address` that is marked in this generation.
+    pub(crate) fn mark(&self, address: usize, generation: Generation) -> [u8; MARK_BYTES] {
+        // Relaxed: as in `tag`.
+        marks::mark(address, self.number.load(Relaxed), generation)
     }
 
-    /// Whether `memory` is a live large allocation with a mark, which the layout fits.
-    pub(crate) fn is_marked_large(&self, memory: NonNull<u8>, layout: Layout) -> bool {
-        mapped_bytes(layout).is_some_and(|bytes| self.large.is_marked(memory, bytes))
+    /// Notes that a mark stands behind what the client asked for in a live large allocation.
+    pub(crate) fn mark_large(&self, memory: NonNull<u8>, generation: Generation) {
+        self.large.mark(memory, generation);
+    }
+
+    /// The generation of its mark, if `memory` is a live large allocation that has one, which the
+    /// layout fits.
+    pub(crate) fn mark_of_large(&self, memory: NonNull<u8>, layout: Layout) -> Option<Generation> {
+        if !self.is_registered() {
+            return None;
+        }
+        mapped_bytes(layout).and_then(|bytes| self.large.mark_of(memory, bytes))
     }
 
     /// New random numbers for all thread caches, so that a child process does not do as its parent does.

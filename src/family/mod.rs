@@ -3,6 +3,8 @@
 //! **F1** A family's number is given once, when it is first used, and never again to another; the tag of a slab is number and
 //! class. **F2** is said in [`caches`].
 //! **F3** `Σ bins' out − Σ caches' held + large` is what clients hold, when no thread is in the middle of a call.
+//! **F4** The locks of a family are taken only once it is in the registry: only then does a `fork`
+//! hold them.
 
 mod caches;
 mod checked;
@@ -30,7 +32,7 @@ use crate::region::UnitPool;
 use crate::size_class::{CLASS_COUNT, SizeClass};
 use crate::slab::Geometry;
 use crate::stats::{ClassStats, Stats};
-use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed};
 use crate::waiting;
 
 pub(crate) use caches::ThreadCache;
@@ -54,6 +56,8 @@ pub struct FamilyCore {
     number: AtomicU32,
     /// The next family in the registry.
     next: AtomicPtr<FamilyCore>,
+    /// 1 once the loader has been asked to keep what holds this family.
+    pinned: AtomicU32,
     /// The depots of all bins, one after another.
     depots: AtomicPtr<usize>,
     bins: [Bin; CLASS_COUNT],
@@ -106,6 +110,7 @@ impl FamilyCore {
             huge_pages: HugePages::Adaptive,
             number: AtomicU32::new(0),
             next: AtomicPtr::new(core::ptr::null_mut()),
+            pinned: AtomicU32::new(0),
             depots: AtomicPtr::new(core::ptr::null_mut()),
             bins: [const { Bin::new() }; CLASS_COUNT],
             pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states()).named(name)),
@@ -304,6 +309,9 @@ impl FamilyCore {
         let now = os::milliseconds();
         self.visited(now);
         let bytes = self.mapping_bytes(layout);
+        if !self.is_registered() {
+            self.report_invalid_free(memory.addr().get(), layout);
+        }
         // SAFETY: the caller gives it up.
         let freed = unsafe { self.large.deallocate(memory, bytes, now) };
         waiting::add();
@@ -317,6 +325,9 @@ impl FamilyCore {
     #[cold]
     #[inline(never)]
     pub(crate) fn verify_large(&self, memory: NonNull<u8>, layout: Layout) {
+        if !self.is_registered() {
+            self.report_invalid_free(memory.addr().get(), layout);
+        }
         let verified = self.large.verify(memory, self.mapping_bytes(layout));
         if let Err(mismatch) = verified {
             self.report_invalid_large(memory.addr().get(), layout, mismatch);
@@ -336,6 +347,9 @@ impl FamilyCore {
         want_zero: bool,
     ) -> Option<Large> {
         let (old_bytes, bytes) = (self.mapping_bytes(old), self.mapping_bytes(new));
+        if !self.is_registered() {
+            self.report_invalid_free(memory.addr().get(), old);
+        }
         // SAFETY: the caller gives the old range up if it is moved.
         let resized =
             unsafe { self.large.resize(memory, old_bytes, (bytes, new.align(), want_zero), os::milliseconds()) };
@@ -365,14 +379,11 @@ impl FamilyCore {
         (0..CLASS_COUNT).map(SizeClass::from_index)
     }
 
-    /// Whether the family has been used.
-    fn is_registered(&self) -> bool {
-        // Acquire: pairs with the Release in `register`, so that the depots are seen with what is in them.
-        self.number.load(Acquire) != 0
-    }
-
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = Stats::new(self.name);
+        if !self.is_registered() {
+            return stats;
+        }
         let caches = self.caches.lock();
         stats.thread_caches = caches.in_use;
         for class in (0..CLASS_COUNT).map(SizeClass::from_index) {

@@ -3,6 +3,7 @@
 use super::{CLASS_BITS, FamilyCore};
 use crate::capacity::DEPOT_STARTS;
 use crate::header::Directory;
+use crate::marks;
 use crate::os;
 use crate::size_class::CLASS_COUNT;
 use crate::stats::Stats;
@@ -16,14 +17,21 @@ static NEWEST: AtomicPtr<FamilyCore> = AtomicPtr::new(core::ptr::null_mut());
 const NUMBER_MAX: u32 = (1 << (u32::BITS - CLASS_BITS)) - 2;
 
 impl FamilyCore {
+    /// Whether the family has been used. Until then none of its locks may be taken (F4): a `fork`
+    /// would not hold it, and what a child's first use waits for would never come.
+    pub(super) fn is_registered(&self) -> bool {
+        // Acquire: pairs with the Release in `register`, so that the depots are seen with what is
+        // in them.
+        self.number.load(Acquire) != 0
+    }
+
     /// Makes the family known, once, before its first allocation, and opens the directory that its thread caches look into.
     /// `None`: there are no numbers left, or no address space.
     pub(super) fn register(&'static self) -> Option<()> {
-        // Acquire: pairs with the Release below, so that the depots are there for whoever sees the number.
-        if self.number.load(Acquire) != 0 {
+        if self.is_registered() {
             return Some(());
         }
-        os::stay_loaded();
+        self.stay_loaded();
         #[cfg(all(unix, not(any(miri, loom))))]
         super::fork::install();
         let mut numbers = NUMBERS.lock();
@@ -40,6 +48,9 @@ impl FamilyCore {
         if let Some(depots) = depots {
             self.depots.store(depots.cast().as_ptr(), Relaxed);
         }
+        if self.checks.is_hardened() {
+            marks::begin();
+        }
         *numbers += 1;
         self.next.store(NEWEST.load(Relaxed), Relaxed);
         // Release: publishes the depots to the Acquire above.
@@ -47,6 +58,16 @@ impl FamilyCore {
         // Release: publishes `next` to `all`.
         NEWEST.store(core::ptr::from_ref(self).cast_mut(), Release);
         Some(())
+    }
+
+    /// Lets neither this code nor what holds the family's statics be unloaded: the registry, forks,
+    /// reports and the ends of threads reach both.
+    fn stay_loaded(&'static self) {
+        // Relaxed: whoever comes second, which may be the loader's own need of memory, does not
+        // wait.
+        if self.pinned.swap(1, Relaxed) == 0 {
+            os::stay_loaded(core::ptr::from_ref(self).addr());
+        }
     }
 
     /// The family with a number.

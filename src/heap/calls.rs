@@ -3,7 +3,7 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::{Family, allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink};
+use super::{Family, allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink, verify_empty};
 
 #[inline(always)]
 fn layout(size: usize) -> Option<Layout> {
@@ -38,9 +38,11 @@ pub(super) fn memalign<F: Family>(align: usize, size: usize) -> *mut u8 {
 /// As for [`Family::free`].
 #[inline(always)]
 pub(super) unsafe fn free<F: Family>(ptr: *mut u8, size: usize) {
-    if let (Some(ptr), Some(layout)) = (NonNull::new(ptr), layout(size)) {
+    match (NonNull::new(ptr), layout(size)) {
         // SAFETY: live, and allocated with this size; the class does not depend on the alignment once the size is its own.
-        unsafe { deallocate::<F>(ptr, layout) };
+        (Some(ptr), Some(layout)) => unsafe { deallocate::<F>(ptr, layout) },
+        (Some(ptr), None) => verify_empty::<F>(ptr, Layout::new::<()>()),
+        (None, _) => {}
     }
 }
 
@@ -48,7 +50,11 @@ pub(super) unsafe fn free<F: Family>(ptr: *mut u8, size: usize) {
 /// As for [`Family::remalloc`].
 #[inline(always)]
 pub(super) unsafe fn remalloc<F: Family>(ptr: *mut u8, old_size: usize, new_size: usize) -> *mut u8 {
-    let (Some(old_ptr), Some(old)) = (NonNull::new(ptr), layout(old_size)) else { return malloc::<F>(new_size) };
+    let Some(old_ptr) = NonNull::new(ptr) else { return malloc::<F>(new_size) };
+    let Some(old) = layout(old_size) else {
+        verify_empty::<F>(old_ptr, Layout::new::<()>());
+        return malloc::<F>(new_size);
+    };
     if new_size == 0 {
         // SAFETY: the same contract.
         unsafe { free::<F>(ptr, old_size) };
@@ -77,6 +83,10 @@ pub(super) unsafe fn recalloc<F: Family>(ptr: *mut u8, old_size: usize, new_size
             // SAFETY: the same contract; there is no tail to clear.
             unsafe { remalloc::<F>(ptr, old_size, new_size) }
         }
-        _ => calloc::<F>(new_size),
+        (Some(ptr), None, _) => {
+            verify_empty::<F>(ptr, Layout::new::<()>());
+            calloc::<F>(new_size)
+        }
+        (None, ..) => calloc::<F>(new_size),
     }
 }

@@ -11,22 +11,20 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::checked::{freed_twice, in_last_region, is_other_region, place};
-use super::{Cache, CacheSlot, Family, cache, put_back, slab_class, slot};
+use super::{Cache, CacheSlot, Family, cache, put_back, slab_class, slot, verify_empty};
 use crate::capacity::{CACHE_BYTES, batch_slots, magazine_slots, quarantine_slots};
 use crate::checks::Checks;
 use crate::family::FamilyCore;
 use crate::fault::{FaultKind, Truth};
 use crate::large::mapped_bytes;
+use crate::marks::{self, Generation, MARK_BYTES};
 use crate::os::{self, Opened};
 use crate::size_class::SizeClass;
 use crate::states::State;
-use crate::sync::{AtomicUsize, Relaxed};
 use crate::thread::cache_for;
 
 /// Words of a slot that are compared where it is allocated; more are compared by a call.
 const WORDS_INLINE: usize = 16;
-/// Bytes of the mark behind an allocation, where there is so much slack.
-const CANARY_BYTES: usize = size_of::<usize>();
 
 /// A slot. It reads zero. `None`: out of memory.
 #[inline(always)]
@@ -66,8 +64,8 @@ unsafe fn push<F: Family, const EXACT: bool>(cache: &Cache, address: usize, layo
         if frees {
             // At once, before anything that takes time: between the look and this another free would not be noticed.
             place.set(State::CACHED);
-            if EXACT && state == State::MARKED {
-                verify_mark(F::__core(), address, layout, class.slot_bytes());
+            if EXACT {
+                verify_state(F::__core(), address, layout, class, state);
             }
             clear(address, class.slot_bytes());
             magazine.push_at_random(address, cache.random());
@@ -234,13 +232,16 @@ fn prepare_fresh(family: &FamilyCore, address: usize, class: SizeClass, is_new: 
     }
 }
 
-/// As [`prepare_fresh`] for a slot that comes from its bin alone, guarded or carved: looked at in any case, where somebody can have had it.
+/// As [`prepare_fresh`] for a slot that comes from its bin alone, guarded or carved, to be handed
+/// out at once.
 fn prepare_one(family: &FamilyCore, address: usize, class: SizeClass, is_new: bool) {
-    if Checks::Hardened.guards_slots_of(class.slot_bytes())
-        && !is_new
-        && open(address, class.slot_bytes()) != Opened::Refused
-        && !is_zero(words(address, class.slot_bytes()))
-    {
+    let bytes = class.slot_bytes();
+    if !Checks::Hardened.guards_slots_of(bytes) {
+        return;
+    }
+    // A new one never had a guard; another may have kept its own, and is not looked at then.
+    let is_clean = if is_new { give_back(address, bytes) } else { open(address, bytes) == Opened::Refused };
+    if !(is_clean || is_zero(words(address, bytes))) {
         written_after_free(family, address, class);
     }
 }
@@ -288,34 +289,17 @@ unsafe fn release(family: &'static FamilyCore, slot: &CacheSlot, address: usize,
     let (class, place) = (family.class_of(layout), family.verify_live(address, layout));
     let state = place.get();
     place.set(State::CACHED);
-    if exact && state == State::MARKED {
-        verify_mark(family, address, layout, class.slot_bytes());
+    if exact {
+        verify_state(family, address, layout, class, state);
     }
     clear(address, class.slot_bytes());
     // SAFETY: it was live, and the client gives it up.
     unsafe { put_back_mixed(family, slot, address, class) };
 }
 
-/// What stands behind an allocation at `address`: nothing that an overflowing copy would write, and never zero at first.
-fn canary(address: usize) -> [u8; CANARY_BYTES] {
-    static SECRET: AtomicUsize = AtomicUsize::new(0);
-    // Relaxed: the number itself is all there is, and only the first one counts.
-    let secret = match SECRET.load(Relaxed) {
-        0 => {
-            let _ = SECRET.compare_exchange(0, os::random() as usize | 1, Relaxed, Relaxed);
-            SECRET.load(Relaxed)
-        }
-        secret => secret,
-    };
-    let mixed = (address ^ secret).wrapping_mul(secret | 1);
-    let mut bytes = (mixed ^ (mixed >> (usize::BITS / 2))).to_ne_bytes();
-    bytes[0] |= 1;
-    bytes
-}
-
 /// The bytes behind an allocation of `size` bytes that hold its mark; it occupies `room` bytes.
 fn slack(address: usize, size: usize, room: usize) -> (*mut u8, usize) {
-    let bytes = (room - size).min(CANARY_BYTES);
+    let bytes = (room - size).min(MARK_BYTES);
     (core::ptr::with_exposed_provenance_mut::<u8>(address + size), bytes)
 }
 
@@ -327,23 +311,34 @@ pub(super) fn mark<F: Family>(memory: NonNull<[u8]>, layout: Layout) {
     }
     let address = memory.cast::<u8>().addr().get();
     let (start, bytes) = slack(address, layout.size(), memory.len());
+    let generation = marks::current();
+    let mark = F::__core().mark(address, generation);
     // SAFETY: inside the slot or mapping, behind what the client asked for.
-    unsafe { start.copy_from_nonoverlapping(canary(address).as_ptr(), bytes) };
+    unsafe { start.copy_from_nonoverlapping(mark.as_ptr(), bytes) };
     match slab_class::<F>(layout) {
         // SAFETY: a live slot of this family and class.
-        Some(class) => unsafe { place::<F>(address, class) }.set(State::MARKED),
-        None => F::__core().mark_large(memory.cast()),
+        Some(class) => unsafe { place::<F>(address, class) }.set(State::marked(generation)),
+        None => F::__core().mark_large(memory.cast(), generation),
     }
 }
 
-/// Ends the process if the mark behind an allocation is not as it was. It is live and marked, and occupies `room` bytes.
-fn verify_mark(family: &FamilyCore, address: usize, layout: Layout, room: usize) {
+/// Ends the process if the mark behind an allocation is not as it was. It is live, has a mark of
+/// this generation and occupies `room` bytes.
+fn verify_mark(family: &FamilyCore, address: usize, layout: Layout, room: usize, generation: Generation) {
     let (start, bytes) = slack(address, layout.size().min(room), room);
     // SAFETY: inside the slot or mapping.
     let found = unsafe { core::slice::from_raw_parts(start, bytes) };
-    let expected = canary(address);
+    let expected = family.mark(address, generation);
     if let Some(wrong) = found.iter().zip(&expected).position(|(found, expected)| found != expected) {
         family.report_overflow(address, layout, wrong);
+    }
+}
+
+/// Ends the process if a slot that was live in this state has a mark that is not as it was.
+#[inline(always)]
+fn verify_state(family: &FamilyCore, address: usize, layout: Layout, class: SizeClass, state: State) {
+    if let Some(generation) = state.mark() {
+        verify_mark(family, address, layout, class.slot_bytes(), generation);
     }
 }
 
@@ -352,8 +347,8 @@ fn verify_mark(family: &FamilyCore, address: usize, layout: Layout, room: usize)
 #[inline(never)]
 pub(super) fn verify_large<F: Family>(ptr: NonNull<u8>, layout: Layout) {
     let family = F::__core();
-    if let Some(room) = mapped_bytes(layout).filter(|_| family.is_marked_large(ptr, layout)) {
-        verify_mark(family, ptr.as_ptr().expose_provenance(), layout, room);
+    if let (Some(room), Some(generation)) = (mapped_bytes(layout), family.mark_of_large(ptr, layout)) {
+        verify_mark(family, ptr.as_ptr().expose_provenance(), layout, room, generation);
     }
 }
 
@@ -361,21 +356,9 @@ pub(super) fn verify_large<F: Family>(ptr: NonNull<u8>, layout: Layout) {
 #[inline(never)]
 pub(super) fn verify_exact<F: Family>(ptr: NonNull<u8>, layout: Layout) {
     if layout.size() == 0 {
-        return;
+        return verify_empty::<F>(ptr, layout);
     }
     let Some(class) = slab_class::<F>(layout) else { return verify_large::<F>(ptr, layout) };
-    let place = F::__core().verify_live(ptr.addr().get(), layout);
-    if place.get() == State::MARKED {
-        verify_mark(F::__core(), ptr.addr().get(), layout, class.slot_bytes());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mark_never_begins_as_the_end_of_a_string() {
-        assert!((0..100_000).all(|place| canary(place * 16)[0] != 0));
-    }
+    let state = F::__core().verify_live(ptr.addr().get(), layout).get();
+    verify_state(F::__core(), ptr.addr().get(), layout, class, state);
 }

@@ -237,7 +237,7 @@ pub fn allocate_zeroed<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
 #[inline(always)]
 pub unsafe fn deallocate<F: Family>(ptr: NonNull<u8>, layout: Layout) {
     if layout.size() == 0 {
-        return;
+        return verify_empty::<F>(ptr, layout);
     }
     let Some(class) = slab_class::<F>(layout) else {
         // SAFETY: the same contract.
@@ -257,6 +257,14 @@ pub unsafe fn deallocate<F: Family>(ptr: NonNull<u8>, layout: Layout) {
     if !pushed {
         // SAFETY: the same contract.
         unsafe { deallocate_full::<F>(address, layout) };
+    }
+}
+
+/// Ends the process if what comes back as nothing is something, where the family can tell.
+#[inline(always)]
+fn verify_empty<F: Family>(ptr: NonNull<u8>, layout: Layout) {
+    if F::CHECKS.keeps_states() {
+        F::__core().verify_empty(ptr.addr().get(), layout);
     }
 }
 

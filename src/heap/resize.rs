@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::{Family, allocate, allocate_large_zeroed, allocate_slot, allocate_zeroed, cache, deallocate};
-use super::{has_right_tag, put_back, slab_class, slice, slot, verify_slowly};
+use super::{has_right_tag, put_back, slab_class, slice, slot, verify_empty, verify_slowly};
 use crate::large::{GROWN_FROM_BYTES, mapped_bytes};
 use crate::os;
 use crate::size_class::SizeClass;
@@ -62,6 +62,7 @@ pub unsafe fn grow<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Opt
 #[must_use]
 pub unsafe fn grow_zeroed<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
     if old.size() == 0 {
+        verify_empty::<F>(ptr, old);
         return allocate_zeroed::<F>(new);
     }
     if slab_class::<F>(old).is_none() && slab_class::<F>(new).is_none() {

@@ -38,6 +38,7 @@ use kept::KEPT_BYTES;
 use runs::{Found, RunSet, Wish};
 use single::Singles;
 
+use crate::marks::Generation;
 use crate::os;
 use crate::region::PURGE_AFTER_MILLISECONDS;
 use crate::sync::Lock;
@@ -356,14 +357,14 @@ impl Larges {
     }
 
     /// Notes that a mark stands behind what the client asked for in a live allocation.
-    pub(crate) fn mark(&self, memory: NonNull<u8>) {
-        self.set.lock().singles.mark(memory.addr().get());
+    pub(crate) fn mark(&self, memory: NonNull<u8>, generation: Generation) {
+        self.set.lock().singles.mark(memory.addr().get(), generation);
     }
 
-    /// Whether a live allocation of this length has a mark.
-    pub(crate) fn is_marked(&self, memory: NonNull<u8>, bytes: usize) -> bool {
+    /// The generation of the mark of a live allocation of this length, if it has one.
+    pub(crate) fn mark_of(&self, memory: NonNull<u8>, bytes: usize) -> Option<Generation> {
         let set = self.set.lock();
-        set.verify(memory.addr().get(), bytes).is_ok() && set.singles.is_marked(memory.addr().get())
+        set.verify(memory.addr().get(), bytes).ok().and_then(|_| set.singles.mark_of(memory.addr().get()))
     }
 
     /// The live allocation that contains an address: where it begins and its length; for reports.

@@ -5,8 +5,9 @@ use core::ptr::NonNull;
 use super::kept::{KeptSet, Piece};
 use super::runs::Wish;
 use super::space::{EMPTY_BYTES, empty};
-use super::table::{Entry, MARKED, Table};
+use super::table::{Entry, Table};
 use super::{Larges, Mismatch, own, pointer};
+use crate::marks::Generation;
 use crate::os;
 
 /// Where the kernel has no guards, a fenced allocation costs two mappings more, of which a process may have 65 530: so many at most.
@@ -62,23 +63,22 @@ impl Singles {
         self.freed_next = (self.freed_next + 1) % FREED_COUNT;
     }
 
-    fn change(&mut self, address: usize, length: impl FnOnce(usize) -> usize) {
+    fn change(&mut self, address: usize, change: impl FnOnce(Entry) -> Entry) {
         if let Some(place) = self.table.find(address) {
-            let entry = self.table.entry(place);
-            self.table.set(place, Entry { length: length(entry.length), ..entry });
+            self.table.set(place, change(self.table.entry(place)));
         }
     }
 
-    pub(super) fn mark(&mut self, address: usize) {
-        self.change(address, |length| length | MARKED);
+    pub(super) fn mark(&mut self, address: usize, generation: Generation) {
+        self.change(address, |entry| entry.marked(generation));
     }
 
     pub(super) fn unmark(&mut self, address: usize) {
-        self.change(address, |length| length & !MARKED);
+        self.change(address, |entry| Entry { length: entry.bytes(), ..entry });
     }
 
-    pub(super) fn is_marked(&self, address: usize) -> bool {
-        self.table.find(address).is_some_and(|place| self.table.entry(place).length & MARKED != 0)
+    pub(super) fn mark_of(&self, address: usize) -> Option<Generation> {
+        self.table.find(address).and_then(|place| self.table.entry(place).mark())
     }
 
     pub(super) fn containing(&self, address: usize) -> Option<(usize, usize)> {
@@ -253,7 +253,7 @@ impl Larges {
         let behind =
             if want_zero || more == 0 { None } else { set.singles.kept.take_behind(address + old_bytes, more) };
         if behind.is_some_and(|behind| behind.bytes == more) {
-            set.singles.change(address, |_| bytes);
+            set.singles.change(address, |entry| Entry { length: bytes, ..entry });
             set.count_change(old_bytes, bytes);
             drop(set);
             // SAFETY: part of the allocation from now on.

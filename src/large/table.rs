@@ -2,20 +2,33 @@
 
 use core::ptr::NonNull;
 
+use crate::marks::{GENERATION_COUNT, Generation};
 use crate::os;
 
 #[derive(Clone, Copy)]
 pub(super) struct Entry {
     pub(super) address: usize,
-    /// Bytes, whole pages; [`MARKED`] is added where a mark stands behind what the client asked for.
+    /// Bytes, whole pages; where a mark stands behind what the client asked for, its generation and
+    /// 1 are added.
     pub(super) length: usize,
 }
 
-pub(super) const MARKED: usize = 1;
+/// The bits of a length that say of a mark.
+const MARK_BITS: usize = 2 * GENERATION_COUNT - 1;
 
 impl Entry {
     pub(super) fn bytes(self) -> usize {
-        self.length & !MARKED
+        self.length & !MARK_BITS
+    }
+
+    /// The same allocation with a mark.
+    pub(super) fn marked(self, generation: Generation) -> Self {
+        Self { length: self.bytes() + 1 + usize::from(generation.number()), ..self }
+    }
+
+    /// The generation of its mark, if it has one.
+    pub(super) fn mark(self) -> Option<Generation> {
+        (self.length & MARK_BITS).checked_sub(1).and_then(Generation::new)
     }
 }
 

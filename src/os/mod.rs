@@ -21,7 +21,7 @@
 //! | [`name`] | says whose memory it is, for whoever lists the process's mappings; a hint |
 //! | [`random`] | 64 random bits |
 //! | [`milliseconds`] | a clock that never goes back |
-//! | [`stay_loaded`] | keeps the library that this code is part of in memory, as far as the system has to be asked for that |
+//! | [`stay_loaded`] | keeps the library that this code is part of in memory, and the one that holds an address, as far as the system has to be asked for that |
 //!
 //! All lengths are multiples of the page size and all addresses page-aligned; nothing here is retried or remembered. Any call
 //! but the first and the last four may fail, and each is made to by tests ([`faults`]).
@@ -43,12 +43,14 @@ mod imp;
 #[path = "unix.rs"]
 mod imp;
 mod loaded;
+mod random;
 
 use crate::sync::{AtomicU32, Relaxed};
 pub(crate) use clock::milliseconds;
 use faults::{Call, strikes};
-pub(crate) use imp::{COMMIT_IS_FREE, EXTENDS, HAS_GUARDS, TAKES_PARTS, address_space_limit, page_bytes, random};
+pub(crate) use imp::{COMMIT_IS_FREE, EXTENDS, HAS_GUARDS, TAKES_PARTS, address_space_limit, page_bytes};
 pub(crate) use loaded::stay_loaded;
+pub(crate) use random::random;
 
 /// Reserves space at a multiple of `align`.
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {

@@ -148,15 +148,6 @@ pub(crate) unsafe fn forbid(_: NonNull<u8>, _: usize) -> bool {
     false
 }
 
-/// Bits that differ from process to process.
-pub(crate) fn random() -> u64 {
-    use core::hash::{BuildHasher, Hasher};
-    let bits = 0_u8;
-    let mut hasher = std::hash::RandomState::new().build_hasher();
-    hasher.write_usize((&raw const bits).addr());
-    hasher.finish() ^ super::milliseconds()
-}
-
 /// # Safety
 /// As for [`advise_huge`](super::advise_huge).
 pub(crate) unsafe fn advise_huge(_start: NonNull<u8>, _bytes: usize) {}

@@ -32,16 +32,43 @@ pub(crate) fn page_bytes() -> usize {
     }
 }
 
-/// The process's limit on address space (`RLIMIT_AS`) in bytes, if it has one.
+/// The process's limit on address space in bytes, if it has one.
 pub(crate) fn address_space_limit() -> Option<usize> {
+    // OpenBSD counts what is mapped as data.
+    #[cfg(target_os = "openbsd")]
+    const LIMIT: libc::c_int = libc::RLIMIT_DATA;
+    #[cfg(not(target_os = "openbsd"))]
+    use libc::RLIMIT_AS as LIMIT;
+
     let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: `getrlimit` writes one `rlimit` to a live one.
-    let failed = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) } != 0;
+    let failed = unsafe { libc::getrlimit(LIMIT, &raw mut limit) } != 0;
     if failed || limit.rlim_cur == libc::RLIM_INFINITY {
         return None;
     }
     usize::try_from(limit.rlim_cur).ok()
 }
+
+/// Reserved space has no commit charge. FreeBSD and others charge nothing before it is touched and
+/// have no such flag.
+#[cfg(not(any(
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "hurd",
+    target_os = "aix",
+    target_os = "nto",
+    target_os = "redox"
+)))]
+const UNCHARGED: libc::c_int = libc::MAP_NORESERVE;
+#[cfg(any(
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "hurd",
+    target_os = "aix",
+    target_os = "nto",
+    target_os = "redox"
+))]
+const UNCHARGED: libc::c_int = 0;
 
 fn anonymous(hint: usize, bytes: usize, protection: libc::c_int, extra: libc::c_int) -> Option<NonNull<u8>> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | extra;
@@ -52,7 +79,7 @@ fn anonymous(hint: usize, bytes: usize, protection: libc::c_int, extra: libc::c_
 }
 
 fn unreserved(hint: usize, bytes: usize, protection: libc::c_int) -> Option<NonNull<u8>> {
-    anonymous(hint, bytes, protection, libc::MAP_NORESERVE)
+    anonymous(hint, bytes, protection, UNCHARGED)
 }
 
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
@@ -213,7 +240,7 @@ pub(crate) unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
 /// # Safety
 /// As for [`unguard`](super::unguard).
 pub(crate) unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | UNCHARGED | libc::MAP_FIXED;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: the range is the caller's, who does not need its contents.
     keeping_errno(|| unsafe { libc::mmap(start.as_ptr().cast(), bytes, protection, flags, -1, 0) }) != libc::MAP_FAILED
@@ -224,24 +251,6 @@ pub(crate) unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool {
 pub(crate) unsafe fn forbid(start: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: the caller owns the range and does not use it.
     keeping_errno(|| unsafe { libc::mprotect(start.as_ptr().cast(), bytes, libc::PROT_NONE) }) == 0
-}
-
-/// Random bits from the system; weak ones where it has none to give.
-pub(crate) fn random() -> u64 {
-    let mut bits = 0_u64;
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    // SAFETY: `getrandom` writes at most eight bytes to a live `u64`.
-    let given =
-        keeping_errno(|| unsafe { libc::getrandom((&raw mut bits).cast(), size_of::<u64>(), libc::GRND_NONBLOCK) })
-            == 8;
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    // SAFETY: `getentropy` writes eight bytes to a live `u64`.
-    let given = unsafe { libc::getentropy((&raw mut bits).cast(), size_of::<u64>()) } == 0;
-    if given {
-        bits
-    } else {
-        super::milliseconds().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (&raw const bits).addr() as u64
-    }
 }
 
 /// # Safety
@@ -339,14 +348,13 @@ pub(crate) unsafe fn remap(
     {
         if may_move && new_bytes > old_bytes && new_bytes >= super::HUGE_PAGE_BYTES {
             // SAFETY: the same contract.
-            if let Some(remapped) = unsafe { remap_aligned(start, old_bytes, new_bytes) } {
+            if let Some(remapped) = unsafe { moving::remap_aligned(start, old_bytes, new_bytes) } {
                 return Some(remapped);
             }
         }
         let flags = if may_move { libc::MREMAP_MAYMOVE } else { 0 };
         // SAFETY: the caller owns the whole old range and gives it up for the new one.
-        let address = unsafe { libc::mremap(start.as_ptr().cast(), old_bytes, new_bytes, flags) };
-        if address == libc::MAP_FAILED { None } else { NonNull::new(address.cast()) }
+        unsafe { moving::mremap(start, old_bytes, new_bytes, flags, core::ptr::null_mut()) }
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     {
@@ -362,26 +370,79 @@ pub(crate) unsafe fn remap(
     }
 }
 
-/// In place, or else to where huge pages can be moved as such and those to come can be huge.
-///
-/// # Safety
-/// As for [`remap`].
+/// Linux moves pages from address to address.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-unsafe fn remap_aligned(start: NonNull<u8>, old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>> {
-    // SAFETY: the same contract.
-    let address = unsafe { libc::mremap(start.as_ptr().cast(), old_bytes, new_bytes, 0) };
-    if address != libc::MAP_FAILED {
-        return NonNull::new(address.cast());
+mod moving {
+    use core::ptr::NonNull;
+
+    use super::super::{HUGE_PAGE_BYTES, page_bytes};
+    use super::{release, reserve};
+
+    /// The system call: Android's C library has it, `libc` not.
+    ///
+    /// # Safety
+    /// As for [`remap`](super::remap); with `MREMAP_FIXED` what lies at `target` is the caller's
+    /// and given up.
+    pub(super) unsafe fn mremap(
+        start: NonNull<u8>,
+        old_bytes: usize,
+        new_bytes: usize,
+        flags: libc::c_int,
+        target: *mut u8,
+    ) -> Option<NonNull<u8>> {
+        // As wide as the system reads it.
+        let flags = libc::c_long::from(flags);
+        // SAFETY: the same contract.
+        let address = unsafe { libc::syscall(libc::SYS_mremap, start.as_ptr(), old_bytes, new_bytes, flags, target) };
+        if address == -1 { None } else { NonNull::new(core::ptr::with_exposed_provenance_mut(address as usize)) }
     }
-    // Only a lack of room behind it can be helped.
-    if std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOMEM) {
-        return None;
+
+    /// In place, or else to where huge pages can be moved as such and those to come can be huge.
+    /// `None`: that cannot be, and nothing has changed.
+    ///
+    /// # Safety
+    /// As for [`remap`](super::remap).
+    pub(super) unsafe fn remap_aligned(start: NonNull<u8>, old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>> {
+        // SAFETY: the same contract.
+        let in_place = unsafe { mremap(start, old_bytes, new_bytes, 0, core::ptr::null_mut()) };
+        if in_place.is_some() {
+            return in_place;
+        }
+        // Only a lack of room behind it can be helped.
+        if std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOMEM) {
+            return None;
+        }
+        let space = place_to_move_to(old_bytes, new_bytes)?;
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: the caller gives the old range up, and what is replaced is the space that was
+        // reserved just now. Should it fail the system may have taken that back before, and
+        // somebody else may have it by now: it is left alone.
+        unsafe { mremap(start, old_bytes, new_bytes, flags, space.as_ptr()) }
     }
-    let space = reserve(new_bytes, super::HUGE_PAGE_BYTES)?;
-    let target = space.as_ptr().cast::<libc::c_void>();
-    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-    // SAFETY: the caller gives the old range up, and what is replaced is the space that was reserved just now.
-    let address = unsafe { libc::mremap(start.as_ptr().cast(), old_bytes, new_bytes, flags, target) };
-    // If that fails the system may have taken the space back before, and somebody else may have it by now: it is left alone.
-    (address != libc::MAP_FAILED).then_some(space)
+
+    /// Aligned space that a mapping can grow into: that is known before, because a move that fails
+    /// may have taken the space or not.
+    fn place_to_move_to(old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>> {
+        let page = page_bytes();
+        // While the pages are moved, both ranges count, and what is new counts twice.
+        let more = (new_bytes - old_bytes).max(2 * page);
+        let space = reserve(new_bytes.checked_add(more)?, HUGE_PAGE_BYTES)?;
+        // SAFETY: inside the space, here and below.
+        let end = unsafe { space.add(new_bytes) };
+        // SAFETY: as above: `more` is at least two pages.
+        let behind = unsafe { end.add(page) };
+        // A move needs a few mappings more. Moving a page of the space onto another needs as many,
+        // and harms nobody.
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: two pages that were reserved just now.
+        let may_move = unsafe { mremap(end, page, page, flags, behind.as_ptr()) }.is_some();
+        let (rest, rest_bytes) = if may_move { (behind, more - page) } else { (end, more) };
+        // SAFETY: behind what will be moved to; used by nobody.
+        unsafe { release(rest, rest_bytes) };
+        if !may_move {
+            // SAFETY: as above.
+            unsafe { release(space, new_bytes) };
+        }
+        may_move.then_some(space)
+    }
 }

@@ -19,6 +19,9 @@ mod pages;
 mod pieces;
 mod shelves;
 
+#[cfg(all(unix, not(any(miri, loom))))]
+pub(crate) use noted::begin_child;
+
 use core::ops::Range;
 use core::ptr::NonNull;
 
@@ -215,6 +218,20 @@ impl Geometry<'_> {
             "the list is what is recycled"
         );
         debug_assert!(self.owns(slab), "the slab is this bin's");
+    }
+
+    /// In debug builds, ends the process if slots that come back to a slab are not of this class
+    /// and family, or are more than went out: before that becomes a panic under a lock. Unchecked
+    /// families verify nothing else, and default ones find no double free.
+    pub(crate) fn debug_verify(&self, slab: &SlabHeader, lowest: usize, count: usize) {
+        if cfg!(debug_assertions) {
+            if !self.owns(slab) {
+                self.report_under_lock(FaultKind::InvalidFree, lowest, Truth::NoSlot);
+            }
+            if (slab.used.get() as usize) < count {
+                self.report_under_lock(FaultKind::DoubleFree, lowest, Truth::Said);
+            }
+        }
     }
 
     /// Moves recycled slots out of the slab, as many as there are and as `out` has room for; returns how many.

@@ -17,6 +17,7 @@ use super::Geometry;
 use crate::header::{STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT, UNIT_SHIFTS};
 use crate::os;
 use crate::states::{self, LEAST_SHIFT, State, States, region_of};
+use crate::sync::{AtomicU32, Relaxed};
 use crate::trunk::run_length;
 
 /// A unit's bits take one byte for 128 bytes of slots, as many as the smallest class has.
@@ -186,11 +187,14 @@ impl Geometry<'_> {
         if !self.checks.is_hardened() {
             return slab.hint.get() as usize;
         }
-        // A xorshift generator (Marsaglia 2003), begun when the slab is first looked into.
+        // A xorshift generator (Marsaglia 2003), begun when the slab is first looked into, and led
+        // elsewhere in each child of a fork. Relaxed: a number that is written where there is one
+        // thread only.
         let mut state = match slab.random.get() {
-            0 => os::random() as u32 | 1,
-            state => state,
+            0 => os::random() as u32,
+            state => state ^ CHILD.load(Relaxed),
         };
+        state = state.max(1);
         state ^= state << 13;
         state ^= state >> 17;
         state ^= state << 5;
@@ -230,6 +234,17 @@ fn bits_of(first: usize, unit_shift: u32) -> usize {
     region_of(first, unit_shift) + table + (unit << (unit_shift - BITS_SHIFT))
 }
 
+/// What leads the random places in slabs elsewhere than in the processes that this one is a fork
+/// of; 0 if it is none.
+static CHILD: AtomicU32 = AtomicU32::new(0);
+
+/// Lets the child of a fork look into its slabs in an order of its own: as long as it is the
+/// child's only thread.
+#[cfg(all(unix, not(any(miri, loom))))]
+pub(crate) fn begin_child() {
+    CHILD.store(os::random() as u32, Relaxed);
+}
+
 /// Sets the bits of slots that lie one after another. `Err`: this one's is set: its state was changed by a free that had found it live
 /// before the other gave it back.
 ///
@@ -253,4 +268,62 @@ unsafe fn set_bits(bits: NonNull<u64>, lowest: usize, count: usize) -> Result<()
         (slot, left) = (slot + here, left - here);
     }
     Ok(())
+}
+
+#[cfg(all(test, unix, not(any(miri, loom))))]
+mod tests {
+    use super::*;
+    use crate::checks::Checks;
+    use crate::huge_pages::HugePages;
+    use crate::region::UnitPool;
+    use crate::size_class::SizeClass;
+    use crate::sync::Lock;
+
+    /// Where a hardened family looks into one slab, five times.
+    fn looks(geometry: &Geometry<'_>, slab: &SlabHeader) -> [u8; 20] {
+        let mut bytes = [0; 20];
+        for four in bytes.chunks_exact_mut(4) {
+            four.copy_from_slice(&(geometry.first_word(slab) as u32).to_ne_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_child_looks_into_its_slabs_in_an_order_of_its_own() {
+        let pool = Lock::new(UnitPool::new(16).with_states(true));
+        let class = SizeClass::from_index(6);
+        let checks = Checks::Hardened;
+        let huge_pages = HugePages::Adaptive;
+        let geometry =
+            Geometry { class, unit_shift: 16, tag: 0x7003, checks, huge_pages, pool: &pool, family: "Order" };
+        let slab = geometry.open(1).unwrap();
+        looks(&geometry, slab);
+        let in_a_child = || {
+            let mut pipe = [0; 2];
+            // SAFETY: `pipe` writes two numbers to a live array.
+            assert_eq!(unsafe { libc::pipe(pipe.as_mut_ptr()) }, 0);
+            // SAFETY: the child only looks, writes and exits.
+            let process = unsafe { libc::fork() };
+            assert!(process >= 0);
+            if process == 0 {
+                // As the handler does, which is there only once a family of the process has been
+                // used.
+                begin_child();
+                let own = looks(&geometry, slab);
+                // SAFETY: reads that many bytes of a live array.
+                unsafe { libc::write(pipe[1], own.as_ptr().cast(), own.len()) };
+                // SAFETY: no preconditions.
+                unsafe { libc::_exit(0) };
+            }
+            let mut other = [0; 20];
+            // SAFETY: writes at most that many bytes to a live array.
+            assert_eq!(unsafe { libc::read(pipe[0], other.as_mut_ptr().cast(), other.len()) }, 20);
+            // SAFETY: a child that has not been waited for; nobody asks how it ended.
+            unsafe { libc::waitpid(process, core::ptr::null_mut(), 0) };
+            other
+        };
+        let (one, two) = (in_a_child(), in_a_child());
+        let own = looks(&geometry, slab);
+        assert!(one != two && one != own && two != own, "{one:?} {two:?} {own:?}");
+    }
 }

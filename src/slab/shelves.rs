@@ -272,7 +272,8 @@ impl Shelves {
     /// As for [`Bin::give`](crate::bin::Bin::give).
     pub(crate) unsafe fn give_to_slabs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) -> Result<(), Twice> {
         if geometry.has_trunks() {
-            self.used_slots -= slots.len();
+            // What is freed wrongly in an unchecked family is told there, in debug builds, or not at all.
+            self.used_slots = self.used_slots.wrapping_sub(slots.len());
             // SAFETY: the same contract.
             unsafe { self.give_runs(geometry, slots) };
             return Ok(());
@@ -324,6 +325,7 @@ impl Shelves {
             rest = &rest[length..];
             // SAFETY: as in `give_to_slabs`.
             let slab = unsafe { headers.slab(lowest) };
+            geometry.debug_verify(slab, lowest, length);
             if slab.trunks.is_empty() {
                 self.link(slab);
             }

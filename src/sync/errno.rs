@@ -1,6 +1,15 @@
 //! The C library's `errno`, which a free is expected to leave as it was.
 
-#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple", target_os = "freebsd"))]
+#[cfg(any(
+    target_os = "linux",
+    target_os = "android",
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "illumos",
+    target_os = "solaris"
+))]
 mod imp {
     /// Calls the system; `errno` is afterwards what it was.
     pub(crate) fn keeping_errno<T>(call: impl FnOnce() -> T) -> T {
@@ -14,7 +23,7 @@ mod imp {
     }
 
     fn errno() -> *mut libc::c_int {
-        #[cfg(target_os = "android")]
+        #[cfg(any(target_os = "android", target_os = "netbsd", target_os = "openbsd"))]
         // SAFETY: no preconditions; the result is good as long as the thread.
         let errno = unsafe { libc::__errno() };
         #[cfg(target_os = "linux")]
@@ -23,12 +32,24 @@ mod imp {
         #[cfg(any(target_vendor = "apple", target_os = "freebsd"))]
         // SAFETY: as above.
         let errno = unsafe { libc::__error() };
+        #[cfg(any(target_os = "illumos", target_os = "solaris"))]
+        // SAFETY: as above.
+        let errno = unsafe { libc::___errno() };
         errno
     }
 }
 
 /// Where it is not known how to write to `errno` it changes.
-#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple", target_os = "freebsd")))]
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "illumos",
+    target_os = "solaris"
+)))]
 mod imp {
     /// Calls the system.
     pub(crate) fn keeping_errno<T>(call: impl FnOnce() -> T) -> T {

@@ -2,8 +2,11 @@
 
 #![cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
 
+mod calls;
+mod cancel;
 #[path = "../common/mod.rs"]
 mod common;
+mod dylib;
 mod forks;
 mod library;
 

@@ -84,6 +84,14 @@ fn nothing_unfinished_is_left() {
 }
 
 #[test]
+fn no_thread_is_cancelled_inside_of_the_crate() {
+    let files = project();
+    // A module of tests, as a whole.
+    let sources = files.rust_below("src/").filter(|file| file.path != "src/heap/flips.rs");
+    assert_none(&sources.flat_map(rules::cancellable).collect::<Vec<_>>());
+}
+
+#[test]
 fn source_files_are_short() {
     let files = project();
     let violations: Vec<_> = files.rust_below("src/").flat_map(rules::too_long).collect();

@@ -90,6 +90,45 @@ pub(crate) fn unfinished(file: &SourceFile) -> Vec<Violation> {
     found.collect()
 }
 
+/// Calls of functions of the C library at which a thread that was cancelled ends: it would keep
+/// what it has, a lock for one.
+pub(crate) fn cancellable(file: &SourceFile) -> Vec<Violation> {
+    /// What of the cancellation points of POSIX a library for memory could come to call.
+    const POINTS: [&str; 23] = [
+        "close",
+        "fcntl",
+        "fsync",
+        "getrandom",
+        "msync",
+        "nanosleep",
+        "open",
+        "openat",
+        "pause",
+        "poll",
+        "pread",
+        "pthread_join",
+        "pthread_testcancel",
+        "pwrite",
+        "read",
+        "readv",
+        "select",
+        "sleep",
+        "usleep",
+        "wait",
+        "waitpid",
+        "write",
+        "writev",
+    ];
+    /// There the thread has been told not to end before.
+    const LAST_WORDS: &str = "src/fatal.rs";
+    let tokens = Tokens::of(&file.text);
+    let tests = (0..tokens.code.len()).find(|&place| tokens.matches(place, "mod tests")).unwrap_or(tokens.code.len());
+    let is_point = |&place: &usize| POINTS.iter().any(|name| tokens.matches(place, &format!("libc : : {name} (")));
+    let points = (0..tests).filter(is_point).map(|place| tokens.code[place].0);
+    let message = "a cancellation point: call the system itself";
+    points.filter(|_| file.path != LAST_WORDS).map(|line| Violation::new(file, line, message)).collect()
+}
+
 pub(crate) fn too_long(file: &SourceFile) -> Option<Violation> {
     let count = file.text.lines().count();
     let message = format!("{count} lines: more than {MOST_LINES}");
@@ -102,6 +141,16 @@ mod tests {
 
     fn lines_of(violations: &[Violation]) -> Vec<usize> {
         violations.iter().map(|violation| violation.line).collect()
+    }
+
+    #[test]
+    fn a_cancellation_point_is_found_but_in_tests() {
+        let text = "\
+fn f() { unsafe { libc::write(1, p, 1) }; }
+fn g() { libc::syscall(libc::SYS_write, 1); libc::munmap(p, 1); }
+mod tests { fn f() { libc::read(1, p, 1); } }";
+        assert_eq!(lines_of(&cancellable(&SourceFile::new("src/a.rs", text))), [1]);
+        assert_eq!(cancellable(&SourceFile::new("src/fatal.rs", text)), []);
     }
 
     #[test]

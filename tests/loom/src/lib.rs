@@ -33,6 +33,7 @@ from_the_crate! {
     huge_pages "../../../src/huge_pages.rs";
     large "../../../src/large/mod.rs";
     magazine "../../../src/magazine/mod.rs";
+    marks "../../../src/marks.rs";
     purge "../../../src/purge.rs";
     region "../../../src/region/mod.rs";
     size_class "../../../src/size_class.rs";

@@ -18,7 +18,7 @@ pub(crate) const EXTENDS: bool = false;
 pub(crate) const HAS_GUARDS: bool = false;
 pub(crate) const TAKES_PARTS: bool = false;
 
-pub(crate) fn stay_loaded() {}
+pub(crate) fn stay_loaded(_: usize) {}
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 thread_local! {

@@ -1,0 +1,52 @@
+//! Random bits. No cancellation point is passed on the way: the caller may have a lock, which a
+//! thread that ends here would keep.
+
+/// 64 random bits from the system; weak ones where it has none to give.
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(miri)))]
+pub(crate) fn random() -> u64 {
+    use crate::sync::keeping_errno;
+
+    let mut bits = 0_u64;
+    let place = &raw mut bits;
+    // The C library's `getrandom` is a cancellation point, the call itself is not.
+    // SAFETY: the call writes at most eight bytes to a live `u64`.
+    let given = keeping_errno(|| unsafe {
+        libc::syscall(libc::SYS_getrandom, place.cast::<u8>(), size_of::<u64>(), libc::GRND_NONBLOCK)
+    });
+    if given == 8 {
+        bits
+    } else {
+        super::milliseconds().wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (&raw const bits).addr() as u64
+    }
+}
+
+/// Bits that differ from call to call and from process to process: from `std`, which asks the
+/// system once a thread.
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(miri))))]
+pub(crate) fn random() -> u64 {
+    use core::hash::{BuildHasher, Hasher};
+
+    let bits = 0_u8;
+    let mut hasher = std::hash::RandomState::new().build_hasher();
+    hasher.write_usize((&raw const bits).addr());
+    #[cfg(any(
+        target_os = "macos",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "illumos",
+        target_os = "solaris"
+    ))]
+    #[cfg(not(miri))]
+    {
+        let mut own = 0_u64;
+        // SAFETY: `getentropy` writes eight bytes to a live `u64`. Should it fail, the rest has to
+        // do.
+        unsafe { libc::getentropy((&raw mut own).cast(), size_of::<u64>()) };
+        hasher.write_u64(own);
+    }
+    // The child of a fork has its parent's `RandomState`.
+    #[cfg(unix)]
+    hasher.write_u32(std::process::id());
+    hasher.finish() ^ super::milliseconds()
+}
