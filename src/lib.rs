@@ -1,35 +1,7 @@
 #![cfg_attr(family_alloc_core_allocator_unstable, feature(allow_internal_unstable), allow(internal_features))]
 #![doc = include_str!("../README.md")]
-//!
-//! # Layers
-//!
-//! A module imports from lower layers only; `tests/tidy` keeps this table true.
-//!
-//! | layer | module | owns |
-//! | --- | --- | --- |
-//! | 0 | `sync` | the only door to atomics, cells, thread-locals and locks |
-//! | 0 | `fatal` | the one line before the end |
-//! | 0 | `checks` | what a family verifies |
-//! | 0 | `size_class` | a layout's class, a class's slot |
-//! | 1 | `os` | what is asked of the system |
-//! | 1 | `fault` | what is known of a misuse, and its report |
-//! | 1 | `capacity` | how much of each class the caches hold |
-//! | 1 | `trunk` | the free list of slots of four bytes and more |
-//! | 1 | `stats` | a family's numbers and how they print |
-//! | 2 | `header` | header pages, and the header of any address |
-//! | 3 | `region` | a family's units: free, dirty, purged |
-//! | 3 | `states` | what each slot of a checked family is |
-//! | 3 | `tiny` | the free lists of the 1-byte and 2-byte classes |
-//! | 4 | `slab` | one unit cut into slots |
-//! | 4 | `large` | allocations that are mapped singly |
-//! | 5 | `bin` | what all threads share of one (family, class) |
-//! | 6 | `magazine` | what one thread holds of one family |
-//! | 7 | `family` | what all threads share of one family; the registry |
-//! | 8 | `thread` | a thread's caches, from first use to thread exit |
-//! | 9 | `heap` | every branch on size; the calls |
-//! | 10 | `allocator` | the `Allocator` traits |
-//! | 10 | `global` | `GlobalAlloc` |
-//! | 10 | `macros` | `family!` |
+
+// The order of the modules is the table *Layers* in `DESIGN.md`: a module imports from lower layers only.
 
 mod allocator;
 mod bin;
@@ -54,22 +26,40 @@ mod sync;
 mod thread;
 mod tiny;
 mod trunk;
+mod worlds;
 
+#[cfg(feature = "allocator-api2-02")]
+#[doc(no_inline)]
+pub use allocator_api2::{self, boxed::Box, vec::Vec};
+#[cfg(feature = "allocator-api2-03")]
+#[doc(no_inline)]
+pub use allocator_api2_03;
+#[cfg(feature = "allocator-api2-04")]
+#[doc(no_inline)]
+pub use allocator_api2_04;
 pub use checks::Checks;
 pub use family::{Families, FamilyRef, families};
 pub use fault::{Fault, FaultHandler, FaultKind, set_fault_handler};
 pub use heap::Family;
-pub use stats::{ClassStats, Stats};
+pub use stats::{ClassStats, Stats, StatsChange};
 
 family! {
-    /// The crate's own family, for code that needs just one: `Vec::new_in(FamilyAlloc)`.
+    /// The crate's own family, for code that needs just one.
+    ///
+    /// ```
+    /// use family_alloc::{Family, FamilyAlloc, Vec};
+    ///
+    /// let mut v = Vec::new_in(FamilyAlloc);
+    /// v.extend(0..100);
+    /// assert_eq!(FamilyAlloc::stats().live_allocations, 1);
+    /// ```
     pub struct FamilyAlloc;
 }
 
 /// What the macros use. Not public: anything in here may change at any time.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::allocator::worlds;
+    pub use crate::allocator::names as worlds;
     pub use crate::family::FamilyCore;
     pub use crate::global::{reallocate, slot_start};
     pub use crate::heap::{allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink};

@@ -70,12 +70,15 @@ macro_rules! __family {
             };
 
             static __FAMILY_CORE: $crate::__private::FamilyCore =
-                $crate::__private::FamilyCore::new(::core::stringify!($name), __FAMILY_OPTIONS.slab_bytes, __FAMILY_OPTIONS.checks);
+                $crate::__private::FamilyCore::new(::core::stringify!($name), __FAMILY_OPTIONS.slab_bytes, __FAMILY_OPTIONS.checks)
+                    .declared_at(<$name as $crate::Family>::PATH);
 
             // SAFETY: the same static and the same thread-local at every call, declared here and reached from nowhere else;
             // the thread-local has no destructor, so its address is good until the thread ends.
             unsafe impl $crate::Family for $name {
                 const NAME: &'static ::core::primitive::str = ::core::stringify!($name);
+                const PATH: &'static ::core::primitive::str =
+                    ::core::concat!(::core::module_path!(), "::", ::core::stringify!($name));
                 const SLAB_BYTES: ::core::primitive::usize = __FAMILY_OPTIONS.slab_bytes;
                 const CHECKS: $crate::Checks = __FAMILY_OPTIONS.checks;
 

@@ -106,8 +106,8 @@ pub(crate) fn attach(family: &'static FamilyCore, slot: &CacheSlot) -> Option<&'
     Some(&cache.cache)
 }
 
-/// Gives back what the calling thread's cache of a family holds; the cache stays.
-fn flush(family: &'static FamilyCore) {
+/// Calls `visit` with the calling thread's cache of a family, if it has one.
+fn with_cache(family: &'static FamilyCore, visit: impl Fn(&Cache)) {
     // A thread without caches has nothing to give, and one that is ending has given everything back.
     if PHASE.get() != Phase::Live {
         return;
@@ -115,9 +115,14 @@ fn flush(family: &'static FamilyCore) {
     let _ = GUARD.try_with(|guard| {
         let caches = core::iter::successors(guard.first.get(), |cache| cache.next_in_thread.get());
         for cache in caches.filter(|cache| core::ptr::eq(cache.family, family)) {
-            family.flush_all(&cache.cache);
+            visit(&cache.cache);
         }
     });
+}
+
+/// Gives back what the calling thread's cache of a family holds; the cache stays.
+fn flush(family: &'static FamilyCore) {
+    with_cache(family, |cache| family.flush_all(cache));
 }
 
 /// Gives back what the calling thread has cached of a family, and all that is free then; returns the bytes of the slabs and mappings.
@@ -127,7 +132,31 @@ pub(crate) fn trim(family: &'static FamilyCore) -> usize {
 }
 
 impl FamilyRef {
+    /// Bytes of the slots and mappings that clients hold now; as [`Family::live_bytes`](crate::Family::live_bytes).
+    ///
+    /// ```
+    /// use family_alloc::{Box, FamilyAlloc, families};
+    ///
+    /// let boxed = Box::new_in([0_u8; 100], FamilyAlloc);
+    /// assert_eq!(families().map(|family| family.live_bytes()).sum::<usize>(), 128);
+    /// # drop(boxed);
+    /// ```
+    #[must_use]
+    pub fn live_bytes(self) -> usize {
+        let family = self.core();
+        with_cache(family, |cache| _ = family.live_bytes(cache));
+        family.noted_live_bytes()
+    }
+
     /// Gives free memory back to the system at once; as [`Family::trim`](crate::Family::trim).
+    ///
+    /// ```
+    /// use family_alloc::{FamilyAlloc, Vec, families};
+    ///
+    /// drop(Vec::<u8, _>::with_capacity_in(8 << 20, FamilyAlloc));
+    /// let given_back: usize = families().map(|family| family.trim()).sum();
+    /// println!("{given_back} bytes of slabs and mappings given back");
+    /// ```
     pub fn trim(self) -> usize {
         trim(self.core())
     }

@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout};
+use std::alloc::Layout;
 use std::ptr::NonNull;
 
 use allocator_api2::alloc::Allocator;
@@ -34,13 +34,13 @@ enum Door {
 const DOORS: [Door; 3] = [Door::Allocator, Door::Global, Door::Free];
 
 impl Door {
-    fn free<F: Family + Allocator + GlobalAlloc>(self, address: usize, layout: Layout) {
+    fn free<F: Family>(self, address: usize, layout: Layout) {
         let pointer = std::ptr::with_exposed_provenance_mut::<u8>(address);
         match self {
             Self::Allocator => {
                 let pointer = NonNull::new(pointer).expect("not null");
                 // SAFETY: a case breaks the contract on purpose: the call must see that and end the process.
-                unsafe { F::default().deallocate(pointer, layout) }
+                unsafe { Allocator::deallocate(&F::default(), pointer, layout) }
             }
             // SAFETY: as above.
             Self::Global => unsafe { F::default().dealloc(pointer, layout) },
@@ -61,7 +61,7 @@ fn allocate<F: Family>(size: usize) -> usize {
 }
 
 /// Announces the line that must follow, then frees wrongly.
-fn misuse<F: Family + Allocator + GlobalAlloc>(door: Door, address: usize, wrong: Layout, truth: &str) {
+fn misuse<F: Family>(door: Door, address: usize, wrong: Layout, truth: &str) {
     let need = wrong.size().max(wrong.align());
     // `free` has no alignment: it says the greater of the two.
     let size = if matches!(door, Door::Free) { need } else { wrong.size() };
@@ -71,7 +71,7 @@ fn misuse<F: Family + Allocator + GlobalAlloc>(door: Door, address: usize, wrong
     door.free::<F>(address, wrong);
 }
 
-fn misuse_of_length<F: Family + Allocator + GlobalAlloc>(door: Door, address: usize, wrong: usize, right: usize) {
+fn misuse_of_length<F: Family>(door: Door, address: usize, wrong: usize, right: usize) {
     let name = F::NAME;
     expect(&format!(
         "wrong size at the free of {address:#x} (size {wrong}, large, family {name}): it was allocated with {right} bytes"
@@ -113,10 +113,25 @@ fn foreign(door: Door, address: usize) {
     misuse::<Right>(door, address, bytes(64), NOBODY);
 }
 
+/// Another family of the name `Right`, which is not used by other cases.
+mod other {
+    family_alloc::family! { pub(crate) struct Right; }
+}
+
+/// Where two families in use have one name, the line tells them by their paths.
+fn of_the_same_name(door: Door) {
+    let (address, mine, theirs) = (allocate::<Right>(64), Right::PATH, other::Right::PATH);
+    let _ = allocate::<other::Right>(64);
+    let truth = slot_of(64, mine);
+    expect(&format!("invalid free of {address:#x} (size 64, 64-byte class, family {theirs}): {truth}"));
+    door.free::<other::Right>(address, bytes(64));
+}
+
 type Case = (&'static str, fn(Door));
 
 const CASES: &[Case] = &[
     ("class above", |door| misuse::<Right>(door, allocate::<Right>(64), bytes(65), &slot_of(64, "Right"))),
+    ("another family of the same name", of_the_same_name),
     ("class below", |door| misuse::<Right>(door, allocate::<Right>(64), bytes(32), &slot_of(64, "Right"))),
     ("least class", |door| misuse::<Right>(door, allocate::<Right>(1), bytes(2), &slot_of(1, "Right"))),
     ("largest class", |door| misuse::<Right>(door, allocate::<Right>(MIB), bytes(MIB / 2), &slot_of(MIB, "Right"))),

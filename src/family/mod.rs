@@ -8,6 +8,7 @@ mod checked;
 #[cfg(all(unix, not(any(miri, loom))))]
 mod fork;
 mod hardened;
+mod live;
 mod registry;
 mod report;
 
@@ -39,6 +40,8 @@ const HOUSEKEEPING_MILLISECONDS: u32 = 250;
 /// The shared state of one family; declared by [`family!`](macro@crate::family).
 pub struct FamilyCore {
     name: &'static str,
+    /// Where it is declared, and its name; only the name where that is not known.
+    path: &'static str,
     unit_shift: u32,
     checks: Checks,
     /// 0 until the family is first used.
@@ -110,6 +113,7 @@ impl FamilyCore {
     pub const fn new(name: &'static str, slab_bytes: usize, checks: Checks) -> Self {
         Self {
             name,
+            path: name,
             unit_shift: slab_bytes.trailing_zeros(),
             checks,
             number: AtomicU32::new(0),
@@ -423,7 +427,7 @@ impl FamilyCore {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let mut stats = Stats::new(self.name);
+        let mut stats = Stats::new(self.name, self.path, self.number.load(Relaxed));
         let caches = self.caches.lock();
         stats.thread_caches = caches.in_use;
         for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
@@ -439,6 +443,8 @@ impl FamilyCore {
             stats.slab_bytes += counts.slab_count << self.unit_shift;
             stats.cached_slots += held;
             stats.cached_bytes += held * class.slot_bytes();
+            stats.depot_bytes += counts.depot_slots * class.slot_bytes();
+            stats.free_bytes += counts.free_slots * class.slot_bytes();
             stats.classes[class.index()] = ClassStats {
                 slot_bytes: class.slot_bytes(),
                 slab_count: counts.slab_count,
