@@ -1,4 +1,12 @@
 #![cfg_attr(family_alloc_core_allocator_unstable, feature(allow_internal_unstable), allow(internal_features))]
+// The first definition of a link counts: on this page these lead to the items, in the file to the published pages.
+//! [`family!`]: crate::family!
+//! [`unsize_box!`]: crate::unsize_box!
+//! [`Family`]: crate::Family
+//! [`Stats`]: crate::Stats
+//! [`families()`]: crate::families
+//! [recipes]: crate::recipes
+//!
 #![doc = include_str!("../README.md")]
 
 // The order of the modules is the table *Layers* in `DESIGN.md`: a module imports from lower layers only.
@@ -55,6 +63,9 @@ family! {
     /// ```
     pub struct FamilyAlloc;
 }
+
+#[doc = include_str!("../docs/recipes.md")]
+pub mod recipes {}
 
 /// What the macros use. Not public: anything in here may change at any time.
 #[doc(hidden)]
