@@ -76,7 +76,7 @@ pub mod __private {
     pub use crate::heap::{allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink};
     pub use crate::heap::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
     pub use crate::macros::Options;
-    #[cfg(feature = "faults")]
+    #[cfg(feature = "_faults")]
     pub use crate::os::faults;
     pub use crate::thread::CacheSlot;
     pub use std::thread_local;

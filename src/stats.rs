@@ -280,18 +280,18 @@ impl fmt::Display for Stats {
         )?;
         writeln!(
             f,
-            "  memory: {} in slabs, {} in large mappings, {} kept for reuse",
+            "  address space: {} in slabs, {} in large mappings, {} kept for reuse",
             Bytes(self.slab_bytes),
             Bytes(self.large_bytes),
             Bytes(self.kept_bytes),
         )?;
         writeln!(
             f,
-            "  free in slabs: {}, cached by {} thread{}: {}, in depots: {}",
+            "  of the slabs: {} free, {} cached by {} thread{}, {} in depots",
             Bytes(self.free_bytes),
+            Bytes(self.cached_bytes),
             self.thread_caches,
             plural(self.thread_caches),
-            Bytes(self.cached_bytes),
             Bytes(self.depot_bytes),
         )?;
         if self.slab_bytes == 0 && self.large_allocations == 0 {
@@ -377,8 +377,8 @@ mod tests {
         let mut stats = Stats::new("Session", "app::Session", 1);
         (stats.live_allocations, stats.thread_caches, stats.large_allocations) = (1, 1, 1);
         let text = stats.to_string();
-        assert!(text.contains("live in 1 allocation, at most") && text.contains("cached by 1 thread: "), "{text}");
-        let most = usize::MAX;
+        assert!(text.contains("live in 1 allocation, at most") && text.contains("cached by 1 thread, "), "{text}");
+        let most = 1 << 47;
         (stats.live_allocations, stats.live_bytes, stats.peak_live_allocations) = (1 << 40, most, 1 << 40);
         (stats.peak_live_bytes, stats.slab_bytes, stats.large_bytes, stats.kept_bytes) = (most, most, most, most);
         (stats.free_bytes, stats.cached_bytes, stats.depot_bytes, stats.thread_caches) = (most, most, most, 1 << 20);
