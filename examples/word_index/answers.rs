@@ -55,7 +55,7 @@ fn name<M: Memory>(text: &mut String, index: &Index<M>, words: &[String], hit: H
     }
     let room = COLUMNS.saturating_sub(11 + places.chars().count());
     let document = index.document_name(hit.document);
-    writeln!(text, "{:>8}  {}:{places}", hit.occurrences, end_of(&document, room.max(LEAST_OF_NAME)))
+    writeln!(text, "{:>8}  {}:{places}", hit.occurrences, end_of(document, room.max(LEAST_OF_NAME)))
 }
 
 /// The name of a file, or its last characters where it is longer than that.
