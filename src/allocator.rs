@@ -1,8 +1,7 @@
 //! Layer 10: the `Allocator` traits, one impl of each enabled world for every family.
 //!
-//! A *world* is one definition of the trait: `allocator_api2` 0.2, 0.3 and 0.4, and core's own. Families are declared
-//! in other crates, where our features cannot be seen; so the choice is made here, by which of two definitions a macro
-//! has, and `family!` calls [`__impl_allocators!`](crate::__impl_allocators) knowing nothing of it.
+//! A *world* is one definition of the trait; `worlds` names them. Families are declared in other crates, where our
+//! features cannot be seen; so the choice is made here, by which of two definitions a macro has, and `family!` calls [`__impl_allocators!`](crate::__impl_allocators) knowing nothing of it.
 //!
 //! ```text
 //! family! ── __impl_allocators! ─┬─ __impl_allocator_api2_02! ─┐
@@ -21,13 +20,8 @@
 
 /// The worlds, by the names that the macros use.
 #[doc(hidden)]
-pub mod worlds {
-    #[cfg(feature = "allocator-api2-02")]
-    pub use allocator_api2 as v02;
-    #[cfg(feature = "allocator-api2-03")]
-    pub use allocator_api2_03 as v03;
-    #[cfg(feature = "allocator-api2-04")]
-    pub use allocator_api2_04 as v04;
+pub mod names {
+    pub use crate::worlds::*;
 
     #[cfg(all(feature = "allocator-api2-02", family_alloc_core_allocator))]
     pub use super::meaning_02::{Asks02, Found, LayoutErr};

@@ -6,6 +6,19 @@
 const GUARDED_FROM_BYTES: usize = 64 << 10;
 
 /// What a family verifies, chosen in [`family!`](macro@crate::family) with `checks: …`. Each variant includes those before it.
+///
+/// ```
+/// use family_alloc::{Checks, Family, family};
+///
+/// family! {
+///     struct Requests;
+///     struct Plugins { checks: Checked }
+///     struct Secrets { checks: Hardened }
+/// }
+///
+/// assert_eq!(Requests::CHECKS, Checks::Default);
+/// assert_eq!(Secrets::CHECKS, Checks::Hardened);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Checks {

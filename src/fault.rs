@@ -9,7 +9,17 @@ use core::fmt;
 use crate::sync::{Acquire, AtomicPtr, Cell, Release, thread_local};
 use crate::{fatal, os};
 
-/// What was done wrongly.
+/// What was done wrongly; see [`Fault::kind`].
+///
+/// ```
+/// use family_alloc::FaultKind;
+///
+/// family_alloc::set_fault_handler(|fault| {
+///     if fault.kind == FaultKind::WriteAfterFree {
+///         std::eprintln!("look for who still holds {:#x}", fault.address);
+///     }
+/// });
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FaultKind {
@@ -30,6 +40,16 @@ pub enum FaultKind {
 }
 
 /// One misuse, as a handler set with [`set_fault_handler`] is told of it. [`Display`](fmt::Display) prints the line of the report.
+///
+/// ```
+/// use family_alloc::Fault;
+///
+/// fn report(fault: &Fault) {
+///     std::eprintln!("{:?} in {}, {:?} bytes", fault.kind, fault.family, fault.size);
+/// }
+///
+/// family_alloc::set_fault_handler(report);
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Fault {
@@ -41,7 +61,7 @@ pub struct Fault {
     pub size: Option<usize>,
     /// Bytes of the slots of the class; `None` for large allocations.
     pub class_bytes: Option<usize>,
-    /// The name of the family that found it.
+    /// The name of the family that found it; its path, where several families in use have that name.
     pub family: &'static str,
     pub(crate) truth: Truth,
 }
@@ -113,6 +133,11 @@ impl fmt::Display for Fault {
 }
 
 /// Called with a fault before the process ends.
+///
+/// ```
+/// let handler: family_alloc::FaultHandler = |fault| std::eprintln!("{:?}", fault.kind);
+/// family_alloc::set_fault_handler(handler);
+/// ```
 pub type FaultHandler = fn(&Fault);
 
 static HANDLER: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());

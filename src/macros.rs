@@ -1,4 +1,4 @@
-//! `family!`: declares families as zero-sized types with their statics, thread-locals and trait impls.
+//! `family!`: declares families as zero-sized types with their statics, thread-locals and trait impls. Beside it `unsize_box!`.
 
 /// Declares one or more families: zero-sized types that implement [`Family`](crate::Family), the allocator traits of the
 /// enabled features and [`GlobalAlloc`](core::alloc::GlobalAlloc).
@@ -202,6 +202,7 @@ macro_rules! __family {
                     __FAMILY_OPTIONS.checks,
                     <$name as $crate::Family>::__slot,
                 )
+                .declared_at(<$name as $crate::Family>::PATH)
                 .with_cache_bytes(__FAMILY_OPTIONS.cache_bytes)
                 .with_huge_pages(__FAMILY_OPTIONS.huge_pages);
 
@@ -209,6 +210,8 @@ macro_rules! __family {
             // the thread-local has no destructor, so its address is good until the thread ends.
             unsafe impl $crate::Family for $name {
                 const NAME: &'static ::core::primitive::str = ::core::stringify!($name);
+                const PATH: &'static ::core::primitive::str =
+                    ::core::concat!(::core::module_path!(), "::", ::core::stringify!($name));
                 const SLAB_BYTES: ::core::primitive::usize = __FAMILY_OPTIONS.slab_bytes;
                 const CHECKS: $crate::Checks = __FAMILY_OPTIONS.checks;
                 const HUGE_PAGES: $crate::HugePages = __FAMILY_OPTIONS.huge_pages;
@@ -231,6 +234,38 @@ macro_rules! __family {
         $crate::__impl_global_alloc!($name);
         $crate::__impl_allocators!($name);
     };
+}
+
+/// Turns a [`Box<T, A>`](crate::Box) into a box of a trait object or of a slice, which the compiler does by itself for the
+/// standard library's `Box` only. The type that is wanted is said where the result goes to.
+///
+/// ```
+/// use family_alloc::{Box, family, unsize_box};
+///
+/// family! { struct Handlers; }
+///
+/// let handler: Box<dyn Fn(u32) -> u32, Handlers> = unsize_box!(Box::new_in(|n| n + 1, Handlers));
+/// assert_eq!(handler(1), 2);
+/// let numbers: Box<[u8], Handlers> = unsize_box!(Box::new_in([1, 2, 3], Handlers));
+/// assert_eq!(numbers.len(), 3);
+/// ```
+///
+/// Only what the compiler can coerce can be the result:
+///
+/// ```compile_fail
+/// let wrong: family_alloc::Box<u64> = family_alloc::unsize_box!(family_alloc::Box::new(1_u32));
+/// ```
+#[cfg(feature = "allocator-api2-02")]
+#[macro_export]
+#[cfg_attr(family_alloc_core_allocator_unstable, allow_internal_unstable(allocator_api))]
+macro_rules! unsize_box {
+    ($boxed:expr $(,)?) => {{
+        let (pointer, allocator) = $crate::Box::into_raw_with_allocator($boxed);
+        // A coercion, no cast: the compiler adds what the unsized type needs, and nothing else.
+        let pointer: *mut _ = pointer;
+        // SAFETY: the pointer of a box that was taken apart just now, coerced at most, and its allocator.
+        unsafe { $crate::Box::from_raw_in(pointer, allocator) }
+    }};
 }
 
 /// The options of one `family!` declaration.

@@ -19,7 +19,7 @@
 
 use crate::capacity::{CALM_MILLISECONDS, EARNING_CALLS};
 use crate::family::{FamilyCore, FamilyRef, ThreadCache};
-use crate::magazine::CacheSlot;
+use crate::magazine::{Cache, CacheSlot};
 use crate::os;
 use crate::size_class::SizeClass;
 use crate::sync::{Cell, thread_local};
@@ -124,16 +124,21 @@ fn attach(family: &'static FamilyCore, slot: &CacheSlot) -> Option<&'static Thre
     Some(cache)
 }
 
-/// Gives back what the calling thread's cache of a family holds; the cache stays.
-fn flush(family: &'static FamilyCore) {
+/// Calls `visit` with the calling thread's cache of a family, if it has one.
+fn with_cache(family: &'static FamilyCore, visit: impl Fn(&Cache)) {
     // A thread without caches has nothing to give, and one that is ending has given everything back.
     if PHASE.get() != Phase::Live {
         return;
     }
     let caches = THREAD.get().into_iter().flat_map(Thread::caches);
     for cache in caches.filter(|cache| core::ptr::eq(cache.family, family)) {
-        family.flush_all(&cache.cache);
+        visit(&cache.cache);
     }
+}
+
+/// Gives back what the calling thread's cache of a family holds; the cache stays.
+fn flush(family: &'static FamilyCore) {
+    with_cache(family, |cache| family.flush_all(cache));
 }
 
 /// Gives back what the calling thread has cached of a family, and all that is free then; returns the bytes of the slabs and mappings.
@@ -143,7 +148,31 @@ pub(crate) fn trim(family: &'static FamilyCore) -> usize {
 }
 
 impl FamilyRef {
+    /// Bytes of the slots and mappings that clients hold now; as [`Family::live_bytes`](crate::Family::live_bytes).
+    ///
+    /// ```
+    /// use family_alloc::{Box, FamilyAlloc, families};
+    ///
+    /// let boxed = Box::new_in([0_u8; 100], FamilyAlloc);
+    /// assert_eq!(families().map(|family| family.live_bytes()).sum::<usize>(), 128);
+    /// # drop(boxed);
+    /// ```
+    #[must_use]
+    pub fn live_bytes(self) -> usize {
+        let family = self.core();
+        with_cache(family, |cache| _ = family.live_bytes(cache));
+        family.noted_live_bytes()
+    }
+
     /// Gives free memory back to the system at once; as [`Family::trim`](crate::Family::trim).
+    ///
+    /// ```
+    /// use family_alloc::{FamilyAlloc, Vec, families};
+    ///
+    /// drop(Vec::<u8, _>::with_capacity_in(8 << 20, FamilyAlloc));
+    /// let given_back: usize = families().map(|family| family.trim()).sum();
+    /// println!("{given_back} bytes of slabs and mappings given back");
+    /// ```
     pub fn trim(self) -> usize {
         trim(self.core())
     }

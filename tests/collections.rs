@@ -379,6 +379,52 @@ mod hashbrown_tables {
     }
 }
 
+/// The one bound that generic code needs, as a library would write it.
+mod one_bound {
+    use family_alloc::{Box, Family, Vec, family};
+    use hashbrown::{DefaultHashBuilder, HashMap};
+    use std::alloc::Layout;
+
+    struct Cache<F: Family> {
+        items: Vec<Box<u32, F>, F>,
+        places: HashMap<u32, usize, DefaultHashBuilder, F>,
+    }
+
+    impl<F: Family> Cache<F> {
+        fn new() -> Self {
+            Self { items: Vec::new_in(F::default()), places: HashMap::new_in(F::default()) }
+        }
+
+        fn add(&mut self, item: u32) {
+            self.places.insert(item, self.items.len());
+            self.items.push(Box::new_in(item, F::default()));
+        }
+    }
+
+    /// The bound implies `GlobalAlloc` as well.
+    fn one_pair<F: Family>() -> usize {
+        let layout = Layout::new::<[u8; 100]>();
+        // SAFETY: the size is not 0.
+        let memory = unsafe { F::default().alloc(layout) };
+        let live_bytes = F::live_bytes();
+        // SAFETY: allocated above with this layout.
+        unsafe { F::default().dealloc(memory, layout) };
+        live_bytes
+    }
+
+    #[test]
+    fn it_is_enough() {
+        family! { struct Cached; struct Raw { checks: Unchecked } }
+        let mut cache = Cache::<Cached>::new();
+        (0..100).for_each(|item| cache.add(item));
+        assert_eq!(cache.items[cache.places[&7]].as_ref(), &7);
+        assert_eq!(Cached::stats().live_allocations, 102);
+        drop(cache);
+        assert_eq!(Cached::live_bytes(), 0);
+        assert_eq!((one_pair::<Cached>(), one_pair::<Raw>()), (128, 128));
+    }
+}
+
 #[test]
 fn collections_in_a_family_are_as_small_as_any() {
     family! { struct Small; }

@@ -29,6 +29,10 @@ fn assert_adds_up(stats: &Stats, slab_bytes: usize) {
     assert_eq!(stats.cached_slots, sum(|class| class.cached_slots), "{stats}");
     assert_eq!(stats.cached_bytes, sum(|class| class.cached_slots * class.slot_bytes), "{stats}");
     assert_eq!(stats.slab_bytes, sum(|class| class.slab_count) * slab_bytes, "{stats}");
+    assert_eq!(stats.depot_bytes, sum(|class| class.depot_slots * class.slot_bytes), "{stats}");
+    assert_eq!(stats.free_bytes, sum(|class| class.free_slots * class.slot_bytes), "{stats}");
+    let in_slabs = stats.live_bytes - stats.large_bytes + stats.cached_bytes + stats.depot_bytes + stats.free_bytes;
+    assert_eq!(in_slabs, stats.slab_bytes, "every byte of the slabs is somewhere: {stats}");
     assert!(stats.slab_bytes <= stats.reserved_bytes, "{stats}");
     assert!(stats.peak_live_allocations >= stats.live_allocations, "{stats}");
     assert!(stats.peak_live_bytes >= stats.live_bytes, "{stats}");
@@ -271,7 +275,11 @@ fn used_families_are_found_once_each() {
     assert_eq!((named("FoundA").len(), named("FoundB").len(), named("NotFound").len()), (1, 1, 0));
     let (found_a, found_b) = (named("FoundA")[0], named("FoundB")[0]);
     assert_eq!((found_a.stats().live_bytes, found_b.stats().live_bytes), (128, 3 * MIB));
-    assert_eq!((found_a.stats().name, format!("{found_b:?}")), ("FoundA", "FamilyRef(\"FoundB\")".to_owned()));
+    let shown = format!("FamilyRef({} {}::FoundB)", found_b.id(), module_path!());
+    assert_eq!((found_a.stats().name, format!("{found_b:?}")), ("FoundA", shown));
+    assert_eq!((found_b.path(), found_b.stats().path, found_b.stats().id), (FoundB::PATH, FoundB::PATH, found_b.id()));
+    assert!(found_a.id() < found_b.id(), "numbers are given in the order of first uses");
+    assert!(found_a == named("FoundA")[0] && found_a != found_b);
     free(Doors::of::<FoundA>(), a);
     free(Doors::of::<FoundB>(), b);
     assert_eq!(found_b.trim(), 3 * MIB, "the mapping was kept");
@@ -296,6 +304,98 @@ fn two_types_of_one_name_are_two_families() {
     let memory = allocate(Doors::of::<one::Twin>(), 64);
     assert_eq!((one::Twin::stats().live_allocations, two::Twin::stats().live_allocations), (1, 0));
     free(Doors::of::<one::Twin>(), memory);
+    free(Doors::of::<two::Twin>(), allocate(Doors::of::<two::Twin>(), 64));
+    let twins: Vec<_> = families().filter(|family| family.name() == "Twin").collect();
+    assert_eq!(twins.len(), 2);
+    assert_eq!([twins[1].path(), twins[0].path()], [one::Twin::PATH, two::Twin::PATH], "first used last comes first");
+    assert!(one::Twin::PATH.ends_with("::one::Twin") && two::Twin::PATH.ends_with("::two::Twin"));
+    assert_ne!(twins[0].id(), twins[1].id());
+    assert_ne!(format!("{:?}", twins[0]), format!("{:?}", twins[1]));
+}
+
+#[test]
+fn families_are_walked_in_the_order_of_their_first_uses() {
+    family! { struct OrderA; struct OrderB; struct OrderC; }
+    let all = [Doors::of::<OrderA>(), Doors::of::<OrderB>(), Doors::of::<OrderC>()];
+    for place in [0, 1, 0, 2, 1, 0] {
+        free(all[place], allocate(all[place], 10));
+    }
+    let names: Vec<_> = families().map(|family| family.name()).filter(|name| name.starts_with("Order")).collect();
+    assert_eq!(names, ["OrderC", "OrderB", "OrderA"], "that of the latest first use comes first");
+}
+
+/// Without other threads the cheap figure is the exact one, at any moment.
+#[test]
+fn live_bytes_are_those_of_the_statistics() {
+    family! { struct Cheap; struct CheapChecked { checks: Checked } struct CheapHardened { checks: Hardened } }
+    fn check<F: Family>() {
+        let doors = Doors::of::<F>();
+        let found = || families().find(|family| family.name() == F::NAME).map_or(0, |family| family.live_bytes());
+        assert_eq!(F::live_bytes(), 0);
+        let mut live = Vec::new();
+        for step in 0..2000 {
+            live.push(allocate(doors, 1 << (step % 15)));
+            if step % 400 == 0 {
+                live.push(allocate(doors, 3 * MIB));
+            }
+            if step % 3 == 0 {
+                free(doors, live.swap_remove(step % live.len()));
+            }
+            let expected = F::stats().live_bytes;
+            assert_eq!((F::live_bytes(), found()), (expected, expected), "step {step}");
+        }
+        // What another thread frees is seen once it has ended.
+        let rest: Vec<_> =
+            live.into_iter().map(|memory| (memory.cast::<u8>().as_ptr().expose_provenance(), memory.len())).collect();
+        let thread = std::thread::spawn(move || {
+            for (address, length) in rest {
+                let start = NonNull::new(std::ptr::with_exposed_provenance_mut::<u8>(address)).expect("not null");
+                free(doors, NonNull::slice_from_raw_parts(start, length));
+            }
+        });
+        thread.join().expect("no panic");
+        assert_eq!((F::live_bytes(), found(), F::stats().live_bytes), (0, 0, 0));
+    }
+    check::<Cheap>();
+    check::<CheapChecked>();
+    check::<CheapHardened>();
+}
+
+/// Without an exchange, the cheap figure knows what the calling thread did.
+#[test]
+fn live_bytes_know_the_calling_thread_without_statistics() {
+    family! { struct Own; }
+    let doors = Doors::of::<Own>();
+    let slots: Vec<_> =
+        (1..=300).map(|count| (allocate(doors, 64), assert_eq!(Own::live_bytes(), 64 * count)).0).collect();
+    for (count, slot) in slots.into_iter().enumerate() {
+        assert_eq!(Own::live_bytes(), 64 * (300 - count));
+        free(doors, slot);
+    }
+    assert_eq!(Own::live_bytes(), 0);
+}
+
+#[test]
+fn statistics_are_compared_and_subtracted() {
+    family! { struct Later; }
+    let doors = Doors::of::<Later>();
+    let unused = Later::stats();
+    assert_eq!((unused.id, unused.path), (0, Later::PATH));
+    let (slot, large) = (allocate(doors, 100), allocate(doors, 3 * MIB));
+    let used = Later::stats();
+    assert_ne!(used, unused);
+    assert_eq!(used, Later::stats(), "nothing has happened");
+    let change = used.since(&unused);
+    assert_eq!((change.live_allocations, change.live_bytes), (2, 128 + 3 * MIB as isize));
+    assert_eq!((change.large_allocations, change.large_bytes), (1, 3 * MIB as isize));
+    assert_eq!(change.slab_bytes, used.slab_bytes as isize);
+    assert_eq!((change.free_bytes, change.cached_bytes), (used.free_bytes as isize, used.cached_bytes as isize));
+    assert_eq!(unused.since(&used).live_bytes, -change.live_bytes);
+    free(doors, slot);
+    free(doors, large);
+    let freed = Later::stats().since(&used);
+    assert_eq!((freed.live_allocations, freed.cached_bytes), (-2, 128));
+    assert_eq!(freed.reserved_bytes, 0);
 }
 
 #[test]

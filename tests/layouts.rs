@@ -20,17 +20,17 @@ fn alignments(most: usize) -> impl Iterator<Item = usize> {
 
 /// Allocates with one size and frees with another of the same class, checking everything that a layout promises.
 #[inline]
-fn allocate_and_free<F: Family + Allocator>(allocate: Layout, free: impl FnOnce(NonNull<[u8]>) -> usize) {
+fn allocate_and_free<F: Family>(allocate: Layout, free: impl FnOnce(NonNull<[u8]>) -> usize) {
     let family = F::default();
-    let memory = family.allocate(allocate).unwrap_or_else(|_| panic!("{allocate:?} is refused"));
+    let memory = Allocator::allocate(&family, allocate).unwrap_or_else(|_| panic!("{allocate:?} is refused"));
     assert!(memory.len() >= allocate.size(), "{allocate:?} got {} bytes", memory.len());
     assert!(is_aligned(memory.addr().get(), promised_align(allocate)), "{allocate:?} got {memory:p}");
     let fitting = layout(free(memory), allocate.align());
     // SAFETY: allocated above, and a size from the requested to the returned one fits.
-    unsafe { family.deallocate(memory.cast(), fitting) };
+    unsafe { Allocator::deallocate(&family, memory.cast(), fitting) };
 }
 
-fn every_layout_to_64_kib<F: Family + Allocator>() {
+fn every_layout_to_64_kib<F: Family>() {
     let (doors, mut random) = (Doors::of::<F>(), Random::new(1));
     for align in alignments(MOST) {
         for size in 1..=MOST {

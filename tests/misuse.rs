@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout};
+use std::alloc::Layout;
 use std::ptr::NonNull;
 
 use allocator_api2::alloc::Allocator;
@@ -37,13 +37,13 @@ enum Door {
 const DOORS: [Door; 3] = [Door::Allocator, Door::Global, Door::Free];
 
 impl Door {
-    fn free<F: Family + Allocator + GlobalAlloc>(self, address: usize, layout: Layout) {
+    fn free<F: Family>(self, address: usize, layout: Layout) {
         let pointer = std::ptr::with_exposed_provenance_mut::<u8>(address);
         match self {
             Self::Allocator => {
                 let pointer = NonNull::new(pointer).expect("not null");
                 // SAFETY: a case breaks the contract on purpose: the call must see that and end the process.
-                unsafe { F::default().deallocate(pointer, layout) }
+                unsafe { Allocator::deallocate(&F::default(), pointer, layout) }
             }
             // SAFETY: as above.
             Self::Global => unsafe { F::default().dealloc(pointer, layout) },
@@ -64,7 +64,7 @@ fn allocate<F: Family>(size: usize) -> usize {
 }
 
 /// Announces the line that must follow, then frees wrongly.
-fn misuse<F: Family + Allocator + GlobalAlloc>(door: Door, address: usize, wrong: Layout, truth: &str) {
+fn misuse<F: Family>(door: Door, address: usize, wrong: Layout, truth: &str) {
     let need = wrong.size().max(wrong.align());
     // `free` has no alignment: it says the greater of the two.
     let size = if matches!(door, Door::Free) { need } else { wrong.size() };
@@ -74,7 +74,7 @@ fn misuse<F: Family + Allocator + GlobalAlloc>(door: Door, address: usize, wrong
     door.free::<F>(address, wrong);
 }
 
-fn misuse_of_length<F: Family + Allocator + GlobalAlloc>(door: Door, address: usize, wrong: usize, right: usize) {
+fn misuse_of_length<F: Family>(door: Door, address: usize, wrong: usize, right: usize) {
     let name = F::NAME;
     expect(&format!(
         "wrong size at the free of {address:#x} (size {wrong}, large, family {name}): it was allocated with {right} bytes"
@@ -83,7 +83,7 @@ fn misuse_of_length<F: Family + Allocator + GlobalAlloc>(door: Door, address: us
 }
 
 /// As [`misuse`], where what began at the address is free already.
-fn misuse_of_freed<F: Family + Allocator + GlobalAlloc>(door: Door, address: usize, layout: Layout) {
+fn misuse_of_freed<F: Family>(door: Door, address: usize, layout: Layout) {
     let size = layout.size();
     let class =
         if size > F::SLAB_BYTES / 2 { "large".to_owned() } else { format!("{}-byte class", size.next_power_of_two()) };
@@ -125,10 +125,25 @@ fn foreign(door: Door, address: usize) {
     misuse::<Right>(door, address, bytes(64), NOBODY);
 }
 
+/// Another family of the name `Right`, which is not used by other cases.
+mod other {
+    family_alloc::family! { pub(crate) struct Right; }
+}
+
+/// Where two families in use have one name, the line tells them by their paths.
+fn of_the_same_name(door: Door) {
+    let (address, mine, theirs) = (allocate::<Right>(64), Right::PATH, other::Right::PATH);
+    let _ = allocate::<other::Right>(64);
+    let truth = slot_of(64, mine);
+    expect(&format!("invalid free of {address:#x} (size 64, 64-byte class, family {theirs}): {truth}"));
+    door.free::<other::Right>(address, bytes(64));
+}
+
 type Case = (&'static str, fn(Door));
 
 const CASES: &[Case] = &[
     ("class above", |door| misuse::<Right>(door, allocate::<Right>(64), bytes(65), &slot_of(64, "Right"))),
+    ("another family of the same name", of_the_same_name),
     ("class below", |door| misuse::<Right>(door, allocate::<Right>(64), bytes(32), &slot_of(64, "Right"))),
     ("least class", |door| misuse::<Right>(door, allocate::<Right>(1), bytes(2), &slot_of(1, "Right"))),
     ("largest class", |door| misuse::<Right>(door, allocate::<Right>(MIB), bytes(MIB / 2), &slot_of(MIB, "Right"))),
@@ -342,7 +357,7 @@ fn another_size_of_the_same_class_is_no_misuse() {
 
 /// A live allocation comes back with a size of 0, or as an old size of 0, through every call that
 /// has one.
-fn empty<F: Family + Allocator + GlobalAlloc>(door: Door, size: usize) {
+fn empty<F: Family>(door: Door, size: usize) {
     let address = allocate::<F>(size);
     let pointer = NonNull::new(std::ptr::with_exposed_provenance_mut::<u8>(address)).expect("not null");
     let truth = if size > F::SLAB_BYTES / 2 {
@@ -353,7 +368,7 @@ fn empty<F: Family + Allocator + GlobalAlloc>(door: Door, size: usize) {
     expect(&format!("invalid free of {address:#x} (size 0, 16-byte class, family {}): {truth}", F::NAME));
     match door {
         // SAFETY: a misuse that the call must see, here and below.
-        Door::Allocator => unsafe { F::default().deallocate(pointer, bytes(0)) },
+        Door::Allocator => unsafe { Allocator::deallocate(&F::default(), pointer, bytes(0)) },
         // SAFETY: as above.
         Door::Global => unsafe { F::default().dealloc(pointer.as_ptr(), bytes(0)) },
         // SAFETY: as above.
@@ -403,16 +418,18 @@ fn what_is_live_does_not_come_back_as_nothing() {
 #[test]
 fn what_dangles_comes_back_as_nothing() {
     family! { struct Unused { checks: Checked } struct Empty { checks: Checked } struct EmptyGuarded { checks: Hardened } }
-    fn come_back<F: Family + Allocator + GlobalAlloc>() {
+    fn come_back<F: Family>() {
         for shift in 0..30 {
             let nothing = layout(0, 1 << shift);
-            let dangling: NonNull<u8> = F::default().allocate(nothing).expect("nothing is there").cast();
+            let dangling: NonNull<u8> = Allocator::allocate(&F::default(), nothing).expect("nothing is there").cast();
             // SAFETY: what was allocated comes back, here and below.
-            unsafe { F::default().deallocate(dangling, nothing) };
+            unsafe { Allocator::deallocate(&F::default(), dangling, nothing) };
             // SAFETY: as above.
-            let grown = unsafe { F::default().grow(dangling, nothing, layout(10, 1 << shift)) }.expect("memory");
+            let grown =
+                unsafe { Allocator::grow(&F::default(), dangling, nothing, layout(10, 1 << shift)) }.expect("memory");
             // SAFETY: as above.
-            let shrunk = unsafe { F::default().shrink(grown.cast(), layout(10, 1 << shift), nothing) }.expect("memory");
+            let shrunk = unsafe { Allocator::shrink(&F::default(), grown.cast(), layout(10, 1 << shift), nothing) }
+                .expect("memory");
             // SAFETY: as above.
             unsafe { F::default().dealloc(shrunk.cast().as_ptr(), nothing) };
         }

@@ -49,25 +49,36 @@ thread_local! {
 }
 
 /// All families of a kind behind one type, because a thousand types take minutes to compile: the thread says which it means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-struct Many<const KIND: usize>;
+macro_rules! kinds {
+    ($($name:ident $kind:literal;)*) => {
+        $(
+            #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+            struct $name;
 
-// SAFETY: the choice changes between calls only, so within each the statics are the same, and each slot goes with one core. The
-// thread-local has no destructor.
-unsafe impl<const KIND: usize> Family for Many<KIND> {
-    const NAME: &'static str = "Many";
-    const SLAB_BYTES: usize = KINDS[KIND].1;
-    const CHECKS: Checks = KINDS[KIND].0;
-    const HUGE_PAGES: family_alloc::HugePages = family_alloc::HugePages::Adaptive;
+            // SAFETY: the choice changes between calls only, so within each the statics are the same, and each slot goes with
+            // one core. The thread-local has no destructor.
+            unsafe impl Family for $name {
+                const NAME: &'static str = "Many";
+                const SLAB_BYTES: usize = KINDS[$kind].1;
+                const CHECKS: Checks = KINDS[$kind].0;
+                const HUGE_PAGES: family_alloc::HugePages = family_alloc::HugePages::Adaptive;
 
-    fn __core() -> &'static FamilyCore {
-        CORES[KIND].as_flattened().get(CHOSEN.get()).expect("there are so many")
-    }
+                fn __core() -> &'static FamilyCore {
+                    CORES[$kind].as_flattened().get(CHOSEN.get()).expect("there are so many")
+                }
 
-    fn __slot() -> *const CacheSlot {
-        SLOTS.with(|slots| &raw const slots[KIND][CHOSEN.get()])
-    }
+                fn __slot() -> *const CacheSlot {
+                    SLOTS.with(|slots| &raw const slots[$kind][CHOSEN.get()])
+                }
+            }
+
+            family_alloc::__impl_global_alloc!($name);
+            family_alloc::__impl_allocators!($name);
+        )*
+    };
 }
+
+kinds! { Many0 0; Many1 1; Many2 2; Many3 3; Many4 4; }
 
 /// One of the thousand.
 #[derive(Clone, Copy)]
@@ -81,17 +92,10 @@ struct Member {
 }
 
 impl Member {
-    fn of<const KIND: usize>(number: usize) -> Self {
+    fn of<F: Family>(kind: usize, number: usize) -> Self {
         // SAFETY: the same contract.
-        let free = |memory, size| unsafe { Many::<KIND>::free(memory, size) };
-        Self {
-            kind: KIND,
-            number,
-            malloc: Many::<KIND>::malloc,
-            free,
-            trim: Many::<KIND>::trim,
-            stats: Many::<KIND>::stats,
-        }
+        let free = |memory, size| unsafe { F::free(memory, size) };
+        Self { kind, number, malloc: F::malloc, free, trim: F::trim, stats: F::stats }
     }
 
     /// The member itself, after the thread has said that it means this one.
@@ -124,9 +128,9 @@ impl Member {
 
 /// In an order in which neighbours are of different kinds.
 fn thousand_families() -> Vec<Member> {
-    let of_all_kinds = |number| {
-        [Member::of::<0>, Member::of::<1>, Member::of::<2>, Member::of::<3>, Member::of::<4>].map(|of| of(number))
-    };
+    let of_kinds =
+        [Member::of::<Many0>, Member::of::<Many1>, Member::of::<Many2>, Member::of::<Many3>, Member::of::<Many4>];
+    let of_all_kinds = |number| (0..KINDS.len()).map(move |kind| of_kinds[kind](kind, number));
     (0..COUNT).flat_map(of_all_kinds).collect()
 }
 

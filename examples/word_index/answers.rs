@@ -40,13 +40,41 @@ fn answer<M: Memory>(text: &mut String, index: &Index<M>, words: &[String]) -> f
     }
 }
 
+/// A line of an answer is no longer than this, if the name of the document can be cut.
+const COLUMNS: usize = 100;
+/// So much of a name is always shown.
+const LEAST_OF_NAME: usize = 12;
+
 /// One line: the document, and for each word how often it stands there and on which line first.
 fn name<M: Memory>(text: &mut String, index: &Index<M>, words: &[String], hit: Hit) -> fmt::Result {
-    write!(text, "{:>8}  {}:", hit.occurrences, index.document_name(hit.document))?;
+    let mut places = String::new();
     for (position, word) in words.iter().enumerate() {
         let comma = if position == 0 { "" } else { "," };
         let posting = index.posting(word, hit.document).expect("a hit has every word");
-        write!(text, "{comma} {word} {} (line {})", posting.occurrences, posting.first_line)?;
+        write!(places, "{comma} {word} {} (line {})", posting.occurrences, posting.first_line)?;
     }
-    writeln!(text)
+    let room = COLUMNS.saturating_sub(11 + places.chars().count());
+    let document = index.document_name(hit.document);
+    writeln!(text, "{:>8}  {}:{places}", hit.occurrences, end_of(document, room.max(LEAST_OF_NAME)))
+}
+
+/// The name of a file, or its last characters where it is longer than that.
+fn end_of(name: &str, most: usize) -> String {
+    let length = name.chars().count();
+    if length <= most {
+        return name.to_owned();
+    }
+    let end: String = name.chars().skip(length + 1 - most).collect();
+    format!("…{end}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_lose_their_beginning() {
+        assert_eq!(end_of("src/ä.rs", 8), "src/ä.rs");
+        assert_eq!(end_of("src/ä.rs", 7), "…c/ä.rs");
+    }
 }

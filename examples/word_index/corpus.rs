@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use allocator_api2::alloc::Allocator;
-use allocator_api2::vec::Vec as VecIn;
+use family_alloc::allocator_api2::alloc::Allocator;
+use family_alloc::allocator_api2::vec::Vec as VecIn;
 
 use crate::progress::Progress;
 

@@ -3,9 +3,9 @@
 use core::cmp::Reverse;
 use core::iter::Peekable;
 
-use allocator_api2::alloc::Allocator;
-use allocator_api2::boxed::Box;
-use allocator_api2::vec::Vec;
+use family_alloc::allocator_api2::alloc::Allocator;
+use family_alloc::allocator_api2::boxed::Box;
+use family_alloc::allocator_api2::vec::Vec;
 use hashbrown::{DefaultHashBuilder, HashMap};
 
 use crate::postings::{self, DocumentNumber, Posting, PostingList};

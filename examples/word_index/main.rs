@@ -35,7 +35,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::{env, io};
 
-use allocator_api2::alloc::Global;
+use family_alloc::allocator_api2::alloc::Global;
 use family_alloc::family;
 
 use crate::corpus::Corpus;
@@ -98,7 +98,10 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("word_index: {message}");
+            // Nothing where a child has said it already.
+            if !message.is_empty() {
+                eprintln!("word_index: {message}");
+            }
             ExitCode::from(FAILURE)
         }
     }
@@ -128,7 +131,7 @@ fn compare(options: &Options) -> Result<(), String> {
     print("The two runs agree in every count, in the checksum and in the answers.\n")
 }
 
-/// Runs one side in a process of its own and reads its report.
+/// Runs one side in a process of its own and reads its report. An empty error: the child has said what is wrong.
 fn child(options: &Options, side: &str) -> Result<Report, String> {
     let program = env::current_exe().map_err(|error| format!("where am I? {error}"))?;
     let output = Command::new(program)
@@ -137,6 +140,9 @@ fn child(options: &Options, side: &str) -> Result<Report, String> {
         .stderr(Stdio::inherit())
         .output()
         .map_err(|error| format!("the run over {side} did not start: {error}"))?;
+    if output.status.code() == Some(FAILURE.into()) {
+        return Err(String::new());
+    }
     if !output.status.success() {
         return Err(format!("the run over {side} failed: {}", output.status));
     }

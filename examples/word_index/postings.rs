@@ -10,8 +10,8 @@
 //! A list only ever grows at its end. Most words are rare and their lists a few bytes; a few lists
 //! are very long: the sizes that an allocator sees here run from a few bytes to megabytes.
 
-use allocator_api2::alloc::Allocator;
-use allocator_api2::vec::Vec;
+use family_alloc::allocator_api2::alloc::Allocator;
+use family_alloc::allocator_api2::vec::Vec;
 
 /// A document by its number, in the order in which they were indexed.
 pub(crate) type DocumentNumber = u32;
@@ -112,7 +112,7 @@ impl Iterator for Iter<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use allocator_api2::alloc::Global;
+    use family_alloc::allocator_api2::alloc::Global;
 
     #[test]
     fn what_is_pushed_comes_back() {

@@ -95,6 +95,25 @@ impl Row {
 }
 
 impl Kind {
+    /// What is to be known before the first row.
+    fn legend(self) -> &'static str {
+        match self {
+            Self::Count | Self::Checksum => "",
+            Self::Time => {
+                "
+Times; lower is better, and a ratio below 1 means that the families took less.
+"
+            }
+            Self::Memory => {
+                "
+Resident memory of the whole process; lower is better. What is freed stays resident for a while, to
+be used again: `trim` gives it back at once, and both allocators keep what they hold for other parts
+of the program.
+"
+            }
+        }
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
     fn show(self, value: u64) -> String {
         match self {
@@ -106,10 +125,14 @@ impl Kind {
     }
 }
 
-/// Both runs as a table, with the ratio of what is measured.
+/// Both runs as a table, with the ratio of what is measured. What the rows of a kind mean stands before them.
 pub(crate) fn side_by_side(families: &Report, system: &Report) -> String {
     let mut table = format!("{:<32}{:>18}{:>18}{:>8}\n", "", "families", "system", "ratio");
+    let mut kind = None;
     for (left, right) in families.rows.iter().zip(&system.rows) {
+        if kind.replace(left.kind) != Some(left.kind) {
+            table += left.kind.legend();
+        }
         let [left_value, right_value] = [left, right].map(|row| row.kind.show(row.value));
         let ratio = if left.must_agree() { String::new() } else { ratio(left.value, right.value) };
         let line = format!("{:<32}{left_value:>18}{right_value:>18}{ratio:>8}", left.label);

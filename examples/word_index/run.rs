@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use allocator_api2::vec::Vec as VecIn;
+use family_alloc::allocator_api2::vec::Vec as VecIn;
 use family_alloc::families;
 
 use crate::answers::answers;
@@ -96,12 +96,23 @@ fn check<M: Memory>(index: &Index<M>, figures: &Figures) -> Result<(), String> {
     Ok(())
 }
 
-/// The table of every family in use.
+/// How to read the tables of families.
+const LEGEND: &str = "
+What each family held when the index was complete. Slabs and mappings are address space: only the
+pages of them that were touched are memory. Of the slots of a size,
+  live    are held by the program,
+  cached  are free, and wait in the cache of a thread,
+  depot   are free, and on their way from thread to thread,
+  free    are free in their slab, most of them never touched.
+";
+
+/// The table of every family in use, after what their columns mean; nothing where no family is in use.
 fn tables() -> String {
-    families().fold(String::new(), |text, family| {
+    let tables = families().fold(String::new(), |text, family| {
         let table = family.stats().to_string();
         text + "\n" + table.trim_end() + "\n"
-    })
+    });
+    if tables.is_empty() { tables } else { LEGEND.to_owned() + &tables }
 }
 
 /// Nothing may be left in any family when the index is gone.

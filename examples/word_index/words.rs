@@ -1,8 +1,8 @@
 //! What a word is: a longest run of letters, digits and `_`, in lower case. Documents and queries
 //! are taken apart in this one place.
 
-use allocator_api2::alloc::Allocator;
-use allocator_api2::vec::Vec;
+use family_alloc::allocator_api2::alloc::Allocator;
+use family_alloc::allocator_api2::vec::Vec;
 
 /// Calls `visit` with every word of the text and its line. `word` is room to work in.
 pub(crate) fn for_each_word<A: Allocator>(text: &str, word: &mut Vec<u8, A>, mut visit: impl FnMut(&[u8], u32)) {

@@ -12,6 +12,7 @@ mod checked;
 mod fork;
 mod hardened;
 mod house;
+mod live;
 mod registry;
 mod report;
 
@@ -45,6 +46,8 @@ const _: () = assert!(CLASS_COUNT <= 1 << CLASS_BITS, "a class fits into its par
 /// The shared state of one family; declared by [`family!`](macro@crate::family).
 pub struct FamilyCore {
     name: &'static str,
+    /// Where it is declared, and its name; only the name where that is not known.
+    path: &'static str,
     unit_shift: u32,
     checks: Checks,
     /// Bytes of slots that a thread's cache may hold, at most.
@@ -103,6 +106,7 @@ impl FamilyCore {
     pub const fn new(name: &'static str, slab_bytes: usize, checks: Checks, slot: fn() -> *const CacheSlot) -> Self {
         Self {
             name,
+            path: name,
             unit_shift: slab_bytes.trailing_zeros(),
             checks,
             cache_bytes: CACHE_BYTES,
@@ -380,7 +384,7 @@ impl FamilyCore {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let mut stats = Stats::new(self.name);
+        let mut stats = Stats::new(self.name, self.path, self.number.load(Relaxed));
         if !self.is_registered() {
             return stats;
         }
@@ -398,6 +402,8 @@ impl FamilyCore {
             stats.slab_bytes += counts.slab_count << self.unit_shift;
             stats.cached_slots += held;
             stats.cached_bytes += held * class.slot_bytes();
+            stats.depot_bytes += counts.depot_slots * class.slot_bytes();
+            stats.free_bytes += counts.free_slots * class.slot_bytes();
             stats.classes[class.index()] = ClassStats {
                 slot_bytes: class.slot_bytes(),
                 slab_count: counts.slab_count,

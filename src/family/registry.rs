@@ -70,6 +70,18 @@ impl FamilyCore {
         }
     }
 
+    /// The same family, which is declared at this path: the module's, and its name.
+    #[must_use]
+    pub const fn declared_at(self, path: &'static str) -> Self {
+        Self { path, ..self }
+    }
+
+    /// What the family is called in a report: by its path where another family in use has the same name.
+    pub(super) fn told_name(&self) -> &'static str {
+        let mut others = families().filter(|family| !core::ptr::eq(family.0, self));
+        if others.any(|other| other.0.name == self.name) { self.path } else { self.name }
+    }
+
     /// The family with a number.
     pub(super) fn with_number(number: u32) -> Option<FamilyRef> {
         families().find(|family| family.0.number.load(Relaxed) == number)
@@ -77,17 +89,85 @@ impl FamilyCore {
 }
 
 /// A family that has been used, without its type; from [`families`].
+///
+/// Two are equal if they are the same family. Families of the same name are told apart by [`path`](Self::path) and
+/// [`id`](Self::id):
+///
+/// ```
+/// use family_alloc::{Family, families};
+///
+/// mod users {
+///     family_alloc::family! { pub struct Cache; }
+/// }
+/// mod orders {
+///     family_alloc::family! { pub struct Cache; }
+/// }
+///
+/// let boxes = (family_alloc::Box::new_in(1, users::Cache), family_alloc::Box::new_in(2, orders::Cache));
+/// let paths: Vec<_> = families().map(|family| family.path()).collect();
+/// assert!(paths[0].ends_with("::orders::Cache") && paths[1].ends_with("::users::Cache"));
+/// assert_eq!(paths[1], users::Cache::PATH);
+/// drop(boxes);
+/// ```
 #[derive(Clone, Copy)]
 pub struct FamilyRef(pub(super) &'static FamilyCore);
 
 impl FamilyRef {
-    /// The name of the family's type.
+    /// The name of the family's type. Other families may have the same.
+    ///
+    /// ```
+    /// use family_alloc::{Box, FamilyAlloc, families};
+    ///
+    /// let boxed = Box::new_in(1, FamilyAlloc);
+    /// assert_eq!(families().next().map(|family| family.name()), Some("FamilyAlloc"));
+    /// # drop(boxed);
+    /// ```
     #[must_use]
     pub fn name(self) -> &'static str {
         self.0.name
     }
 
+    /// The path of the family's type: of the crate and the modules that it is declared in, and its name. Only families
+    /// that are declared in different functions of one module share theirs.
+    ///
+    /// ```
+    /// use family_alloc::{Box, FamilyAlloc, families};
+    ///
+    /// let boxed = Box::new_in(1, FamilyAlloc);
+    /// assert_eq!(families().next().map(|family| family.path()), Some("family_alloc::FamilyAlloc"));
+    /// # drop(boxed);
+    /// ```
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        self.0.path
+    }
+
+    /// A number that no other family of this process has: 1 for the family that was used first, 2 for the next. Another
+    /// run of the program may give other numbers.
+    ///
+    /// ```
+    /// use family_alloc::{Box, FamilyAlloc, families};
+    ///
+    /// let boxed = Box::new_in(1, FamilyAlloc);
+    /// assert_eq!(families().next().map(|family| family.id()), Some(1));
+    /// # drop(boxed);
+    /// ```
+    #[must_use]
+    pub fn id(self) -> u32 {
+        // Relaxed: the number was written before the family came into the list that this reference is from.
+        self.0.number.load(Relaxed)
+    }
+
     /// What the family holds now; as [`Family::stats`](crate::Family::stats).
+    ///
+    /// ```
+    /// use family_alloc::{Box, FamilyAlloc, families};
+    ///
+    /// let boxed = Box::new_in([0_u8; 100], FamilyAlloc);
+    /// let total: usize = families().map(|family| family.stats().live_bytes).sum();
+    /// assert_eq!(total, 128);
+    /// # drop(boxed);
+    /// ```
     #[must_use]
     pub fn stats(self) -> Stats {
         self.0.stats()
@@ -101,20 +181,36 @@ impl FamilyRef {
 
 impl core::fmt::Debug for FamilyRef {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_tuple("FamilyRef").field(&self.name()).finish()
+        write!(f, "FamilyRef({} {})", self.id(), self.path())
     }
 }
 
-/// Walks all families that have allocated at least once, the one used last first.
+impl PartialEq for FamilyRef {
+    fn eq(&self, other: &Self) -> bool {
+        core::ptr::eq(self.0, other.0)
+    }
+}
+
+impl Eq for FamilyRef {}
+
+impl core::hash::Hash for FamilyRef {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.id().hash(state);
+    }
+}
+
+/// Walks all families that have been used, in the order of their first uses, latest first. A family is used once it
+/// has allocated anything, and stays in this list. Takes no lock.
 ///
 /// ```
-/// use family_alloc::{families, FamilyAlloc};
-/// use family_alloc::Family;
+/// use family_alloc::{Box, families, family};
 ///
-/// let pointer = FamilyAlloc::malloc(100);
-/// assert!(families().any(|family| family.name() == "FamilyAlloc" && family.stats().live_bytes == 128));
-/// // SAFETY: allocated above with this size.
-/// unsafe { FamilyAlloc::free(pointer, 100) };
+/// family! { struct First; struct Second; }
+///
+/// let boxes = (Box::new_in(1, First), Box::new_in(2, Second), Box::new_in(3, First));
+/// let names: Vec<_> = families().map(|family| family.name()).collect();
+/// assert_eq!(names, ["Second", "First"]);
+/// # drop(boxes);
 /// ```
 #[must_use]
 pub fn families() -> Families {
@@ -122,6 +218,14 @@ pub fn families() -> Families {
 }
 
 /// Iterator over the families that have been used; see [`families`].
+///
+/// ```
+/// use family_alloc::{Box, FamilyAlloc, families};
+///
+/// let boxed = Box::new_in(1, FamilyAlloc);
+/// assert_eq!(families().count(), 1);
+/// # drop(boxed);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Families(Option<FamilyRef>);
 

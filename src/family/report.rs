@@ -19,12 +19,12 @@ fn owner(address: usize) -> Truth {
         let tag = directory.tag(address);
         // Outside of the stretch an address has the tag of another place.
         if tag != 0 && directory.tells_apart(address) {
-            let name = FamilyCore::with_number(tag >> CLASS_BITS).map_or("unknown", |family| family.name());
+            let name = FamilyCore::with_number(tag >> CLASS_BITS).map_or("unknown", |family| family.0.told_name());
             // Not a `SizeClass`: a tag that somebody has written over may name none.
             return Truth::Slab { family: name, slot_bytes: 1 << (tag & ((1 << CLASS_BITS) - 1)) };
         }
         if let Some((start, bytes)) = core.large.containing(address) {
-            return Truth::Large { family: core.name, address: start, bytes };
+            return Truth::Large { family: core.told_name(), address: start, bytes };
         }
     }
     Truth::Nobody
@@ -36,7 +36,7 @@ impl FamilyCore {
     #[inline(never)]
     fn report(&self, kind: FaultKind, address: usize, layout: Layout, truth: Truth) -> ! {
         let class_bytes = self.class_bytes(layout);
-        report(&Fault { kind, address, size: Some(layout.size()), class_bytes, family: self.name, truth })
+        report(&Fault { kind, address, size: Some(layout.size()), class_bytes, family: self.told_name(), truth })
     }
 
     /// Bytes of the slots that serve a layout; `None` if it is mapped singly.
@@ -72,7 +72,7 @@ impl FamilyCore {
     #[inline(never)]
     pub(crate) fn report_slot(&self, kind: FaultKind, address: usize, class: SizeClass, truth: Truth) -> ! {
         let class_bytes = Some(class.slot_bytes());
-        report(&Fault { kind, address, size: None, class_bytes, family: self.name, truth })
+        report(&Fault { kind, address, size: None, class_bytes, family: self.told_name(), truth })
     }
 
     /// Ends the process: something was written behind an allocation with this layout, `intact` bytes from its end.
@@ -80,7 +80,7 @@ impl FamilyCore {
     #[inline(never)]
     pub(crate) fn report_overflow(&self, address: usize, layout: Layout, intact: usize) -> ! {
         let (class_bytes, truth) = (self.class_bytes(layout), Truth::Behind(layout.size(), intact));
-        report(&Fault { kind: FaultKind::Overflow, address, size: None, class_bytes, family: self.name, truth })
+        report(&Fault { kind: FaultKind::Overflow, address, size: None, class_bytes, family: self.told_name(), truth })
     }
 
     /// Ends the process: a slot came from a magazine that somebody else has.

@@ -6,6 +6,7 @@
 mod calls;
 mod checked;
 mod exact;
+mod family;
 #[cfg(all(test, unix, not(any(miri, loom))))]
 mod flips;
 mod hardened;
@@ -13,135 +14,20 @@ mod noted;
 mod resize;
 
 use core::alloc::Layout;
-use core::fmt::Debug;
-use core::hash::Hash;
 use core::ptr::NonNull;
 
 pub use exact::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
+pub use family::Family;
 pub use resize::{grow, grow_zeroed, shrink};
 
 use noted::{allocate_noted, allocate_noted_zeroed, deallocate_noted};
 
-use crate::checks::Checks;
 use crate::family::FamilyCore;
-use crate::huge_pages::HugePages;
 use crate::magazine::Cache;
 use crate::magazine::CacheSlot;
 use crate::size_class::SizeClass;
-use crate::stats::Stats;
 use crate::thread::cache_for;
 use crate::waiting;
-
-/// Memory that belongs to one purpose: a zero-sized type with slabs, locks, thread caches and counters of its own.
-///
-/// Declared with [`family!`](macro@crate::family), which also implements the allocator traits. All its functions are associated
-/// functions, so that code can be generic over families:
-///
-/// ```
-/// use family_alloc::Family;
-///
-/// fn report<F: Family>() -> String {
-///     format!("{}: {} bytes live, slabs of {} bytes", F::NAME, F::stats().live_bytes, F::SLAB_BYTES)
-/// }
-///
-/// assert_eq!(report::<family_alloc::FamilyAlloc>(), "FamilyAlloc: 0 bytes live, slabs of 2097152 bytes");
-/// ```
-///
-/// # Safety
-///
-/// Implemented by [`family!`](macro@crate::family) only. The hidden functions return the same statics and the calling thread's slot at
-/// every call, and no other family's.
-pub unsafe trait Family: Copy + Default + Debug + Eq + Hash + Send + Sync + 'static {
-    /// The name of the type, as reports and tables show it.
-    const NAME: &'static str;
-    /// Bytes of a slab: a power of two from 64 KiB to 2 MiB. Allocations above half of it are
-    /// large ones, in whole pages.
-    const SLAB_BYTES: usize;
-    /// What is verified when memory comes back.
-    const CHECKS: Checks;
-    /// Whether slabs use huge pages.
-    const HUGE_PAGES: HugePages;
-
-    #[doc(hidden)]
-    fn __core() -> &'static FamilyCore;
-
-    /// The calling thread's slot, at an address that stays the same until the thread ends.
-    #[doc(hidden)]
-    fn __slot() -> *const CacheSlot;
-
-    /// What the family holds now. Takes each of the family's locks for a moment; not for the fast path.
-    #[must_use]
-    fn stats() -> Stats {
-        Self::__core().stats()
-    }
-
-    /// Gives free memory back to the system at once: what the calling thread has cached, empty slabs, and freed large
-    /// allocations that are kept for reuse. Returns the bytes of what held memory. What other threads have cached stays with
-    /// them.
-    fn trim() -> usize {
-        crate::thread::trim(Self::__core())
-    }
-
-    /// Allocates `size` bytes, aligned to at least `min(size.next_power_of_two(), 4096)`. Null if `size` is 0 or memory is short.
-    #[inline(always)]
-    #[must_use]
-    fn malloc(size: usize) -> *mut u8 {
-        calls::malloc::<Self>(size)
-    }
-
-    /// Like [`malloc`](Self::malloc), and the memory reads zero.
-    #[inline(always)]
-    #[must_use]
-    fn calloc(size: usize) -> *mut u8 {
-        calls::calloc::<Self>(size)
-    }
-
-    /// Allocates `max(size, align)` bytes aligned to `align`, a power of two; freed with that size. Null if `size` is 0,
-    /// `align` is no power of two or memory is short.
-    #[inline(always)]
-    #[must_use]
-    fn memalign(align: usize, size: usize) -> *mut u8 {
-        calls::memalign::<Self>(align, size)
-    }
-
-    /// Frees what [`malloc`](Self::malloc), [`calloc`](Self::calloc), [`memalign`](Self::memalign),
-    /// [`remalloc`](Self::remalloc) or [`recalloc`](Self::recalloc) of this family returned. A null pointer does nothing.
-    ///
-    /// # Safety
-    ///
-    /// `ptr` is null, or live and of this family, and `size` is the size it was allocated with.
-    #[inline(always)]
-    unsafe fn free(ptr: *mut u8, size: usize) {
-        // SAFETY: the same contract.
-        unsafe { calls::free::<Self>(ptr, size) }
-    }
-
-    /// Changes the size, keeping the contents up to the lesser of the two. A null `ptr` allocates; a `new_size` of 0 frees and
-    /// returns null. Otherwise null means that memory is short, and the old allocation is as it was.
-    ///
-    /// # Safety
-    ///
-    /// `ptr` is null, or live and of this family, and `old_size` is the size it was allocated with. Unless null is returned
-    /// for a `new_size` above 0, the old pointer is not used again.
-    #[inline(always)]
-    #[must_use]
-    unsafe fn remalloc(ptr: *mut u8, old_size: usize, new_size: usize) -> *mut u8 {
-        // SAFETY: the same contract.
-        unsafe { calls::remalloc::<Self>(ptr, old_size, new_size) }
-    }
-
-    /// Like [`remalloc`](Self::remalloc), and the bytes from `old_size` to `new_size` read zero.
-    ///
-    /// # Safety
-    ///
-    /// As for [`remalloc`](Self::remalloc).
-    #[inline(always)]
-    #[must_use]
-    unsafe fn recalloc(ptr: *mut u8, old_size: usize, new_size: usize) -> *mut u8 {
-        // SAFETY: the same contract.
-        unsafe { calls::recalloc::<Self>(ptr, old_size, new_size) }
-    }
-}
 
 #[inline(always)]
 fn slot<F: Family>() -> &'static CacheSlot {

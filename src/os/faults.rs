@@ -1,4 +1,4 @@
-//! Makes chosen calls to the system fail, so that tests see what follows. Without the feature `faults` nothing fails here.
+//! Makes chosen calls to the system fail, so that tests see what follows. Without the feature `_faults` nothing fails here.
 
 #![forbid(unsafe_code)]
 
@@ -20,17 +20,17 @@ pub enum Call {
     Forbid,
 }
 
-#[cfg(not(feature = "faults"))]
+#[cfg(not(feature = "_faults"))]
 pub(super) const fn strikes(_: Call) -> bool {
     false
 }
 
-#[cfg(feature = "faults")]
+#[cfg(feature = "_faults")]
 pub(super) use injected::strikes;
-#[cfg(feature = "faults")]
+#[cfg(feature = "_faults")]
 pub use injected::{count, fail};
 
-#[cfg(feature = "faults")]
+#[cfg(feature = "_faults")]
 mod injected {
     use core::ops::Range;
 

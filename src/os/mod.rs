@@ -34,7 +34,7 @@
 use core::ptr::NonNull;
 
 mod clock;
-#[cfg_attr(not(feature = "faults"), allow(unreachable_pub))]
+#[cfg_attr(not(feature = "_faults"), allow(unreachable_pub))]
 pub mod faults;
 #[cfg(any(not(unix), miri, feature = "portable"))]
 #[path = "portable.rs"]

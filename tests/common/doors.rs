@@ -1,6 +1,6 @@
 //! The calls of one family behind function pointers, so that a test can choose the family at run time.
 
-use std::alloc::{GlobalAlloc, Layout};
+use std::alloc::Layout;
 use std::fmt;
 use std::ptr::NonNull;
 
@@ -29,28 +29,28 @@ pub(crate) struct Doors {
 }
 
 impl Doors {
-    pub(crate) const fn of<F: Family + Allocator>() -> Self {
+    pub(crate) const fn of<F: Family>() -> Self {
         Self {
             name: F::NAME,
             slab_bytes: F::SLAB_BYTES,
             checks: F::CHECKS,
             is_exact: false,
-            allocate: |layout| F::default().allocate(layout).ok(),
-            allocate_zeroed: |layout| F::default().allocate_zeroed(layout).ok(),
+            allocate: |layout| Allocator::allocate(&F::default(), layout).ok(),
+            allocate_zeroed: |layout| Allocator::allocate_zeroed(&F::default(), layout).ok(),
             // SAFETY: the same contract, here and below.
-            deallocate: |ptr, layout| unsafe { F::default().deallocate(ptr, layout) },
+            deallocate: |ptr, layout| unsafe { Allocator::deallocate(&F::default(), ptr, layout) },
             // SAFETY: as above.
-            grow: |ptr, old, new| unsafe { F::default().grow(ptr, old, new) }.ok(),
+            grow: |ptr, old, new| unsafe { Allocator::grow(&F::default(), ptr, old, new) }.ok(),
             // SAFETY: as above.
-            grow_zeroed: |ptr, old, new| unsafe { F::default().grow_zeroed(ptr, old, new) }.ok(),
+            grow_zeroed: |ptr, old, new| unsafe { Allocator::grow_zeroed(&F::default(), ptr, old, new) }.ok(),
             // SAFETY: as above.
-            shrink: |ptr, old, new| unsafe { F::default().shrink(ptr, old, new) }.ok(),
+            shrink: |ptr, old, new| unsafe { Allocator::shrink(&F::default(), ptr, old, new) }.ok(),
             stats: F::stats,
             trim: F::trim,
         }
     }
 
-    pub(crate) const fn exact<F: Family + GlobalAlloc>() -> Self {
+    pub(crate) const fn exact<F: Family>() -> Self {
         Self {
             name: F::NAME,
             slab_bytes: F::SLAB_BYTES,

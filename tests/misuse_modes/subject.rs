@@ -82,7 +82,9 @@ impl<F: Subject, Other: Subject> Try<F, Other> {
 
     pub(crate) fn allocate_by<A: Subject>(self, family: &A, layout: Layout) -> usize {
         let memory = match self.door {
-            Door::Allocator => family.allocate(layout).map_or(std::ptr::null_mut(), |slot| slot.cast().as_ptr()),
+            Door::Allocator => {
+                Allocator::allocate(family, layout).map_or(std::ptr::null_mut(), |slot| slot.cast().as_ptr())
+            }
             // SAFETY: no layout here is of size 0.
             Door::Global => unsafe { family.alloc(layout) },
         };
@@ -99,7 +101,7 @@ impl<F: Subject, Other: Subject> Try<F, Other> {
             Door::Allocator => {
                 let memory = NonNull::new(pointer(address)).expect("not null");
                 // SAFETY: a case breaks the contract on purpose: the call must see that and end the process.
-                unsafe { family.deallocate(memory, layout) }
+                unsafe { Allocator::deallocate(family, memory, layout) }
             }
             // SAFETY: as above.
             Door::Global => unsafe { family.dealloc(pointer(address), layout) },
@@ -130,10 +132,10 @@ impl<F: Subject, Other: Subject> Try<F, Other> {
         let new = layout(new, old.align());
         let resized = if new.size() >= old.size() {
             // SAFETY: as above.
-            unsafe { F::default().grow(memory, old, new) }
+            unsafe { Allocator::grow(&F::default(), memory, old, new) }
         } else {
             // SAFETY: as above.
-            unsafe { F::default().shrink(memory, old, new) }
+            unsafe { Allocator::shrink(&F::default(), memory, old, new) }
         };
         resized.expect("there is memory").as_ptr().expose_provenance()
     }

@@ -1,4 +1,4 @@
-//! `Vec` and `Box` of the standard library in a family.
+//! The collections of the standard library in a family.
 
 #![cfg(test)]
 #![cfg_attr(feature = "gate", feature(allocator_api))]
@@ -37,6 +37,43 @@ fn a_box_lives_in_its_family() {
     assert_eq!(*array, [3; 100]);
     drop(array);
     assert_eq!(Boxes::stats().live_allocations, 0);
+}
+
+#[test]
+fn one_bound_is_enough() {
+    fn numbers<F: Family>() -> Vec<u32, F> {
+        let mut numbers = Vec::new_in(F::default());
+        numbers.push(7);
+        numbers
+    }
+
+    family! { struct Own; }
+
+    let numbers = numbers::<Own>();
+    assert_eq!((numbers[0], Own::stats().live_allocations), (7, 1));
+}
+
+/// The other collections that the table *What can a family hold?* in the crate's README names.
+#[test]
+fn shared_pointers_and_queues_live_in_a_family() {
+    use std::collections::{BinaryHeap, LinkedList, VecDeque};
+    use std::rc::Rc;
+    use std::sync::Arc;
+
+    family! { struct Own; }
+
+    let once: Box<dyn FnOnce(u32) -> u32, Own> = Box::new_in(|n| n + 1, Own);
+    assert_eq!(once(1), 2);
+    let (single, shared) = (Rc::new_in(1_u64, Own), Arc::new_in(2_u64, Own));
+    let unsized_: Arc<dyn std::fmt::Debug, Own> = shared.clone();
+    let (mut deque, mut heap, mut list) = (VecDeque::new_in(Own), BinaryHeap::new_in(Own), LinkedList::new_in(Own));
+    deque.push_front(3_u64);
+    heap.push(4_u64);
+    list.push_back(5_u64);
+    assert_eq!(format!("{single:?} {unsized_:?} {deque:?} {heap:?} {list:?}"), "1 2 [3] [4] [5]");
+    assert_eq!(Own::stats().live_allocations, 5);
+    drop((single, shared, unsized_, deque, heap, list));
+    assert_eq!(Own::stats().live_allocations, 0);
 }
 
 #[test]

@@ -18,6 +18,23 @@ fn other_room<A: Allocator>(allocator: A) -> allocator_api2::vec::Vec<u8, A> {
     room(allocator)
 }
 
+/// The one bound of a library implies the trait, which is one under two names.
+fn one_bound<F: Family>() -> Vec<u8, F> {
+    let boxed: family_alloc::Box<[u8], F> =
+        family_alloc::unsize_box!(family_alloc::Box::new_in([1, 2, 3], F::default()));
+    boxed.into_vec()
+}
+
+#[test]
+fn one_bound_is_enough() {
+    family! { struct Own; }
+
+    let bytes = one_bound::<Own>();
+    assert_eq!((&bytes[..], Own::stats().live_allocations), (&[1, 2, 3][..], 1));
+    drop(bytes);
+    assert_eq!(Own::live_bytes(), 0);
+}
+
 #[test]
 fn a_family_has_the_trait_once() {
     family! { struct Own; }

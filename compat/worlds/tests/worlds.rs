@@ -40,6 +40,42 @@ macro_rules! collections {
     };
 }
 
+/// `F: Family` is the one bound that a library writes, whatever is switched on.
+#[test]
+fn one_bound_is_enough_in_every_world() {
+    type Vectors<F> = (v02::vec::Vec<u32, F>, v03::vec::Vec<u32, F>, v04::vec::Vec<u32, F>);
+
+    fn vectors<F: Family>() -> Vectors<F> {
+        let mut vectors = (
+            v02::vec::Vec::new_in(F::default()),
+            v03::vec::Vec::new_in(F::default()),
+            v04::vec::Vec::new_in(F::default()),
+        );
+        vectors.0.push(2);
+        vectors.1.push(3);
+        vectors.2.push(4);
+        vectors
+    }
+
+    family! { struct Own; }
+
+    let vectors = vectors::<Own>();
+    assert_eq!((vectors.0[0], vectors.1[0], vectors.2[0]), (2, 3, 4));
+    assert_eq!(Own::stats().live_allocations, 3);
+    drop(vectors);
+    assert_eq!(Own::live_bytes(), 0);
+}
+
+/// What this crate exports again is what it implements the traits of.
+#[test]
+fn the_exported_crates_are_those_of_the_worlds() {
+    fn same<T>(_: T, _: T) {}
+    same(family_alloc::Vec::<u8>::new(), v02::vec::Vec::new());
+    same(family_alloc::allocator_api2::vec::Vec::<u8>::new(), v02::vec::Vec::new());
+    same(family_alloc::allocator_api2_03::vec::Vec::<u8>::new(), v03::vec::Vec::new());
+    same(family_alloc::allocator_api2_04::vec::Vec::<u8>::new(), v04::vec::Vec::new());
+}
+
 collections!(collections_of_02, v02);
 collections!(collections_of_03, v03);
 collections!(collections_of_04, v04);

@@ -1,6 +1,6 @@
 //! Models of the protocols by which threads share memory in `family-alloc`, explored by loom.
 //!
-//! What runs is the crate's own source, included by path. Four modules are of this package: they are where the crate touches
+//! What runs is the crate's own source, included by path. Five modules are of this package: they are where the crate touches
 //! something that loom must see or that must be small.
 //!
 //! | module | instead of |
@@ -9,6 +9,7 @@
 //! | `os` | the system: one arena that is cleared after each execution, and a clock that stands still |
 //! | `fatal` | the end of the process: an unwinding that a model can catch |
 //! | `capacity` | magazines of two slots, depots of one batch or none |
+//! | `worlds` | the allocator traits: none |
 //!
 //! What loom sees of memory: every atomic; every `Cell` and the value of every `Lock`, as data that must not race; each slot
 //! that a model says it [owns](world::own). What is written to slots, depots and arrays of magazines is plain memory.
@@ -56,6 +57,12 @@ pub mod models;
 mod os;
 mod sync;
 mod world;
+/// The traits that a family implements beside `Family`: none here.
+mod worlds {
+    pub trait Worlds {}
+
+    impl<T> Worlds for T {}
+}
 
 use checks::Checks;
 use heap::Family;
