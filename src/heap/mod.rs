@@ -9,6 +9,8 @@ mod exact;
 #[cfg(all(test, unix, not(any(miri, loom))))]
 mod flips;
 mod hardened;
+#[cfg(all(test, unix, not(any(miri, loom))))]
+mod holds;
 mod noted;
 mod resize;
 

@@ -21,6 +21,8 @@ pub(crate) use errno::keeping_errno;
 pub(crate) use lock::Lock;
 #[cfg(test)]
 pub(crate) use lock::TAKEN;
+#[cfg(all(test, unix, not(any(miri, loom))))]
+pub(crate) use lock::held;
 
 /// Makes bytes 0 that nobody else legitimately reads or writes meanwhile.
 ///

@@ -1,6 +1,7 @@
 //! What a child notes: figures with names, read at moments that the program chooses.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 
 use crate::os;
 
@@ -81,7 +82,8 @@ fn resident_bytes() -> usize {
 
 /// Mappings of this process.
 pub(crate) fn mappings() -> usize {
-    fs::read_to_string("/proc/self/maps").map_or(0, |maps| maps.lines().count())
+    // Line by line: where there are no mappings left, there is no memory for all of them.
+    fs::File::open("/proc/self/maps").map_or(0, |file| BufReader::new(file).split(b'\n').count())
 }
 
 /// Bytes of address space of this process.
@@ -90,22 +92,24 @@ pub(crate) fn mapped_bytes() -> usize {
     statm.split(' ').next().and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
 }
 
-/// Bytes that a core file of this process would have: mappings of its own that can be read, hold something and are not kept out
-/// of dumps (`dd`).
+/// Bytes that a core file of this process would have: mappings of its own that can be read and are not kept out of dumps (`dd`);
+/// of those of files, the ones that were written to.
 pub(crate) fn dumped_bytes() -> usize {
     let text = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     let number = |rest: &str| rest.trim().trim_end_matches("kB").trim().parse::<usize>().unwrap_or(0) << 10;
-    let (mut sum, mut bytes, mut holds, mut can_be_read) = (0, 0, false, false);
+    let (mut sum, mut bytes, mut is_own, mut can_be_read) = (0, 0, false, false);
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("Size:") {
             bytes = number(rest);
         } else if let Some(rest) = line.strip_prefix("Anonymous:") {
-            holds = number(rest) > 0;
+            is_own |= number(rest) > 0;
         } else if let Some(flags) = line.strip_prefix("VmFlags:") {
             let is_left_out = flags.split_whitespace().any(|flag| flag == "dd");
-            sum += if holds && can_be_read && !is_left_out { bytes } else { 0 };
+            sum += if is_own && can_be_read && !is_left_out { bytes } else { 0 };
         } else if let Some(access) = line.split(' ').nth(1).filter(|access| access.len() == 4) {
             can_be_read = access.starts_with('r') && access.ends_with('p');
+            // No file has the number 0.
+            is_own = line.split(' ').nth(4) == Some("0");
         }
     }
     sum

@@ -12,6 +12,8 @@ pub(crate) const LIVE_PAGES: &str = "pages of what is live";
 pub(crate) enum Bound {
     /// The best peer's figure times something, and some MiB more.
     Best { times: f64, more_mib: f64 },
+    /// The same, of the peers' figure at another moment.
+    BestAt { figure: &'static str, times: f64, more_mib: f64 },
     /// One peer's figure times something, and some MiB more.
     Of { name: Name, times: f64, more_mib: f64 },
     /// The pages of what is live times something.
@@ -34,10 +36,12 @@ impl Bound {
         let ours = outcome.value(Name::Ours, figure)?;
         let (most, from) = match self {
             Self::Best { times, more_mib } => {
-                let peers = outcome.names().filter(|name| name.is_peer());
-                let values = peers.filter_map(|name| Some((outcome.value(name, figure)?, name)));
-                let (best, name) = values.min_by(|one, other| one.0.total_cmp(&other.0))?;
+                let (best, name) = best(outcome, figure)?;
                 (best * times + mib(more_mib), describe(name.as_str(), times, more_mib))
+            }
+            Self::BestAt { figure, times, more_mib } => {
+                let (best, name) = best(outcome, figure)?;
+                (best * times + mib(more_mib), describe(&format!("{name} at \"{figure}\""), times, more_mib))
             }
             Self::Of { name, times, more_mib } => {
                 let value = outcome.value(name, figure)?;
@@ -51,6 +55,13 @@ impl Bound {
         };
         Some(Target { most, from, is_met: ours <= most })
     }
+}
+
+/// The peer with the least figure.
+fn best(outcome: &Outcome, figure: &str) -> Option<(f64, Name)> {
+    let peers = outcome.names().filter(|name| name.is_peer());
+    let values = peers.filter_map(|name| Some((outcome.value(name, figure)?, name)));
+    values.min_by(|one, other| one.0.total_cmp(&other.0))
 }
 
 fn mib(number: f64) -> f64 {

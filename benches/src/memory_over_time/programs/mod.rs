@@ -14,7 +14,7 @@ use crate::heap::Heap;
 use crate::moments::Moments;
 use crate::peers::Name;
 use crate::random::Random;
-use crate::targets::Bound::{self, AtMost, Best, Live, Of};
+use crate::targets::Bound::{self, AtMost, Best, BestAt, Live, Of};
 
 /// How much of a program is done.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +76,8 @@ impl Program {
 
 /// What most programs may keep.
 const IDLE: Bound = Best { times: 1.2, more_mib: 10.0 };
+/// What must have come back by itself as if by `trim`.
+const AS_TRIMMED: Bound = BestAt { figure: "trim", times: 1.2, more_mib: 10.0 };
 const SPARSE: Bound = Of { name: Name::System, times: 1.2, more_mib: 1.0 };
 const DROPPED: Bound = Best { times: 1.3, more_mib: 0.0 };
 const PAGES: Bound = Live { times: 1.05 };
@@ -98,7 +100,7 @@ pub(crate) const ALL: &[Program] = &[
         "parked_threads/trickle",
         "the same, and one thread makes 20 pairs a millisecond for 5 s",
         |heap, settings, moments| idle::parked_threads(heap, settings, moments, true),
-        &[("trickle of 5 s", IDLE), ("trim", IDLE)],
+        &[("trickle of 5 s", AS_TRIMMED), ("trim", IDLE)],
     ),
     Program::new(
         "peak_then_idle",

@@ -19,6 +19,7 @@ pub(super) fn map_count(heap: &Heap, settings: &Settings, moments: &mut Moments)
     let mut space = [0; 2];
     let count = settings.count(150_000);
     let mut live: List<Block> = List::new(count);
+    let mut few: List<Block> = List::new(1000);
     let mut most = [0; 2];
     let mut refused = [0; 3];
     let door = heap.ours_or_main(door::<Blobs>());
@@ -43,7 +44,6 @@ pub(super) fn map_count(heap: &Heap, settings: &Settings, moments: &mut Moments)
         blobs.for_each(|block| live.push(block));
         refused[0] += freed - (live.len() - before);
         let small = (0..1000).filter_map(|_| door.try_block(layout(100, 8)));
-        let mut few: List<Block> = List::new(1000);
         small.for_each(|block| few.push(block));
         refused[1] += 1000 - few.len();
         few.drain(|block| door.free(block));
