@@ -10,6 +10,8 @@ mod family;
 #[cfg(all(test, unix, not(any(miri, loom))))]
 mod flips;
 mod hardened;
+#[cfg(all(test, unix, not(any(miri, loom))))]
+mod holds;
 mod noted;
 mod resize;
 

@@ -16,37 +16,69 @@ std::thread_local! {
     pub(crate) static TAKEN: core::cell::Cell<usize> = const { core::cell::Cell::new(0) };
 }
 
-/// How long locks with a value in them are held, where a test wants to know: the longest, as the processor's time, which does not
-/// count what the system gives to others. What has no value is held during calls to the system.
-#[cfg(all(test, target_os = "linux"))]
+/// How long locks are held, by the line that takes them: for a test that shows it.
+#[cfg(all(test, unix, not(any(miri, loom))))]
 pub(crate) mod held {
-    use std::cell::Cell;
-    use std::time::Duration;
+    use core::panic::Location;
+    use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
 
-    std::thread_local! {
-        static LONGEST: Cell<Option<Duration>> = const { Cell::new(None) };
+    /// Whether somebody wants to know. Reading a clock takes longer than most of what is done under a lock.
+    static IS_WATCHED: AtomicBool = AtomicBool::new(false);
+    static LONGEST: Mutex<BTreeMap<(&str, u32), Held>> = Mutex::new(BTreeMap::new());
+
+    /// What is known of the guards that one line has made.
+    #[derive(Clone, Copy, Debug, Default)]
+    pub(crate) struct Held {
+        pub(crate) times: usize,
+        /// The most processor time of the holder, in nanoseconds: without what other threads took meanwhile.
+        pub(crate) busy: u64,
+        /// The longest time on the clock, in nanoseconds.
+        pub(crate) whole: u64,
     }
 
-    /// Whether this thread measures from now on; returns the longest time until now.
-    pub(crate) fn measure(is_measured: bool) -> Duration {
-        LONGEST.replace(is_measured.then_some(Duration::ZERO)).unwrap_or_default()
+    /// The moment at which a guard was made, and where, if anybody wants to know.
+    pub(super) struct Since(Option<(u64, u64, &'static Location<'static>)>);
+
+    fn nanoseconds(clock: libc::clockid_t) -> u64 {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `clock_gettime` writes one `timespec` to a live one.
+        assert_eq!(unsafe { libc::clock_gettime(clock, &raw mut time) }, 0);
+        (time.tv_sec * 1_000_000_000 + time.tv_nsec).unsigned_abs()
     }
 
-    pub(super) fn start() -> Option<Duration> {
-        LONGEST.get().map(|_| now())
-    }
+    impl Since {
+        #[track_caller]
+        pub(super) fn now(has_value: bool) -> Self {
+            // What has no value is held during calls to the system.
+            // Relaxed: the flag publishes nothing; the watcher starts its threads after it has set it.
+            let is_watched = has_value && IS_WATCHED.load(Relaxed);
+            let now = || (nanoseconds(libc::CLOCK_THREAD_CPUTIME_ID), nanoseconds(libc::CLOCK_MONOTONIC));
+            let caller = Location::caller();
+            Self(is_watched.then(now).map(|(busy, whole)| (busy, whole, caller)))
+        }
 
-    pub(super) fn end(start: Option<Duration>) {
-        if let (Some(start), Some(longest)) = (start, LONGEST.get()) {
-            LONGEST.set(Some(longest.max(now().saturating_sub(start))));
+        /// Notes a guard that has just freed its lock.
+        pub(super) fn note(&self) {
+            let Some((busy, whole, place)) = self.0 else { return };
+            let busy = nanoseconds(libc::CLOCK_THREAD_CPUTIME_ID) - busy;
+            let whole = nanoseconds(libc::CLOCK_MONOTONIC) - whole;
+            let mut longest = LONGEST.lock().unwrap();
+            let held = longest.entry((place.file(), place.line())).or_default();
+            *held = Held { times: held.times + 1, busy: held.busy.max(busy), whole: held.whole.max(whole) };
         }
     }
 
-    fn now() -> Duration {
-        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `clock_gettime` writes one `timespec` to a live one.
-        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut now) };
-        Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+    /// Notes all guards that are made while `body` runs; those held longest first.
+    pub(crate) fn watch(body: impl FnOnce()) -> Vec<((&'static str, u32), Held)> {
+        // Relaxed: as in `now`.
+        IS_WATCHED.store(true, Relaxed);
+        body();
+        IS_WATCHED.store(false, Relaxed);
+        let mut places: Vec<_> = std::mem::take(&mut *LONGEST.lock().unwrap()).into_iter().collect();
+        places.sort_by_key(|(_, held)| core::cmp::Reverse(held.busy));
+        places
     }
 }
 
@@ -70,6 +102,7 @@ impl<T> Lock<T> {
     }
 
     #[inline]
+    #[cfg_attr(test, track_caller)]
     pub(crate) fn lock(&self) -> Guard<'_, T> {
         #[cfg(test)]
         TAKEN.set(TAKEN.get() + 1);
@@ -77,15 +110,7 @@ impl<T> Lock<T> {
         if self.state.compare_exchange(FREE, HELD, Acquire, Relaxed).is_err() {
             self.lock_contended();
         }
-        self.guard()
-    }
-
-    fn guard(&self) -> Guard<'_, T> {
-        Guard {
-            lock: self,
-            #[cfg(all(test, target_os = "linux"))]
-            start: if size_of::<T>() == 0 { None } else { held::start() },
-        }
+        Guard::new(self)
     }
 
     /// Whether somebody holds the lock at this moment: then work that needs it may be left for another time.
@@ -104,7 +129,7 @@ impl<T> Lock<T> {
     /// # Safety
     /// This thread, or the one it is a fork of, holds the lock by `hold` and has no guard of it.
     pub(crate) unsafe fn release(&self) {
-        drop(self.guard());
+        drop(Guard::new(self));
     }
 
     #[cold]
@@ -126,8 +151,21 @@ impl<T> Lock<T> {
 /// Proof that the lock is held; gives it back when dropped.
 pub(crate) struct Guard<'a, T> {
     lock: &'a Lock<T>,
-    #[cfg(all(test, target_os = "linux"))]
-    start: Option<core::time::Duration>,
+    #[cfg(all(test, unix, not(any(miri, loom))))]
+    since: held::Since,
+}
+
+impl<'a, T> Guard<'a, T> {
+    /// The guard of a lock that this thread has taken.
+    #[inline]
+    #[cfg_attr(test, track_caller)]
+    fn new(lock: &'a Lock<T>) -> Self {
+        Self {
+            lock,
+            #[cfg(all(test, unix, not(any(miri, loom))))]
+            since: held::Since::now(size_of::<T>() > 0),
+        }
+    }
 }
 
 impl<T> Deref for Guard<'_, T> {
@@ -156,6 +194,8 @@ impl<T> Drop for Guard<'_, T> {
         if self.lock.state.swap(FREE, Release) == CONTENDED {
             wait::wake_one(&self.lock.state);
         }
+        #[cfg(all(test, unix, not(any(miri, loom))))]
+        self.since.note();
     }
 }
 

@@ -23,8 +23,7 @@ pub(crate) use errno::keeping_errno;
 pub(crate) use lock::Lock;
 #[cfg(test)]
 pub(crate) use lock::TAKEN;
-#[cfg(all(test, target_os = "linux"))]
-#[allow(unused_imports, reason = "only some backends have what is measured")]
+#[cfg(all(test, unix, not(any(miri, loom))))]
 pub(crate) use lock::held;
 
 /// Makes bytes 0 that nobody else legitimately reads or writes meanwhile.

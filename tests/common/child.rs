@@ -15,7 +15,10 @@ pub(crate) fn case() -> Option<String> {
 pub(crate) fn run(test: &str, case: &str) -> Output {
     let program = env::current_exe().expect("the test program knows its own path");
     let mut command = Command::new(program);
-    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CASE, case).stdin(Stdio::null());
+    command
+        .args(["--exact", test, "--include-ignored", "--nocapture", "--test-threads=1"])
+        .env(CASE, case)
+        .stdin(Stdio::null());
     // One arena, because glibc reserves 64 MiB of address space for each; and no backtraces of panics that are told again.
     command.env("MALLOC_ARENA_MAX", "1").env("RUST_BACKTRACE", "0");
     command.output().unwrap_or_else(|error| panic!("{test}: the child process did not start: {error}"))

@@ -8,6 +8,7 @@
 //! | `child` | one process: its start, its end, what it printed |
 //! | `meter` | the stopwatch inside a child, and the lines it prints |
 //! | `os` | resident memory, page faults, arrays outside any allocator |
+//! | `random` | random numbers that are the same in every run |
 //! | `subject`, `peers` | the interface to an allocator, and the allocators |
 //! | `pthread` | how threads start, so that one peer does not meddle with the others |
 //! | `workload` | what is done with an allocator |
@@ -20,8 +21,10 @@ mod cli;
 mod driver;
 mod figures;
 mod json;
+#[path = "../common/machine.rs"]
 mod machine;
 mod meter;
+#[path = "../common/os.rs"]
 mod os;
 mod outcome;
 #[path = "../common/peers/mod.rs"]
@@ -31,6 +34,8 @@ mod progress;
 mod proof;
 #[path = "../common/pthread.rs"]
 mod pthread;
+#[path = "../common/random.rs"]
+mod random;
 #[path = "../common/subject.rs"]
 mod subject;
 mod table;

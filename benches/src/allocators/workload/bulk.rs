@@ -4,9 +4,10 @@
 
 use std::hint::black_box;
 
-use super::memory::{Random, layout, look, obtain, touch};
+use super::memory::{layout, look, obtain, touch};
 use crate::meter::Meter;
 use crate::os::Table;
+use crate::random::Random;
 use crate::subject::Subject;
 
 /// A million, or what is a quarter of a GiB.

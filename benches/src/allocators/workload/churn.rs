@@ -2,9 +2,10 @@
 
 use std::alloc::Layout;
 
-use super::memory::{Random, layout, obtain, touch};
+use super::memory::{layout, obtain, touch};
 use crate::meter::Meter;
 use crate::os::Table;
+use crate::random::Random;
 use crate::subject::Subject;
 
 /// An allocation whose size everyone knows.

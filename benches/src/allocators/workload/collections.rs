@@ -7,8 +7,8 @@ use allocator_api2::boxed::Box;
 use allocator_api2::vec::Vec;
 use hashbrown::HashMap;
 
-use super::memory::Random;
 use crate::meter::Meter;
+use crate::random::Random;
 use crate::subject::Subject;
 
 /// A multiplication: cheap, and the same in every process.

@@ -6,10 +6,11 @@
 use std::sync::Mutex;
 
 use super::churn::{Slot, fill_fixed, free_fixed, replace_fixed};
-use super::memory::{Random, layout, out_of_memory, touch};
+use super::memory::{layout, out_of_memory, touch};
 use super::team;
 use crate::meter::Meter;
 use crate::os::Table;
+use crate::random::Random;
 use crate::subject::{Door, Subject};
 
 /// The size of every slot here.

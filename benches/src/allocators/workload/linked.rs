@@ -5,8 +5,8 @@ use std::hint::black_box;
 use allocator_api2::alloc::Allocator;
 use allocator_api2::boxed::Box;
 
-use super::memory::Random;
 use crate::meter::Meter;
+use crate::random::Random;
 use crate::subject::Subject;
 
 /// A list node: two words.

@@ -1,4 +1,4 @@
-//! What every workload does with memory: get it, touch it, choose at random.
+//! What every workload does with memory: get it, touch it.
 
 use std::alloc::Layout;
 
@@ -66,41 +66,4 @@ pub(crate) unsafe fn touch(ptr: *mut u8, size: usize) {
 pub(crate) unsafe fn look(ptr: *mut u8) -> usize {
     // SAFETY: at least one byte, written before.
     usize::from(unsafe { ptr.read_volatile() })
-}
-
-/// A small fast generator, always seeded alike, so that every allocator sees the same sequence.
-#[derive(Clone)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) const fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    #[inline(always)]
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0xA076_1D64_78BD_642F);
-        let product = u128::from(self.0) * u128::from(self.0 ^ 0xE703_7ED1_A0B4_28DB);
-        (product >> 64) as u64 ^ product as u64
-    }
-
-    /// A number below `bound`.
-    #[inline(always)]
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        ((u128::from(self.next()) * bound as u128) >> 64) as usize
-    }
-
-    /// A multiple of 8 from 8 to `largest`, small ones more often: half of all are in the lower quarter.
-    #[inline(always)]
-    pub(crate) fn size(&mut self, largest: usize) -> usize {
-        let unit = largest / 8;
-        (self.below(unit) * self.below(unit) / unit + 1) * 8
-    }
-
-    /// Puts a slice into random order.
-    pub(crate) fn shuffle<T>(&mut self, slice: &mut [T]) {
-        for index in (1..slice.len()).rev() {
-            slice.swap(index, self.below(index + 1));
-        }
-    }
 }

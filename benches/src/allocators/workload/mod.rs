@@ -16,8 +16,6 @@ mod stress;
 mod team;
 mod threads;
 
-pub(crate) use team::processors;
-
 use crate::meter::Meter;
 use crate::subject::Subject;
 

@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 
 use super::churn::Held;
-use super::memory::{Random, look};
+use super::memory::look;
 use super::team;
 use crate::meter::Meter;
+use crate::random::Random;
 use crate::subject::Subject;
 
 /// How many allocations change hands at a time, so that the channel is not what is measured.

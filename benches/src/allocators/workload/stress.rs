@@ -4,9 +4,10 @@
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use super::memory::{Random, layout, obtain, touch};
+use super::memory::{layout, obtain, touch};
 use super::team;
 use crate::meter::Meter;
+use crate::random::Random;
 use crate::subject::Subject;
 
 const THREADS: usize = 4;

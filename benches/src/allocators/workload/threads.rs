@@ -4,10 +4,10 @@ use std::sync::Mutex;
 use std::thread;
 
 use super::churn::{Held, Slot, fill_fixed, fill_mixed, free_fixed, free_mixed, replace_fixed, replace_mixed};
-use super::memory::Random;
 use super::team;
 use crate::meter::Meter;
 use crate::os::Table;
+use crate::random::Random;
 use crate::subject::Subject;
 
 /// Two threads, each with ten thousand live allocations of 64 B.

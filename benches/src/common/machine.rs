@@ -4,7 +4,6 @@ use std::fs;
 use std::process::Command;
 
 use crate::peers;
-use crate::workload::processors;
 
 /// Processor, memory, kernel and compiler.
 pub(crate) fn describe() -> String {
@@ -12,7 +11,7 @@ pub(crate) fn describe() -> String {
     [
         format!(
             "{} × {}",
-            processors(),
+            std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
             field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown processor".to_owned())
         ),
         format!("{} GiB", (memory.unwrap_or(0) + (1 << 19)) >> 20),
