@@ -4,6 +4,9 @@
 //! depot, stack and code are there. Then the second region, 63 slabs, is filled with slots of the class, and every page of every
 //! slot is written. What the process has grown by is held against the bytes of those slots, twice: as filled, and after every
 //! other slot was freed and allocated again, which is when free lists need their side tables.
+//!
+//! Of large allocations forty are measured, after one. That one has touched what their range needs
+//! once, and the page of the records of runs: 32 bytes for each, so that a page serves 128 of them.
 
 mod common;
 
@@ -21,7 +24,7 @@ const REGION_BYTES: usize = 64 * SLAB_BYTES;
 const MAX_SLOT_BYTES: usize = 1 << 20;
 /// From here on one slab has too few slots to fill magazine and depot.
 const FEW_SLOTS_FROM_BYTES: usize = 4096;
-/// Large enough to be mapped singly.
+/// Larger than a slot may be.
 const LARGE_BYTES: usize = 3 << 20;
 const LARGE_COUNT: usize = 40;
 
@@ -148,7 +151,8 @@ fn settled() -> usize {
     resident().all
 }
 
-/// The same for allocations that are mapped singly, once the family's table of them is there.
+/// The same for large allocations, once the family's first range and the first page of its records
+/// are there.
 fn measure_large(bytes: usize) -> (f64, f64) {
     let fill = |addresses: &mut [usize]| {
         for address in addresses {
