@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What threads that ended had is kept for those that begin, at most [`WARM_PIECES`] pieces and for a
-//! second; it is the process's, not a family's.
+//! second, and what the system refuses to take; it is the process's, not a family's.
 //!
 //! **P1** A piece belongs to one thread, or waits here; what is handed out of it is never taken back
 //! alone. **P2** All bytes of a piece are initialised: they were zero when it was mapped.
@@ -110,21 +110,26 @@ impl ThreadPages {
         while let Some(piece) = next {
             // SAFETY: P1: this thread's piece.
             next = unsafe { piece.as_ref() }.next;
-            let mut warm = WARM.lock();
-            let waits = warm.count < WARM_PIECES;
-            if waits {
-                // SAFETY: P1: it waits from now on, and belongs to the lock.
-                unsafe { piece.write(Piece { next: warm.first, used_bytes: 0 }) };
-                warm.first = Some(piece);
-                warm.count += 1;
-                warm.since = os::milliseconds();
-            }
-            drop(warm);
-            if !waits {
-                release(piece);
+            if !keep(piece, WARM_PIECES) {
+                release_or_keep(piece);
             }
         }
     }
+}
+
+/// Lets a piece that nobody has wait for a thread that begins. `false`: so many wait already.
+fn keep(piece: NonNull<Piece>, most: usize) -> bool {
+    let now = os::milliseconds();
+    let mut warm = WARM.lock();
+    if warm.count >= most {
+        return false;
+    }
+    // SAFETY: P1: it waits from now on, and belongs to the lock.
+    unsafe { piece.write(Piece { next: warm.first, used_bytes: 0 }) };
+    warm.first = Some(piece);
+    warm.count += 1;
+    warm.since = now;
+    true
 }
 
 /// The next bytes of a piece, if it has as many left.
@@ -140,13 +145,18 @@ fn take(mut piece: NonNull<Piece>, bytes: usize) -> Option<NonNull<u8>> {
     Some(unsafe { piece.cast::<u8>().add(start) })
 }
 
-/// Gives a piece that nobody has to the system. Should that be refused, its space is lost.
-fn release(piece: NonNull<Piece>) {
+/// Gives a piece that nobody has to the system; returns its bytes, or 0 where the system refuses: then
+/// it waits, however many do.
+fn release_or_keep(piece: NonNull<Piece>) -> usize {
     // SAFETY: P1: a whole mapping that nobody uses any more.
-    unsafe { os::release(piece.cast(), bytes_of_a_piece()) };
+    if unsafe { os::release(piece.cast(), bytes_of_a_piece()) } {
+        return bytes_of_a_piece();
+    }
+    keep(piece, usize::MAX);
+    0
 }
 
-/// Gives back what has waited for long, or all that waits; returns its bytes.
+/// Gives back what has waited for long, or all that waits; returns the bytes of what the system took.
 pub(crate) fn release_warm(now: Option<u64>) -> usize {
     let mut warm = WARM.lock();
     if now.is_some_and(|now| now.saturating_sub(warm.since) < WARM_MILLISECONDS) {
@@ -159,8 +169,7 @@ pub(crate) fn release_warm(now: Option<u64>) -> usize {
     while let Some(piece) = next {
         // SAFETY: P1: it was taken out of those that wait.
         next = unsafe { piece.as_ref() }.next;
-        release(piece);
-        bytes += bytes_of_a_piece();
+        bytes += release_or_keep(piece);
     }
     bytes
 }

@@ -4,6 +4,10 @@
 //! depot, stack and code are there. Then the second region, 63 slabs, is filled with slots of the class, and every page of every
 //! slot is written. What the process has grown by is held against the bytes of those slots, twice: as filled, and after every
 //! other slot was freed and allocated again, which is when free lists need their side tables.
+//!
+//! Of large allocations forty are measured, in a range of the length that ranges have in the end, after
+//! as many were there that nobody wrote to. Those have touched the pages of records that stand apart:
+//! 32 bytes for each allocation, so that a page serves 128 of them, and a bit for each page of memory.
 
 mod common;
 
@@ -21,9 +25,13 @@ const REGION_BYTES: usize = 64 * SLAB_BYTES;
 const MAX_SLOT_BYTES: usize = 1 << 20;
 /// From here on one slab has too few slots to fill magazine and depot.
 const FEW_SLOTS_FROM_BYTES: usize = 4096;
-/// Large enough to be mapped singly.
+/// Of these, so often are some freed and allocated until the thread has earned all that its cache will hold.
+const ROUNDS: usize = 4;
+/// Larger than a slot may be.
 const LARGE_BYTES: usize = 3 << 20;
 const LARGE_COUNT: usize = 40;
+/// Of a range of large allocations, where the family has others.
+const RANGE_BYTES: usize = 256 << 20;
 
 /// The published bound of a class and ours: both hold.
 fn bounds(slot_bytes: usize) -> (f64, f64) {
@@ -115,7 +123,8 @@ fn measure_class<F: Family>(bytes: usize) -> (f64, f64) {
     let used_bytes = if bytes < FEW_SLOTS_FROM_BYTES { SLAB_BYTES } else { full_bytes };
     let start = begin_region::<F>(bytes);
     fill::<F>(start + bytes, start + used_bytes, bytes);
-    fill_again::<F>(start, start + used_bytes, bytes);
+    let rounds = if bytes < FEW_SLOTS_FROM_BYTES { 1 } else { ROUNDS };
+    (0..rounds).for_each(|_| fill_again::<F>(start, start + used_bytes, bytes));
     // … and the rest of it, untouched.
     for _ in 0..(full_bytes - used_bytes) / MAX_SLOT_BYTES {
         allocate::<F>(MAX_SLOT_BYTES);
@@ -148,7 +157,7 @@ fn settled() -> usize {
     resident().all
 }
 
-/// The same for allocations that are mapped singly, once the family's table of them is there.
+/// The same for large allocations, once as many have been in the range that they come into.
 fn measure_large(bytes: usize) -> (f64, f64) {
     let fill = |addresses: &mut [usize]| {
         for address in addresses {
@@ -157,10 +166,13 @@ fn measure_large(bytes: usize) -> (f64, f64) {
             *address = memory.expose_provenance();
         }
     };
+    // The first ranges are shorter, each as long as all before it together: filled up, untouched.
+    for _ in 0..RANGE_BYTES / bytes {
+        allocate::<Full>(bytes);
+    }
     let mut addresses = [0; LARGE_COUNT];
-    fill(&mut addresses[..1]);
-    free::<Full>(addresses[0], bytes);
-    Full::trim();
+    addresses.iter_mut().for_each(|address| *address = allocate::<Full>(bytes).expose_provenance());
+    addresses.iter().for_each(|&address| free::<Full>(address, bytes));
     let before = settled();
     fill(&mut addresses);
     let fresh = ratio(before, LARGE_COUNT * bytes);

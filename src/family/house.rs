@@ -9,6 +9,8 @@
 //! So a family that has fallen silent is served by the others. A family that nothing has happened to since the last
 //! look, and that has nothing to give back, costs one load.
 
+#![forbid(unsafe_code)]
+
 use super::FamilyCore;
 use super::registry::families;
 use crate::os;

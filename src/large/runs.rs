@@ -294,6 +294,11 @@ impl RunSet {
         }
     }
 
+    /// Bytes of all ranges.
+    pub(super) fn reserved_bytes(&self) -> usize {
+        self.slots().iter().map(|slot| slot.end - slot.start).sum()
+    }
+
     /// Bytes of a longer list of ranges, if the next range needs one.
     pub(super) fn outgrown(&self) -> Option<usize> {
         let capacity = self.slots.map_or(0, |slots| slots.len());

@@ -8,12 +8,15 @@ use super::single::discard;
 use super::{LargeSet, Larges, pointer};
 use crate::os;
 
-/// Bytes of a range where nothing is short.
+/// Bytes of a family's first range: few, as a limit on address space may be set later.
+const FIRST_RANGE_BYTES: usize = 32 << 20;
+/// Bytes of a range of a family that has as much already.
 const RANGE_BYTES: usize = 256 << 20;
-/// The part of a process's address space, if that is limited, that a range is at most.
-const RANGE_PART: usize = 16;
-/// As many allocations as the one at hand shall fit into a range, where that is not too much.
-const RANGE_RUNS: usize = 4;
+/// Under a limit on address space, bytes that a family has in ranges for each that it reserves more
+/// than it needs.
+const LIMITED_SHARE: usize = 8;
+/// Under a limit, bytes that a range is a multiple of, but for a rest that serves nothing.
+const LIMITED_STEP_BYTES: usize = 4 << 20;
 /// What is made usable at once.
 const COMMIT_BYTES: usize = 4 << 20;
 /// What is given back in one call: other threads of the process may wait for that long.
@@ -190,9 +193,9 @@ impl Larges {
     /// Reserves a range with room for a wish, unless somebody has since there were `generation`. `None`: the system refuses.
     pub(super) fn reserve(&self, wish: &Wish, generation: usize) -> Option<()> {
         let _growth = self.growth.lock();
-        let (outgrown, is_new) = {
+        let (outgrown, reserved, is_new) = {
             let set = self.set.lock();
-            (set.runs.outgrown(), set.runs.generation != generation)
+            (set.runs.outgrown(), set.runs.reserved_bytes(), set.runs.generation != generation)
         };
         if is_new {
             return Some(());
@@ -204,7 +207,7 @@ impl Larges {
                 self.discard_or_keep(start, bytes);
             }
         }
-        let (memory, bytes) = reserve_range(wish)?;
+        let (memory, bytes) = reserve_range(wish, reserved)?;
         let Some(side) = os::map(side_bytes(bytes), os::page_bytes()) else {
             // SAFETY: reserved just now.
             unsafe { os::release(memory, bytes) };
@@ -236,20 +239,25 @@ impl Larges {
     }
 }
 
-/// Reserves a range that a wish fits into, and more if there is enough address space.
-fn reserve_range(wish: &Wish) -> Option<(NonNull<u8>, usize)> {
+/// Reserves a range that a wish fits into. Without a limit on address space it is as long as all that
+/// the family has, within bounds; under one, which is asked for each time, not much longer than it
+/// has to be.
+fn reserve_range(wish: &Wish, reserved: usize) -> Option<(NonNull<u8>, usize)> {
     let page = os::page_bytes();
-    let (least, most, align) = match os::address_space_limit() {
-        None => (wish.bytes + wish.align.saturating_sub(os::HUGE_PAGE_BYTES), RANGE_BYTES, os::HUGE_PAGE_BYTES),
-        Some(limit) => {
+    let (least, good, align) = match os::address_space_limit() {
+        None => {
+            let least = wish.bytes + wish.align.saturating_sub(os::HUGE_PAGE_BYTES);
+            (least, reserved.clamp(FIRST_RANGE_BYTES, RANGE_BYTES), os::HUGE_PAGE_BYTES)
+        }
+        Some(_) => {
             let least = wish.bytes + wish.align - page;
-            let part = limit / RANGE_PART;
-            let good = part.max((RANGE_RUNS * least).min(2 * part)).clamp(least, RANGE_BYTES.max(least));
+            let share = (reserved / LIMITED_SHARE).min(RANGE_BYTES);
+            let good = share.max(least).next_multiple_of(LIMITED_STEP_BYTES);
             // No rest that serves nothing.
-            (least, good - good % least.min(part.max(1)), page)
+            (least, good - good % least, page)
         }
     };
-    let mut bytes = most.max(least) & !(page - 1);
+    let mut bytes = good.max(least) & !(page - 1);
     loop {
         if let Some(memory) = os::reserve(bytes, align) {
             return Some((memory, bytes));

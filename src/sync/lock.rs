@@ -188,8 +188,6 @@ impl<T> DerefMut for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        #[cfg(all(test, target_os = "linux"))]
-        held::end(self.start);
         // Release: publishes everything done under the lock to the next holder's Acquire.
         if self.lock.state.swap(FREE, Release) == CONTENDED {
             wait::wake_one(&self.lock.state);

@@ -4,6 +4,7 @@ use core::ops::Range;
 
 use crate::Checks;
 use crate::bin::{Bin, DepotMemory, Taken};
+use crate::huge_pages::HugePages;
 use crate::purge;
 use crate::region::UnitPool;
 use crate::size_class::SizeClass;
@@ -27,7 +28,8 @@ impl Shared {
         let unit_shift = SLAB_BYTES.trailing_zeros();
         let pool = place(Lock::new(UnitPool::new(unit_shift)));
         let tag = 1 << 5 | class.index() as u32;
-        let geometry = Geometry { class, unit_shift, tag, checks: Checks::Default, pool, family: "Model" };
+        let (checks, huge_pages) = (Checks::Default, HugePages::Adaptive);
+        let geometry = Geometry { class, unit_shift, tag, checks, huge_pages, pool, family: "Model" };
         let depot = core::ptr::from_ref(place([const { core::cell::Cell::new(0_usize) }; 4])).cast_mut().cast();
         Self { bin: place(Bin::new()), geometry, depot }
     }
