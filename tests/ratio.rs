@@ -55,7 +55,7 @@ fn bounds(slot_bytes: usize) -> (f64, f64) {
     };
     let ours = match slot_bytes {
         1 => 1.006,
-        2 => 1.000_08,
+        2 => 1.000_12,
         4..=MAX_SLOT_BYTES => 1.000_032,
         _ => 1.0,
     };

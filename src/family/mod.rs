@@ -194,8 +194,9 @@ impl FamilyCore {
     #[inline(always)]
     fn with_what_is_kept<T>(&self, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
         attempt().or_else(|| {
-            let released = self.large.release_spare();
-            if released { attempt() } else { None }
+            let give_up = |class| self.bins[SizeClass::index(class)].give_up_empty(&self.geometry(class));
+            let slabs = self.classes().filter(|&class| give_up(class)).count();
+            if self.large.release_spare() || slabs > 0 { attempt() } else { None }
         })
     }
 

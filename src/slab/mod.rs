@@ -28,7 +28,7 @@ use core::ptr::NonNull;
 use crate::checks::Checks;
 use crate::fault::{Fault, FaultKind, Truth, report_under_lock};
 use crate::header::{Directory, SlabHeader, UNIT_COUNT};
-use crate::huge_pages::HugePages;
+use crate::huge_pages::{HugePages, Pages};
 use crate::os::{self, Opened};
 use crate::region::{Unit, UnitPool};
 use crate::size_class::SizeClass;
@@ -62,6 +62,11 @@ impl Geometry<'_> {
         1 << self.unit_shift
     }
 
+    /// The pages of the bin's first, second, … slab.
+    fn pages_of_slab(&self, number: usize) -> Pages {
+        self.huge_pages.of_slab(number, self.unit_bytes(), self.class.slot_bytes())
+    }
+
     fn is_tiny(&self) -> bool {
         self.class.slot_bytes() < 4
     }
@@ -73,7 +78,7 @@ impl Geometry<'_> {
     /// Takes a unit and makes it an empty slab of this class, the bin's first, second, ….
     pub(crate) fn open(&self, number: usize) -> Option<&'static SlabHeader> {
         let mut pool = self.pool.lock();
-        let Unit { header, zeroed, is_new } = pool.take(self.huge_pages.of_slab(number, self.unit_bytes()))?;
+        let Unit { header, zeroed, is_new } = pool.take(self.pages_of_slab(number))?;
         if self.is_tiny() && pool.side_tables(header).is_none() {
             pool.give(header, os::milliseconds());
             return None;

@@ -9,6 +9,7 @@ use core::ops::Range;
 
 use super::list::SlabList;
 use super::{Claim, Geometry};
+use crate::capacity::KEPT_SLABS;
 use crate::header::{Directory, SlabHeader};
 use crate::huge_pages::Pages;
 use crate::trunk::run_length;
@@ -105,7 +106,7 @@ impl Shelves {
 
     /// Whether slabs of this bin are huge pages, most of them.
     pub(crate) fn are_huge(&self, geometry: &Geometry<'_>) -> bool {
-        geometry.may_be_huge() && geometry.huge_pages.of_slab(self.slab_count, 1 << geometry.unit_shift) == Pages::Huge
+        geometry.may_be_huge() && geometry.pages_of_slab(self.slab_count) == Pages::Huge
     }
 
     /// As [`Bin::take_tail`](crate::bin::Bin::take_tail).
@@ -337,9 +338,27 @@ impl Shelves {
         }
     }
 
-    /// Gives the unit of an empty slab back, unless its guards stay: then it is here for those who come next.
+    /// Gives the unit of an empty slab back, but for the last ones: whoever takes and gives one slot in turn would open and
+    /// close a slab each time.
     #[cold]
     fn retire(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) {
+        if self.slab_count > KEPT_SLABS {
+            self.close(geometry, slab);
+        }
+    }
+
+    /// Gives the unit of the last slab back, if it is empty; whether it was.
+    pub(crate) fn retire_last(&mut self, geometry: &Geometry<'_>) -> bool {
+        let last = self.partial.first().or_else(|| self.thin.first()).or(self.current);
+        let empty = last.filter(|slab| self.slab_count == 1 && self.used_slots == 0 && slab.used.get() == 0);
+        if let Some(slab) = empty {
+            self.close(geometry, slab);
+        }
+        empty.is_some()
+    }
+
+    /// Gives the unit of an empty slab back, unless its guards stay: then it is here for those who come next.
+    fn close(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) {
         if !geometry.unguard(slab) {
             return;
         }
@@ -355,15 +374,16 @@ impl Shelves {
         geometry.close(slab);
     }
 
-    /// Retires the slabs that are empty and whose guards stayed.
+    /// Closes the slabs that are empty: the last one, and those whose guards stayed.
     pub(crate) fn retire_empty(&mut self, geometry: &Geometry<'_>) {
         let mut next = self.partial.first();
         while let Some(slab) = next {
             next = slab.next.get();
             if slab.used.get() == 0 {
-                self.retire(geometry, slab);
+                self.close(geometry, slab);
             }
         }
+        self.retire_last(geometry);
     }
 
     /// Adds a slab whose list was empty to those that have one.

@@ -13,6 +13,8 @@ pub(crate) const CACHE_BYTES: usize = 16 << 20;
 pub(crate) const MAGAZINE_SLOTS: usize = 128;
 pub(crate) const DEPOT_LEAST_SLOTS: usize = 1;
 pub(crate) const SURPLUS_SLOTS: u32 = 3;
+/// None, so that slabs come and go.
+pub(crate) const KEPT_SLABS: usize = 0;
 /// None: statics outlive an execution, and memory does not.
 pub(crate) const WARM_PIECES: usize = 0;
 
