@@ -259,7 +259,9 @@ fn no_lock_is_held_during_calls_to_the_system() {
     };
     let places = held::watch(|| {
         std::thread::scope(|scope| {
-            [0, 7].map(|seed| scope.spawn(move || work(seed)));
+            for seed in [0, 7] {
+                scope.spawn(move || work(seed));
+            }
         });
         many.into_iter().for_each(|large| free_at(&set, large, os::milliseconds()).unwrap());
         set.release_kept(None);
