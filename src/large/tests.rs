@@ -377,3 +377,22 @@ fn random_calls_beside_a_model() {
         set.release_spare();
     }
 }
+
+#[test]
+fn what_grows_where_it_happens_to_be_aligned_keeps_that() {
+    const ALIGN: usize = 4 * MIB;
+    let set = larges();
+    // Each is in the way of the one before it.
+    let live: Vec<Large> = (0..32).map(|_| large(&set, 2 * MIB)).collect();
+    let (aligned, others): (Vec<Large>, Vec<Large>) =
+        live.into_iter().partition(|large| os::is_aligned(large.memory, ALIGN));
+    assert!(aligned.len() >= 4, "every second one");
+    let mut grown = Vec::new();
+    for old in aligned {
+        // SAFETY: live and not used at its old place.
+        let new = unsafe { set.resize(old.memory, old.bytes, (ALIGN, ALIGN, false), 0) }.unwrap().unwrap_or(old);
+        assert!(os::is_aligned(new.memory, ALIGN), "{:p} of {} bytes", new.memory, new.bytes);
+        grown.push(new);
+    }
+    grown.into_iter().chain(others).for_each(|large| free(&set, large));
+}
