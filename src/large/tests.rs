@@ -388,9 +388,10 @@ fn what_grows_where_it_happens_to_be_aligned_keeps_that() {
         live.into_iter().partition(|large| os::is_aligned(large.memory, ALIGN));
     assert!(aligned.len() >= 4, "every second one");
     let mut grown = Vec::new();
+    // Mappings of 6 MiB side by side do not all begin at multiples of 4.
     for old in aligned {
         // SAFETY: live and not used at its old place.
-        let new = unsafe { set.resize(old.memory, old.bytes, (ALIGN, ALIGN, false), 0) }.unwrap().unwrap_or(old);
+        let new = unsafe { set.resize(old.memory, old.bytes, (6 * MIB, ALIGN, false), 0) }.unwrap().unwrap_or(old);
         assert!(os::is_aligned(new.memory, ALIGN), "{:p} of {} bytes", new.memory, new.bytes);
         grown.push(new);
     }
