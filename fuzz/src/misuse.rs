@@ -255,7 +255,8 @@ impl Run<'_> {
         let holder = self.holdings.live.iter().position(|slot| slot.range().contains(&address));
         let Some(place) = holder else {
             return match (is_large, keeps_states) {
-                (true, _) => Verdict::Wrong(&[FaultKind::InvalidFree]),
+                // Where something was freed that began there, that is known until the memory is handed out again.
+                (true, _) => Verdict::Wrong(&[FaultKind::InvalidFree, FaultKind::DoubleFree]),
                 (false, true) => Verdict::Wrong(&[
                     FaultKind::InvalidFree,
                     FaultKind::DoubleFree,

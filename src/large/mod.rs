@@ -250,7 +250,7 @@ impl Larges {
         }
         let resized = match (is_run, in_place) {
             // SAFETY: the same contract, here and below.
-            (true, true) => unsafe { self.resize_run(memory, old_bytes, bytes, want_zero, now) }?,
+            (true, true) => unsafe { self.resize_run(memory, old_bytes, (bytes, may_move, want_zero), now) }?,
             (true, false) => None,
             // SAFETY: as above.
             (false, _) => unsafe { self.resize_single(memory, old_bytes, bytes, may_move, want_zero) }?,
@@ -265,8 +265,7 @@ impl Larges {
         &self,
         memory: NonNull<u8>,
         old_bytes: usize,
-        bytes: usize,
-        want_zero: bool,
+        (bytes, may_move, want_zero): (usize, bool, bool),
         now: u64,
     ) -> Result<Option<NonNull<u8>>, Mismatch> {
         let resized = if bytes <= GROWN_RUN_BYTES_MAX {
@@ -274,7 +273,8 @@ impl Larges {
         } else {
             None
         };
-        if resized.is_some() || bytes < old_bytes {
+        // What is moved is aligned to a page, whatever the old place happened to be.
+        if resized.is_some() || bytes < old_bytes || !may_move {
             return Ok(resized.map(pointer));
         }
         // SAFETY: the same contract.

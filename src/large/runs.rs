@@ -386,7 +386,7 @@ fn stretch(range: &Range, pages: u128) -> (usize, usize) {
     ((base + first) * os::HUGE_PAGE_BYTES, (end - first) * os::HUGE_PAGE_BYTES)
 }
 
-/// How many runs a range of so many bytes may have: none that is live is shorter than what [`PER_RUN_BYTES`] is the half of.
+/// How many runs a range of so many bytes may have: none that is live is shorter than what `PER_RUN_BYTES` is the half of.
 fn run_count(bytes: usize) -> usize {
     const PER_RUN_BYTES: usize = 16 << 10;
     (bytes / PER_RUN_BYTES).clamp(64, Id::MAX as usize)

@@ -259,7 +259,9 @@ fn no_lock_is_held_during_calls_to_the_system() {
     };
     let places = held::watch(|| {
         std::thread::scope(|scope| {
-            [0, 7].map(|seed| scope.spawn(move || work(seed)));
+            for seed in [0, 7] {
+                scope.spawn(move || work(seed));
+            }
         });
         many.into_iter().for_each(|large| free_at(&set, large, os::milliseconds()).unwrap());
         set.release_kept(None);
@@ -374,4 +376,24 @@ fn random_calls_beside_a_model() {
         assert!(kept(&set) == 0 || !os::TAKES_PARTS);
         set.release_spare();
     }
+}
+
+#[test]
+fn what_grows_where_it_happens_to_be_aligned_keeps_that() {
+    const ALIGN: usize = 4 * MIB;
+    let set = larges();
+    // Each is in the way of the one before it.
+    let live: Vec<Large> = (0..32).map(|_| large(&set, 2 * MIB)).collect();
+    let (aligned, others): (Vec<Large>, Vec<Large>) =
+        live.into_iter().partition(|large| os::is_aligned(large.memory, ALIGN));
+    assert!(aligned.len() >= 4, "every second one");
+    let mut grown = Vec::new();
+    // Mappings of 6 MiB side by side do not all begin at multiples of 4.
+    for old in aligned {
+        // SAFETY: live and not used at its old place.
+        let new = unsafe { set.resize(old.memory, old.bytes, (6 * MIB, ALIGN, false), 0) }.unwrap().unwrap_or(old);
+        assert!(os::is_aligned(new.memory, ALIGN), "{:p} of {} bytes", new.memory, new.bytes);
+        grown.push(new);
+    }
+    grown.into_iter().chain(others).for_each(|large| free(&set, large));
 }

@@ -16,7 +16,9 @@
 //! **M1** Only the thread that owns a cache changes it; others read `top`, `bottom` and `fresh_bytes`,
 //! for the counters. **M2** `bottom <= top <= end` lie in the magazine's array, or all are null; all
 //! places of the array are initialised. **M3** Nothing is ever stored to the empty cache: all its
-//! magazines have `bottom = top = end` and no fresh bytes.
+//! magazines have `bottom = top = end` and no fresh bytes. **M4** While `room` is above 0, at least so
+//! many places are free between `top` and `end`: it is set to their number, each push takes one off,
+//! and a pop leaves it as it is.
 
 mod quarantine;
 mod slot;

@@ -19,7 +19,7 @@
 //! | [`advise_huge`], [`advise_small`] | ask for huge pages, or for none; hints |
 //! | [`keep_out_of_dumps`], [`put_into_dumps`] | ask that a range is in no dump of the process, or is as any other; hints |
 //! | [`name`] | says whose memory it is, for whoever lists the process's mappings; a hint |
-//! | [`random`] | 64 random bits |
+//! | [`random`](fn@random) | 64 random bits |
 //! | [`milliseconds`] | a clock that never goes back |
 //! | [`stay_loaded`] | keeps the library that this code is part of in memory, and the one that holds an address, as far as the system has to be asked for that |
 //!

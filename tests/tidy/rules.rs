@@ -122,7 +122,13 @@ pub(crate) fn cancellable(file: &SourceFile) -> Vec<Violation> {
     /// There the thread has been told not to end before.
     const LAST_WORDS: &str = "src/fatal.rs";
     let tokens = Tokens::of(&file.text);
-    let tests = (0..tokens.code.len()).find(|&place| tokens.matches(place, "mod tests")).unwrap_or(tokens.code.len());
+    // Where tests are a file of their own the parent goes on behind their name.
+    let tests = if file.path.ends_with("/tests.rs") {
+        Some(0)
+    } else {
+        (0..tokens.code.len()).find(|&place| tokens.matches(place, "mod tests {"))
+    };
+    let tests = tests.unwrap_or(tokens.code.len());
     let is_point = |&place: &usize| POINTS.iter().any(|name| tokens.matches(place, &format!("libc : : {name} (")));
     let points = (0..tests).filter(is_point).map(|place| tokens.code[place].0);
     let message = "a cancellation point: call the system itself";
@@ -151,6 +157,9 @@ fn g() { libc::syscall(libc::SYS_write, 1); libc::munmap(p, 1); }
 mod tests { fn f() { libc::read(1, p, 1); } }";
         assert_eq!(lines_of(&cancellable(&SourceFile::new("src/a.rs", text))), [1]);
         assert_eq!(cancellable(&SourceFile::new("src/fatal.rs", text)), []);
+        assert_eq!(cancellable(&SourceFile::new("src/a/tests.rs", text)), []);
+        let before = "mod tests;\nfn f() { unsafe { libc::write(1, p, 1) }; }";
+        assert_eq!(lines_of(&cancellable(&SourceFile::new("src/a/mod.rs", before))), [2]);
     }
 
     #[test]

@@ -9,9 +9,9 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::family::FamilyCore;
 use crate::fatal::Line;
+use crate::magazine::CacheSlot;
 use crate::size_class::SizeClass;
 use crate::sync::{self, Sleep};
-use crate::magazine::CacheSlot;
 use crate::{Checks, Family, os};
 
 /// Bytes of a slab in all models: the smallest.
