@@ -294,7 +294,7 @@ fn growth_that_fits_under_a_limit_is_granted() {
     let Some(grown) = (0..4).find_map(|_| grow()) else {
         assert!(bytes > ROOM, "{case} MiB fit");
         assert!(pattern::holds(memory.cast(), old.size(), 3));
-        assert_eq!(mapped_bytes(), before, "no space is left behind");
+        assert!(mapped_bytes() <= before, "no space is left behind");
         return;
     };
     assert!(bytes <= ROOM, "{case} MiB do not fit");
