@@ -182,13 +182,14 @@ impl FamilyRef {
 #[cfg(all(unix, not(loom)))]
 mod ending {
     use super::Thread;
-    use crate::sync::{AtomicUsize, Relaxed};
+    use crate::sync::{Acquire, AtomicUsize, Release};
 
     /// The key plus 1; 0 until there is one.
     static KEY: AtomicUsize = AtomicUsize::new(0);
 
     fn key() -> Option<libc::pthread_key_t> {
-        let known = KEY.load(Relaxed);
+        // Acquire: pairs with the Release below, so that what the C library noted of the key is seen.
+        let known = KEY.load(Acquire);
         if known != 0 {
             return libc::pthread_key_t::try_from(known - 1).ok();
         }
@@ -197,8 +198,8 @@ mod ending {
         if unsafe { libc::pthread_key_create(&raw mut new, Some(run)) } != 0 {
             return None;
         }
-        // Relaxed: a key is a number, and nothing else is published with it.
-        match KEY.compare_exchange(0, new as usize + 1, Relaxed, Relaxed) {
+        // Release: publishes the key with its destructor, which the C library may have stored plainly. Acquire: as above.
+        match KEY.compare_exchange(0, new as usize + 1, Release, Acquire) {
             Ok(_) => Some(new),
             Err(first) => {
                 // SAFETY: created above and used by nobody.
