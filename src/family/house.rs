@@ -97,6 +97,11 @@ impl FamilyCore {
     }
 }
 
+/// Whether it is time that somebody looked after all families.
+pub(crate) fn is_look_due() -> bool {
+    (os::milliseconds() as u32).wrapping_sub(LOOKED.load(Relaxed)) >= LOOK_MILLISECONDS
+}
+
 /// Whoever is first looks after all families.
 #[cold]
 #[inline(never)]

@@ -37,6 +37,7 @@ use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed};
 use crate::waiting;
 
 pub(crate) use caches::ThreadCache;
+pub(crate) use house::is_look_due;
 pub use registry::{Families, FamilyRef, families};
 
 /// Bits of a tag that hold the class; the family's number stands above.

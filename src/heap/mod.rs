@@ -24,7 +24,7 @@ pub use resize::{grow, grow_zeroed, shrink};
 
 use noted::{allocate_noted, allocate_noted_zeroed, deallocate_noted};
 
-use crate::family::FamilyCore;
+use crate::family::{FamilyCore, is_look_due};
 use crate::magazine::Cache;
 use crate::magazine::CacheSlot;
 use crate::size_class::SizeClass;
@@ -209,7 +209,7 @@ unsafe fn deallocate_full<F: Family>(address: usize, layout: Layout) {
     let (cache, class) = (cache::<F>(), SizeClass::of(layout));
     let is_right = F::CHECKS.compares_tags() && has_right_tag::<F>(cache, class, address);
     // Most often the array isn't full at all: it was time to look whether anything waits to be given back.
-    if is_right && !waiting::is_anything() && cache.magazine(class).renew_room() >= ROOM_LEFT {
+    if is_right && cache.magazine(class).renew_room() >= ROOM_LEFT && !(waiting::is_anything() && is_look_due()) {
         cache.magazine(class).push(address);
         return;
     }
