@@ -197,7 +197,7 @@ fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Op
 }
 
 /// With so much room a magazine need not exchange.
-const ROOM_LEFT: usize = 32;
+const ROOM_LEFT: usize = 48;
 
 /// The other half of [`deallocate`]: the array's room is used up, the thread has no cache, or the free is wrong.
 ///
@@ -242,8 +242,9 @@ unsafe fn put_back(family: &'static FamilyCore, slot: &CacheSlot, address: usize
         return unsafe { family.give_one(class, address) };
     };
     let magazine = cache.cache.magazine(class);
-    magazine.renew_room();
-    if !magazine.push(address) {
+    // One that is mostly room comes here less often.
+    let mostly_room = 4 * magazine.renew_room() >= 3 * magazine.capacity();
+    if !mostly_room || !magazine.push(address) {
         family.flush(cache, class);
         let pushed = magazine.push(address);
         debug_assert!(pushed, "a flush makes room");
