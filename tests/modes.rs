@@ -16,6 +16,8 @@ family! {
     struct Short { checks: Checked }
     struct ShortGuarded { checks: Hardened }
     struct Forked { checks: Hardened }
+    struct Refilled { checks: Checked, slab_bytes: 64 * 1024 }
+    struct RefilledGuarded { checks: Hardened, slab_bytes: 64 * 1024 }
 }
 
 /// A live allocation on its way from thread to thread.
@@ -87,8 +89,8 @@ fn slabs_are_used_again_by_other_classes() {
         }
     }
     std::thread::scope(|scope| {
-        scope.spawn(refill::<WatchedSmall>);
-        scope.spawn(refill::<GuardedSmall>);
+        scope.spawn(refill::<Refilled>);
+        scope.spawn(refill::<RefilledGuarded>);
     });
 }
 
