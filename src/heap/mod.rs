@@ -196,9 +196,6 @@ fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Op
     magazine.pop().map(|address| (address, false)).or_else(|| magazine.carve(class.slot_bytes()))
 }
 
-/// With so much room a magazine need not exchange.
-const ROOM_LEFT: usize = 48;
-
 /// The other half of [`deallocate`]: the array's room is used up, the thread has no cache, or the free is wrong.
 ///
 /// # Safety
@@ -209,7 +206,7 @@ unsafe fn deallocate_full<F: Family>(address: usize, layout: Layout) {
     let (cache, class) = (cache::<F>(), SizeClass::of(layout));
     let is_right = F::CHECKS.compares_tags() && has_right_tag::<F>(cache, class, address);
     // Most often the array isn't full at all: it was time to look whether anything waits to be given back.
-    if is_right && cache.magazine(class).renew_room() >= ROOM_LEFT && !(waiting::is_anything() && is_look_due()) {
+    if is_right && cache.magazine(class).is_mostly_room(class) && !(waiting::is_anything() && is_look_due()) {
         cache.magazine(class).push(address);
         return;
     }
@@ -243,8 +240,8 @@ unsafe fn put_back(family: &'static FamilyCore, slot: &CacheSlot, address: usize
     };
     let magazine = cache.cache.magazine(class);
     // One that is mostly room comes here less often.
-    let mostly_room = 4 * magazine.renew_room() >= 3 * magazine.capacity();
-    if !mostly_room || !magazine.push(address) {
+    let is_mostly_room = 4 * magazine.renew_room() >= 3 * magazine.capacity();
+    if !is_mostly_room || !magazine.push(address) {
         family.flush(cache, class);
         let pushed = magazine.push(address);
         debug_assert!(pushed, "a flush makes room");

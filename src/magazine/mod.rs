@@ -39,6 +39,9 @@ pub use slot::CacheSlot;
 /// A tag that no slab has, nor the place where no slab is.
 const NO_TAG: u32 = u32::MAX;
 
+/// A magazine that may hold so much need not grow for a thread that is served by it alone.
+const GROWN_BYTES: usize = 16 << 10;
+
 /// One class's part of a thread cache.
 #[repr(C, align(64))]
 pub(crate) struct Magazine {
@@ -88,7 +91,7 @@ impl Magazine {
     pub(crate) fn pop(&self) -> Option<usize> {
         // Relaxed, here and below: only the owner stores (M1), and other threads want no more than the number itself.
         let top = self.top.load(Relaxed);
-        if top == self.bottom.load(Relaxed) {
+        if top == self.own_bottom() {
             return None;
         }
         // SAFETY: M2: the array is not empty, so its last slot lies below `top`.
@@ -96,6 +99,17 @@ impl Magazine {
         self.top.store(last, Relaxed);
         // SAFETY: M2: what lay below `top` is initialised.
         Some(unsafe { last.read() })
+    }
+
+    /// `bottom`, for the owner. A plain load, which the processor compares with in one instruction.
+    #[inline(always)]
+    fn own_bottom(&self) -> *mut usize {
+        // The models see atomics by their loads.
+        #[cfg(loom)]
+        return self.bottom.load(Relaxed);
+        // SAFETY: M1: only the owner stores, and others only load, so a plain load of the owner's races with nothing.
+        #[cfg(not(loom))]
+        return unsafe { self.bottom.as_ptr().read() };
     }
 
     /// Puts a slot into the array; `false` if its room is used up. That is counted in frees alone, so that a thread comes to the slow
@@ -133,6 +147,13 @@ impl Magazine {
         let room = self.capacity() - self.stored();
         self.room.set(room as i32);
         room
+    }
+
+    /// Looks how much room there is; whether that is most of an array that is as long as it gets, or holds as much as it should.
+    pub(crate) fn is_mostly_room(&self, class: SizeClass) -> bool {
+        let (room, capacity) = (self.renew_room(), self.capacity());
+        let is_grown = capacity == MAGAZINE_SLOTS || capacity * class.slot_bytes() >= GROWN_BYTES;
+        is_grown && 4 * room >= 3 * capacity
     }
 
     /// The address of a slot never used before, if any is left of the fresh range, and whether it is known to read zero.
