@@ -40,7 +40,7 @@ pub use slot::CacheSlot;
 const NO_TAG: u32 = u32::MAX;
 
 /// A magazine that may hold so much need not grow for a thread that is served by it alone.
-const GROWN_BYTES: usize = 16 << 10;
+const GROWN_BYTES: usize = 64 << 10;
 
 /// One class's part of a thread cache.
 #[repr(C, align(64))]
