@@ -304,6 +304,7 @@ impl Bin {
     }
 
     /// The lock, for the time of a `fork`.
+    #[cfg(all(unix, not(any(miri, loom))))]
     pub(crate) fn lock(&self) -> &Lock<impl Sized + use<>> {
         &self.0
     }

@@ -262,6 +262,7 @@ impl Directory {
     }
 
     /// The locks of all directories, for the time of a `fork`.
+    #[cfg(all(unix, not(any(miri, loom))))]
     pub(crate) fn locks() -> impl Iterator<Item = &'static Lock<()>> {
         DIRECTORIES.iter().map(|directory| &directory.claims)
     }

@@ -50,6 +50,7 @@ unsafe impl Send for Warm {}
 static WARM: Lock<Warm> = Lock::new(Warm { first: None, count: 0, since: 0 });
 
 /// The lock of what waits, for the time of a `fork`; no other is taken while it is held.
+#[cfg(all(unix, not(any(miri, loom))))]
 pub(crate) fn lock() -> &'static Lock<impl Sized> {
     &WARM
 }

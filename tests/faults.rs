@@ -5,6 +5,8 @@
 //! when allocations may be refused but what is granted must be right, and without, when everything must succeed. After that
 //! nothing may be missing: every slot is back in its slab, every slab in its pool, every page with the system.
 
+#![cfg(target_os = "linux")]
+
 mod common;
 
 use std::alloc::Layout;
@@ -291,6 +293,7 @@ fn figures(out: &str, word: &str) -> Vec<String> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "no process can be started there")]
 fn every_call_may_fail_and_nothing_is_lost() {
     const NAME: &str = "every_call_may_fail_and_nothing_is_lost";
     if let Some(case) = child::case() {

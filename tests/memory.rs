@@ -1,5 +1,7 @@
 //! When memory comes from the system and when it goes back: fresh, dirty, kept, purged.
 
+#![cfg(target_os = "linux")]
+
 mod common;
 
 use std::ptr::NonNull;
@@ -55,6 +57,7 @@ fn trim_gives_emptied_slabs_back() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "no process can be started there")]
 fn trim_gives_kept_large_allocations_back() {
     child::isolated("trim_gives_kept_large_allocations_back", || {
         family! { struct Kept; }
@@ -136,6 +139,7 @@ fn what_has_been_free_for_long_goes_back_by_itself() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "no process can be started there")]
 fn a_program_that_oscillates_keeps_its_slabs() {
     child::isolated("a_program_that_oscillates_keeps_its_slabs", || {
         family! { struct Oscillating; }

@@ -139,6 +139,7 @@ fn random_calls_on_threads_in_turn_keep_every_promise() {
 fn run_in_turn(cases: u32) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let sequence = proptest::collection::vec((0..THREADS, turn()), 1..300);
+    let cases = common::times(cases as usize) as u32;
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(sequence in sequence)| {
         let mut run = Run::new();
@@ -172,7 +173,8 @@ fn run_all_at_once(steps: usize) {
     let exchange = Mutex::new(Vec::<Slot>::new());
     std::thread::scope(|scope| {
         let (model, exchange) = (&model, &exchange);
-        let threads = [0, 1, 2, 3].map(|thread| scope.spawn(move || run_at_once(thread, steps, model, exchange)));
+        let threads =
+            [0, 1, 2, 3].map(|thread| scope.spawn(move || run_at_once(thread, common::times(steps), model, exchange)));
         // Joined one by one: a scope may be left before the thread-locals of its threads are destroyed.
         for thread in threads {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

@@ -4,6 +4,7 @@ mod common;
 
 use std::sync::mpsc;
 
+#[cfg(unix)]
 use common::child;
 use common::random::Random;
 use family_alloc::{Family, family};
@@ -96,6 +97,7 @@ fn slabs_are_used_again_by_other_classes() {
 
 #[test]
 #[cfg_attr(any(miri, feature = "portable"), ignore = "`System` finds no aligned region in so little address space")]
+#[cfg(unix)]
 fn little_address_space_is_enough() {
     fn fill<F: Family>() {
         let slots: Vec<Slot> = (0..100_000).map(|_| allocate::<F>(64)).collect();
@@ -110,11 +112,14 @@ fn little_address_space_is_enough() {
 }
 
 /// The addresses of the next allocations.
+#[cfg(unix)]
 fn sequence() -> Vec<usize> {
     (0..200).map(|_| allocate::<Forked>(64).0).collect()
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "no process can be started there")]
+#[cfg(unix)]
 fn a_fork_goes_its_own_way() {
     child::isolated("a_fork_goes_its_own_way", || {
         sequence();

@@ -3,6 +3,8 @@
 //! Limits are set in child processes. What they allocate is linked through its own first words: remembering it elsewhere would
 //! take memory that they don't have.
 
+#![cfg(target_os = "linux")]
+
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout};
@@ -77,7 +79,7 @@ unsafe impl Send for Chain {}
 
 /// The limits to live with. Slots of the largest have to be large, because each of them is touched.
 fn limits() -> [(usize, usize); 3] {
-    [(64 * MIB, 4096), (256 * MIB, 16 << 10), (8 << 30, MIB)]
+    [(64 * MIB, 4096), (256 * MIB, 16 << 10), (if usize::BITS == 64 { 8 << 30 } else { 1 << 30 }, MIB)]
 }
 
 /// Runs `body` in one child process for each limit, which is set there.
@@ -211,19 +213,19 @@ fn a_thread_without_room_for_a_cache_allocates_and_frees() {
 }
 
 #[test]
+#[cfg_attr(not(target_pointer_width = "64"), ignore = "half of the address space may be free there")]
 fn absurd_layouts_are_refused_and_cost_nothing() {
     family! { struct Absurd; struct AbsurdSmall { slab_bytes: 64 * 1024 } }
     const MOST: usize = isize::MAX as usize;
+    const HUGE: usize = MOST / 2 + 1;
     for doors in [Doors::of::<Absurd>(), Doors::of::<AbsurdSmall>()] {
         let old = layout(100, 8);
         let memory = (doors.allocate)(old).expect("memory");
         pattern::fill(memory, 9);
-        let sizes = [MOST, MOST - 4095, MOST - 4096, 1 << 62, (1 << 62) + 1, 1 << 48];
+        let sizes = [MOST, MOST - 4095, MOST - 4096, HUGE, HUGE + 1, 1 << (usize::BITS / 4 * 3)];
         let by_size = sizes.map(|size| layout(size, 1));
-        let by_align = [1 << 62, 1 << 61, 1 << 48].map(|align| layout(1, align));
-        for absurd in
-            by_size.into_iter().chain(by_align).chain([layout(1 << 61, 1 << 62), layout(MOST / 2 + 1, 1 << 62)])
-        {
+        let by_align = [HUGE, HUGE / 2, 1 << (usize::BITS / 4 * 3)].map(|align| layout(1, align));
+        for absurd in by_size.into_iter().chain(by_align).chain([layout(HUGE / 2, HUGE), layout(MOST / 2 + 1, HUGE)]) {
             assert!((doors.allocate)(absurd).is_none(), "{absurd:?}");
             assert!((doors.allocate_zeroed)(absurd).is_none(), "{absurd:?}");
             if absurd.size() >= old.size() {

@@ -1,5 +1,7 @@
 //! Every call to the system fails once: a child process forbids itself one of them and goes on.
 
+#![cfg(target_os = "linux")]
+
 mod common;
 
 use common::child;
@@ -32,7 +34,7 @@ fn without_mmap_there_is_what_there_was() {
         family! { struct Before; struct After; }
         let (before, after) = (Doors::of::<Before>(), Doors::of::<After>());
         let first = (before.allocate)(layout(4096, 1)).expect("memory");
-        forbid::call(libc::SYS_mmap);
+        forbid::call(forbid::MMAP);
         assert!((before.allocate)(layout(3 * MIB, 1)).is_none(), "large");
         assert!((after.allocate)(layout(64, 1)).is_none(), "a new family");
         assert!((after.allocate)(layout(3 * MIB, 1)).is_none(), "a new family, large");
@@ -68,6 +70,7 @@ fn without_mprotect_there_is_what_was_committed() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "no process can be started there")]
 fn without_mremap_large_allocations_are_copied() {
     child::isolated("without_mremap_large_allocations_are_copied", || {
         family! { struct Copied; }
@@ -147,6 +150,7 @@ fn without_madvise_what_was_guarded_can_be_used_again() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "no process can be started there")]
 fn without_madvise_nothing_is_taken_for_zero() {
     child::isolated("without_madvise_nothing_is_taken_for_zero", || {
         family! { struct Advised { slab_bytes: 64 * 1024 } }

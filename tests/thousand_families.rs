@@ -154,7 +154,9 @@ fn pass_on(families: &[Member]) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "no process can be started there")]
 #[cfg_attr(feature = "portable", ignore = "this backend commits whole units at once")]
+#[cfg_attr(not(target_pointer_width = "64"), ignore = "there is no address space for so many")]
 fn a_thousand_families_stay_apart_and_small() {
     child::isolated("a_thousand_families_stay_apart_and_small", || {
         // SAFETY: no memory is involved. The system may be set to make everything huge, unasked.

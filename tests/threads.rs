@@ -4,19 +4,23 @@ mod common;
 
 use std::alloc::Layout;
 use std::cell::Cell;
+#[cfg(unix)]
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc;
 
+#[cfg(target_os = "linux")]
 use allocator_api2::boxed::Box as FamilyBox;
 use allocator_api2::vec::Vec as FamilyVec;
 use common::child;
 use common::doors::{Doors, layout};
+#[cfg(target_os = "linux")]
 use common::memory::resident_bytes;
 use common::pattern;
 use family_alloc::{Family, family};
 
+#[cfg(target_os = "linux")]
 const MIB: usize = 1 << 20;
 
 /// One of every way to be served: the tiny, small, medium and largest slots, and a mapping.
@@ -118,13 +122,15 @@ fn threads_have_their_caches_only_as_long_as_they_live() {
 
 /// 10,000 threads, or a million with `FAMILY_ALLOC_TEST_LONG`, which takes minutes.
 #[test]
+#[cfg_attr(miri, ignore = "no process can be started there")]
+#[cfg(target_os = "linux")]
 fn threads_without_number_in_turn_use_the_same_memory() {
     child::isolated("threads_without_number_in_turn_use_the_same_memory", || {
         family! { struct InTurn; struct InTurnSmall { slab_bytes: 64 * 1024 } struct InTurnChecked { checks: Checked } }
         let families = [Doors::of::<InTurn>(), Doors::of::<InTurnSmall>(), Doors::of::<InTurnChecked>()];
         const WARM_UP: usize = 1500;
         let is_long = std::env::var_os("FAMILY_ALLOC_TEST_LONG").is_some();
-        let count = if is_long { 1_000_000 } else { 10_000 };
+        let count = if is_long { 1_000_000 } else { common::times(1000) * 10 };
         let run = |count: usize| {
             for number in 0..count {
                 let doors = families[number % families.len()];
@@ -222,7 +228,7 @@ fn any_thread_frees_what_another_allocated() {
     family! { struct Elsewhere; }
     let doors = Doors::of::<Elsewhere>();
     for size in SIZES {
-        let count = ((4 << 20) / size).clamp(2, 20_000);
+        let count = ((4 << 20) / size).clamp(2, common::times(20_000).max(2));
         let slots = join(std::thread::spawn(move || (0..count).map(|_| allocate(doors, size)).collect::<Vec<_>>()));
         assert_nothing_held(doors, count);
         join(std::thread::spawn(move || slots.into_iter().for_each(|slot| free(doors, slot))));
@@ -311,6 +317,7 @@ fn destructors_of_thread_locals_use_the_family_in_every_order() {
 }
 
 /// Calls `destructor` when the calling thread ends, after the destructors of Rust's thread-locals.
+#[cfg(unix)]
 fn at_thread_exit(destructor: unsafe extern "C" fn(*mut c_void)) {
     let mut key = 0;
     // SAFETY: writes one key.
@@ -320,6 +327,7 @@ fn at_thread_exit(destructor: unsafe extern "C" fn(*mut c_void)) {
 }
 
 #[test]
+#[cfg(unix)]
 fn destructors_of_pthread_keys_use_the_family() {
     family! { struct Keyed; }
     unsafe extern "C" fn destructor(_: *mut c_void) {
@@ -336,6 +344,7 @@ fn destructors_of_pthread_keys_use_the_family() {
 }
 
 #[test]
+#[cfg(unix)]
 fn destructors_of_pthread_keys_may_be_the_first_to_use_the_family() {
     family! { struct KeyedFirst; }
     unsafe extern "C" fn destructor(_: *mut c_void) {
@@ -348,6 +357,8 @@ fn destructors_of_pthread_keys_may_be_the_first_to_use_the_family() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "no process can be started there")]
+#[cfg(unix)]
 fn the_main_thread_uses_the_family_until_the_process_ends() {
     child::isolated("the_main_thread_uses_the_family_until_the_process_ends", || {
         family! { struct AtExit; }
@@ -369,6 +380,8 @@ fn the_main_thread_uses_the_family_until_the_process_ends() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "no process can be started there")]
+#[cfg(target_os = "linux")]
 fn what_wanders_through_a_channel_stays_bounded() {
     child::isolated("what_wanders_through_a_channel_stays_bounded", || {
         family! { struct Wandering; }
@@ -405,7 +418,7 @@ fn threads_that_start_and_end_at_once_lose_nothing() {
     std::thread::scope(|scope| {
         let threads = [(); 4].map(|()| {
             scope.spawn(|| {
-                for round in 0..150 {
+                for round in 0..common::times(150) {
                     let slots = std::thread::scope(|inner| {
                         let thread = inner.spawn(move || {
                             let slots: Vec<Slot> = (0..100).map(|step| allocate(doors, 1 << (step % 12))).collect();

@@ -282,7 +282,7 @@ impl Worker<'_> {
 #[track_caller]
 fn many_valid_calls<F: Family + GlobalAlloc + Allocator>(name: &str) {
     let is_long = std::env::var_os("FAMILY_ALLOC_TEST_LONG").is_some();
-    let wanted: usize = if is_long { 1_000_000_000 } else { 4_000_000 };
+    let wanted = if is_long { 1_000_000_000 } else { common::times(4_000_000) };
     let calls = &Calls::of::<F>();
     let market = &Mutex::new(Vec::new());
     let mut count = Count::default();
@@ -311,7 +311,9 @@ fn many_valid_calls<F: Family + GlobalAlloc + Allocator>(name: &str) {
     count.calls += rest.len();
     let stats = F::stats();
     assert_eq!((stats.live_allocations, stats.live_bytes), (0, 0), "{stats}");
-    assert!(count.calls >= wanted && count.from_others > wanted / 20, "{count:?}");
+    assert!(count.calls >= wanted, "{count:?}");
+    // With few calls the threads meet too seldom.
+    assert!(count.from_others > wanted / 20 || wanted < 200_000, "{count:?}");
     let Count { calls, resized, from_others } = count;
     println!("{name}: {calls} calls, {resized} of them resized, {from_others} freed what another thread allocated");
 }

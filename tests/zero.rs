@@ -2,13 +2,18 @@
 
 mod common;
 
+#[cfg(unix)]
 use std::alloc::Layout;
+#[cfg(unix)]
 use std::ptr::NonNull;
 
 use common::doors::{Doors, layout};
+#[cfg(unix)]
 use common::memory::page_bytes;
 use common::pattern;
-use family_alloc::{Family, family};
+#[cfg(unix)]
+use family_alloc::Family;
+use family_alloc::family;
 
 const MIB: usize = 1 << 20;
 
@@ -35,10 +40,12 @@ fn growing_with_zeroes_to_where_another_allocation_was_clears_that() {
     }
 }
 
+#[cfg(unix)]
 family! { struct Locked { slab_bytes: 64 * 1024 } }
 
 /// Fills slabs, keeps the system from taking their pages by `mlock`, frees all and asks for zero in the same place.
 #[test]
+#[cfg(unix)]
 #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
 fn pages_that_the_system_did_not_take_back_are_not_taken_for_zero() {
     let doors = Doors::of::<Locked>();
@@ -65,6 +72,7 @@ fn pages_that_the_system_did_not_take_back_are_not_taken_for_zero() {
 }
 
 /// Fills slabs and locks the first of them and one page of the next: what comes before it is given back, then the call fails.
+#[cfg(unix)]
 fn fill_lock_and_free(doors: Doors, slot: Layout, slots: usize) -> [(usize, usize, bool); 2] {
     let slots: Vec<_> = (0..slots).map(|_| (doors.allocate)(slot).expect("memory")).collect();
     slots.iter().for_each(|&memory| pattern::fill(memory, 3));
@@ -77,6 +85,7 @@ fn fill_lock_and_free(doors: Doors, slot: Layout, slots: usize) -> [(usize, usiz
     locks
 }
 
+#[cfg(unix)]
 fn free_all(doors: Doors, slot: Layout, slots: Vec<NonNull<[u8]>>) {
     for memory in slots {
         // SAFETY: each was allocated with this layout and is freed once.

@@ -7,7 +7,6 @@ use super::{FamilyCore, ThreadCache};
 use crate::capacity::batch_slots;
 use crate::large::mapped_bytes;
 use crate::marks::{self, Generation, MARK_BYTES};
-use crate::os;
 use crate::size_class::SizeClass;
 use crate::sync::Relaxed;
 
@@ -58,10 +57,11 @@ impl FamilyCore {
     }
 
     /// New random numbers for all thread caches, so that a child process does not do as its parent does.
+    #[cfg(all(unix, not(any(miri, loom))))]
     pub(super) fn reseed(&self) {
         if self.checks.is_hardened() {
             // The child of a fork has one thread, and this is it: nobody else uses the caches.
-            self.caches.lock().iter().for_each(|cache| cache.cache.seed(os::random()));
+            self.caches.lock().iter().for_each(|cache| cache.cache.seed(crate::os::random()));
         }
     }
 }

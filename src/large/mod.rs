@@ -374,6 +374,7 @@ impl Larges {
     }
 
     /// Takes the locks and keeps them: for the time of a `fork`.
+    #[cfg(all(unix, not(any(miri, loom))))]
     pub(crate) fn hold(&self) {
         self.growth.hold();
         self.set.hold();
@@ -383,6 +384,7 @@ impl Larges {
     ///
     /// # Safety
     /// This thread, or the one it is a fork of, holds them by `hold`.
+    #[cfg(all(unix, not(any(miri, loom))))]
     pub(crate) unsafe fn release(&self) {
         // SAFETY: the same contract, here and below.
         unsafe { self.set.release() };
@@ -391,12 +393,13 @@ impl Larges {
     }
 
     /// In the child of a fork: what other threads were giving back is free again.
+    #[cfg(all(unix, not(any(miri, loom))))]
     pub(crate) fn begin_child(&self) {
         self.set.lock().runs.take_all_back(os::milliseconds());
     }
 
     /// For tests that hold another thread up.
-    #[cfg(test)]
+    #[cfg(all(test, unix, not(any(miri, loom))))]
     pub(crate) fn lock(&self) -> impl Sized + '_ {
         self.set.lock()
     }

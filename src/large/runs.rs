@@ -265,6 +265,7 @@ impl RunSet {
     }
 
     /// In the child of a fork: runs that other threads were giving back are free again.
+    #[cfg(all(unix, not(any(miri, loom))))]
     pub(super) fn take_all_back(&mut self, now: u64) {
         for index in 0..self.count {
             let leaving = |range: &Range| range.all().find(|&id| range.run(id).state == State::Leaving);

@@ -63,7 +63,9 @@ pub(crate) fn reserve_readable(bytes: usize) -> Option<NonNull<u8>> {
 pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     // The slack before the start is a multiple of `BASE_ALIGN` below `align`; what is left of it holds the origin or more is added.
     let room = bytes.checked_add(align)?.checked_add(size_of::<Origin>())?;
-    let layout = Layout::from_size_align(room, BASE_ALIGN).ok()?;
+    // Miri believes in an alignment only if it was asked for.
+    let asked = if cfg!(miri) { align.max(BASE_ALIGN) } else { BASE_ALIGN };
+    let layout = Layout::from_size_align(room, asked).ok()?;
     // SAFETY: the size is not zero.
     let base = NonNull::new(unsafe { System.alloc_zeroed(layout) })?;
     let slack = base.addr().get().wrapping_neg() & (align - 1);

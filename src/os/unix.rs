@@ -186,9 +186,24 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
     // Linux promises zero after MADV_DONTNEED on private anonymous memory; elsewhere it is only a hint.
     const ZEROES: bool = cfg!(any(target_os = "linux", target_os = "android"));
     // SAFETY: the caller gives the contents up.
-    let done = keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) }) == 0;
+    let done = keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, PURGE) }) == 0;
     done && ZEROES && !is_hint(start)
 }
+
+/// The advice that gives memory back. Where it is not `MADV_DONTNEED`, that is only a hint which frees nothing; after this one
+/// pages have their old contents or zero, until they are written to.
+#[cfg(target_vendor = "apple")]
+const PURGE: libc::c_int = libc::MADV_FREE_REUSABLE;
+#[cfg(any(target_os = "freebsd", target_os = "openbsd", target_os = "netbsd", target_os = "dragonfly"))]
+const PURGE: libc::c_int = libc::MADV_FREE;
+#[cfg(not(any(
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "openbsd",
+    target_os = "netbsd",
+    target_os = "dragonfly"
+)))]
+const PURGE: libc::c_int = libc::MADV_DONTNEED;
 
 /// # Safety
 /// As for [`guard`](super::guard).

@@ -1,8 +1,7 @@
 //! Tests that need a process of their own: the test program runs itself again with one test and one case selected.
 
 use std::env;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 
 const CASE: &str = "FAMILY_ALLOC_TEST_CASE";
 
@@ -11,10 +10,20 @@ pub(crate) fn case() -> Option<String> {
     env::var(CASE).ok()
 }
 
+/// A command that starts this program again: by an emulator where this one runs under it.
+fn this_program() -> Command {
+    let program = env::current_exe().expect("the test program knows its own path");
+    let runner = env::var("FAMILY_ALLOC_TEST_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let Some(first) = words.next() else { return Command::new(program) };
+    let mut command = Command::new(first);
+    command.args(words).arg(program);
+    command
+}
+
 /// Runs the test `test` of this program in a process of its own, with `case` as its [`case`].
 pub(crate) fn run(test: &str, case: &str) -> Output {
-    let program = env::current_exe().expect("the test program knows its own path");
-    let mut command = Command::new(program);
+    let mut command = this_program();
     command
         .args(["--exact", test, "--include-ignored", "--nocapture", "--test-threads=1"])
         .env(CASE, case)
@@ -52,13 +61,25 @@ pub(crate) fn assert_passed(test: &str, case: &str) -> String {
 pub(crate) fn assert_aborted(test: &str, case: &str) -> Vec<String> {
     let output = run(test, case);
     let (out, err) = texts(&output);
-    assert_eq!(
-        output.status.signal(),
-        Some(libc::SIGABRT),
+    assert!(
+        is_abort(output.status),
         "{test}, case {case}: {} instead of an abort\n--- standard output\n{out}--- standard error\n{err}---",
         output.status,
     );
     err.lines().map(str::to_owned).collect()
+}
+
+/// Whether a process ended by `abort`.
+#[cfg(unix)]
+fn is_abort(status: ExitStatus) -> bool {
+    std::os::unix::process::ExitStatusExt::signal(&status) == Some(libc::SIGABRT)
+}
+
+#[cfg(not(unix))]
+fn is_abort(status: ExitStatus) -> bool {
+    // What Windows says of a process that ends itself at once.
+    const STATUS_STACK_BUFFER_OVERRUN: u32 = 0xC000_0409;
+    status.code() == Some(STATUS_STACK_BUFFER_OVERRUN as i32)
 }
 
 /// Says which line must follow on standard error, for [`wrong_end`].
@@ -72,7 +93,7 @@ pub(crate) fn wrong_end(test: &str, case: &str) -> Option<String> {
     let (out, err) = texts(&output);
     let expected =
         out.lines().find_map(|line| line.strip_prefix("expected: ")).unwrap_or("(the case did not get so far)");
-    let is_right = output.status.signal() == Some(libc::SIGABRT) && err == format!("{expected}\n");
+    let is_right = is_abort(output.status) && err == format!("{expected}\n");
     (!is_right).then(|| format!("{case}: {}\n  expected: {expected}\n  standard error: {err}", output.status))
 }
 
@@ -81,19 +102,28 @@ fn texts(output: &Output) -> (String, String) {
     (text(&output.stdout), text(&output.stderr))
 }
 
+/// What [`set_limit`] takes for the kind of limit: libc's types differ.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(crate) type Resource = libc::__rlimit_resource_t;
+#[cfg(all(unix, not(all(target_os = "linux", target_env = "gnu"))))]
+pub(crate) type Resource = libc::c_int;
+
 /// Sets a limit of this process (the soft one, so that it can be lifted again); returns the old value.
-pub(crate) fn set_limit(resource: libc::__rlimit_resource_t, bytes: u64) -> u64 {
+#[cfg(unix)]
+#[allow(clippy::useless_conversion, reason = "a limit has 32 bits on some targets")]
+pub(crate) fn set_limit(resource: Resource, bytes: u64) -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `getrlimit` writes one `rlimit` to a live one.
     assert_eq!(unsafe { libc::getrlimit(resource, &raw mut limit) }, 0);
     let old = limit.rlim_cur;
-    limit.rlim_cur = bytes.min(limit.rlim_max);
+    limit.rlim_cur = libc::rlim_t::try_from(bytes).unwrap_or(libc::RLIM_INFINITY).min(limit.rlim_max);
     // SAFETY: `setrlimit` reads one `rlimit` from a live one.
     assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
-    old
+    old.into()
 }
 
 /// Spares a process that is going to abort the writing of a core file.
 pub(crate) fn leave_no_core() {
+    #[cfg(unix)]
     set_limit(libc::RLIMIT_CORE, 0);
 }

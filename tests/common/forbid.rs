@@ -1,5 +1,11 @@
 //! System calls that fail from now on, for this thread and those it starts (seccomp); all the rest works as always.
 
+/// The call that `mmap` makes.
+#[cfg(target_pointer_width = "64")]
+pub(crate) const MMAP: libc::c_long = libc::SYS_mmap;
+#[cfg(target_pointer_width = "32")]
+pub(crate) const MMAP: libc::c_long = libc::SYS_mmap2;
+
 /// Makes a system call fail with `ENOMEM`.
 pub(crate) fn call(number: libc::c_long) {
     install(&mut [load(NUMBER), if_is(number, 0, 1), refuse(libc::ENOMEM), ALLOW]);

@@ -1,5 +1,6 @@
 //! Readings of this process's memory, taken without allocating, so that they do not change what they measure.
 
+#[cfg(target_os = "linux")]
 use std::ffi::CStr;
 
 /// Bytes of memory of this process, from `/proc/self/smaps_rollup`.
@@ -12,6 +13,7 @@ pub(crate) struct Resident {
 }
 
 /// Reads the memory that is present now.
+#[cfg(target_os = "linux")]
 pub(crate) fn resident() -> Resident {
     let mut buffer = [0; 4096];
     let text = read_file(c"/proc/self/smaps_rollup", &mut buffer);
@@ -19,11 +21,13 @@ pub(crate) fn resident() -> Resident {
 }
 
 /// Bytes of memory present now.
+#[cfg(target_os = "linux")]
 pub(crate) fn resident_bytes() -> usize {
     resident().all
 }
 
 /// Bytes of address space mapped now.
+#[cfg(target_os = "linux")]
 pub(crate) fn mapped_bytes() -> usize {
     let mut buffer = [0; 256];
     let text = read_file(c"/proc/self/statm", &mut buffer);
@@ -31,16 +35,25 @@ pub(crate) fn mapped_bytes() -> usize {
 }
 
 pub(crate) fn page_bytes() -> usize {
+    #[cfg(unix)]
     // SAFETY: `sysconf` has no preconditions.
-    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("a page has a size")
+    let bytes = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("a page has a size");
+    // Of Windows where it runs on these machines, and made up elsewhere.
+    #[cfg(not(unix))]
+    let bytes = 4096;
+    bytes
 }
 
 /// Whether the system has guards: pages that may not be touched and cost no mapping.
+#[cfg(any(not(target_os = "linux"), feature = "portable"))]
+pub(crate) fn has_guards() -> bool {
+    cfg!(all(windows, not(feature = "portable")))
+}
+
+/// As above.
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
 pub(crate) fn has_guards() -> bool {
     const INSTALL: libc::c_int = 102;
-    if cfg!(any(not(target_os = "linux"), feature = "portable")) {
-        return false;
-    }
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: a new mapping.
     let page = unsafe { libc::mmap(std::ptr::null_mut(), page_bytes(), access, kind, -1, 0) };
@@ -52,6 +65,7 @@ pub(crate) fn has_guards() -> bool {
 }
 
 /// Page faults of the calling thread so far that needed no input.
+#[cfg(target_os = "linux")]
 pub(crate) fn minor_faults() -> usize {
     // SAFETY: zero is a valid `rusage`.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -60,6 +74,7 @@ pub(crate) fn minor_faults() -> usize {
     usize::try_from(usage.ru_minflt).expect("a count")
 }
 
+#[cfg(target_os = "linux")]
 fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> &'a [u8] {
     // SAFETY: a path that ends with a zero byte.
     let file = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
@@ -71,12 +86,14 @@ fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> &'a [u8] {
     &buffer[..usize::try_from(length).expect("the file can be read")]
 }
 
+#[cfg(target_os = "linux")]
 fn kibibytes(text: &[u8], name: &[u8]) -> usize {
     let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name));
     number(line.expect("the kernel reports this figure")) << 10
 }
 
 /// The first number in a text.
+#[cfg(target_os = "linux")]
 fn number(text: &[u8]) -> usize {
     let digits = text.iter().skip_while(|byte| !byte.is_ascii_digit()).take_while(|byte| byte.is_ascii_digit());
     digits.fold(0, |number, digit| number * 10 + usize::from(digit - b'0'))

@@ -4,6 +4,8 @@
 //! repeats each so often in forks of one child, and `FAMILY_ALLOC_MISUSE_CASE=name` runs only that one. A case runs in a child,
 //! which prints what it expects before it does it.
 
+#![cfg(all(target_os = "linux", not(miri)))]
+
 #[path = "../common/mod.rs"]
 mod common;
 
@@ -115,7 +117,9 @@ struct Run {
 
 fn runs() -> Vec<Run> {
     let mut runs = Vec::new();
-    for (case, known) in CASES.iter().enumerate() {
+    // Addresses of 32 bits have no bits that are always zero.
+    let can_be = |name: &str| usize::BITS == 64 || !name.contains("high_bits");
+    for (case, known) in CASES.iter().enumerate().filter(|(_, known)| can_be(known.name)) {
         for mode in 0..MODES.len() {
             for door in [Door::Allocator, Door::Global] {
                 if known.only.is_empty() || known.only.contains(&door) {

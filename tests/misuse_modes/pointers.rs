@@ -72,11 +72,11 @@ fn mapping(bytes: usize, access: libc::c_int) -> usize {
 // A write to the first, and any access to the second, would end the process in another way.
 case!(foreign_mmap, |t| { foreign(t, mapping(t.size, libc::PROT_READ)) });
 case!(foreign_mmap_none, |t| { foreign(t, mapping(t.size, libc::PROT_NONE)) });
-case!(foreign_wild, |t| { foreign(t, 0x0123_4560_0000) });
+case!(foreign_wild, |t| { foreign(t, 0x0123_4560_0000_u64 as usize) });
 case!(foreign_null_page, |t| { foreign(t, 0x10) });
 
 case!(foreign_high_bits, |t| {
-    let address = t.allocate() | 1 << 60;
+    let address = t.allocate() | (1_u64 << 60) as usize;
     if t.keeps_states() || t.is_large() {
         t.expect_invalid(address, bytes(t.size), "no family has allocated it");
     } else {
@@ -126,7 +126,7 @@ fn found_at_the_slab<F: Subject, Other: Subject>(t: Try<F, Other>, address: usiz
 }
 
 case!(foreign_high_bits_then_trim, |t| {
-    let address = t.allocate() | 1 << 60;
+    let address = t.allocate() | (1_u64 << 60) as usize;
     if t.keeps_states() {
         t.expect_invalid(address, bytes(t.size), "no family has allocated it");
     }

@@ -97,6 +97,10 @@ pub(crate) fn compare_or_write(outcomes: &Outcomes, has_guards: bool) {
     if std::env::var_os("FAMILY_ALLOC_WRITE_DOCS").is_some() {
         return std::fs::write(PATH, page).expect("the page can be written");
     }
+    // The page is of 64-bit systems: others have fewer cases, and what goes on to an overlap differs.
+    if usize::BITS < 64 {
+        return;
+    }
     let written = std::fs::read_to_string(PATH).expect("the page can be read");
     let (written, page): (Vec<&str>, Vec<&str>) = (written.lines().collect(), page.lines().collect());
     // The page is of a system that has guards.
