@@ -282,7 +282,7 @@ impl Options {
     pub const DEFAULT: Self = Self {
         slab_bytes: 2 << 20,
         checks: crate::Checks::Default,
-        cache_bytes: 256 << 10,
+        cache_bytes: crate::capacity::CACHE_BYTES,
         huge_pages: crate::HugePages::Adaptive,
     };
 

@@ -65,8 +65,8 @@ impl Thread {
         core::iter::successors(self.first.get(), |cache| cache.next_in_thread.get())
     }
 
-    /// Gives the thread's caches back, and then their pages.
-    fn end(&'static self) {
+    /// Gives the thread's caches back; returns the pages that they stood in, and in which the thread itself stands.
+    fn leave(&self) -> ThreadPages {
         PHASE.set(Phase::Ended);
         THREAD.set(None);
         let mut next = self.first.take();
@@ -75,9 +75,17 @@ impl Thread {
             cache.family.slot().clear();
             cache.family.retire_cache(cache);
         }
-        // The pages hold the list of the pages.
-        let pages = self.pages.take();
-        // SAFETY: the caches are gone (F2), and this was the last use of the thread's own place.
+        self.pages.take()
+    }
+
+    /// Gives the thread's caches back, and then their pages. By a pointer, because no reference may outlive the pages.
+    ///
+    /// # Safety
+    /// The calling thread's own, made by [`new`](Self::new), and not used any more.
+    unsafe fn end(thread: *const Self) {
+        // SAFETY: the same contract: it stands until its pages go back.
+        let pages = unsafe { &*thread }.leave();
+        // SAFETY: the caches are gone (F2), and that was the last use of the thread's own place.
         unsafe { pages.give_back() };
     }
 }
@@ -220,7 +228,8 @@ mod ending {
         }
         let thread = Thread::new()?;
         if !set(thread) {
-            thread.end();
+            // SAFETY: made above, and known to nobody.
+            unsafe { Thread::end(thread) };
             return None;
         }
         Some(thread)
@@ -234,7 +243,8 @@ mod ending {
         let Some(thread) = (unsafe { thread.cast::<Thread>().as_ref() }) else { return };
         // The system asks again for as long as there are values, four times at least.
         if KEYS_COME_LAST || thread.was_asked.replace(true) || !set(thread) {
-            thread.end();
+            // SAFETY: the thread's own, of which the system has forgotten the value.
+            unsafe { Thread::end(thread) };
         }
     }
 
@@ -259,7 +269,8 @@ mod ending {
     impl Drop for Guard {
         fn drop(&mut self) {
             if let Some(thread) = self.0.take() {
-                thread.end();
+                // SAFETY: the thread's own, and the guard was the last to know it.
+                unsafe { Thread::end(thread) };
             }
         }
     }

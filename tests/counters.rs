@@ -445,3 +445,32 @@ fn a_family_is_a_type_without_size() {
     assert_eq!(size_of::<FamilyVec<u64, Bare>>(), 3 * size_of::<usize>());
     assert_eq!(FamilyAlloc::NAME, "FamilyAlloc");
 }
+
+/// What a busy thread keeps of slots of every class is bounded, by default and where the family says so.
+#[test]
+fn what_a_busy_thread_keeps_is_bounded() {
+    family! { struct Usual; struct Little { cache_bytes: 16 * 1024 } }
+    fn keep<F: Family>() -> usize {
+        for _ in 0..300 {
+            for size in (0..=20).map(|shift| 1 << shift) {
+                let slots: Vec<*mut u8> = (0..200.min(MIB / size)).map(|_| F::malloc(size)).collect();
+                // SAFETY: allocated above with this size.
+                slots.into_iter().for_each(|slot| unsafe { F::free(slot, size) });
+            }
+        }
+        F::trim();
+        for size in (0..=20).map(|shift| 1 << shift) {
+            let slots: Vec<*mut u8> = (0..200.min(MIB / size)).map(|_| F::malloc(size)).collect();
+            // SAFETY: allocated above with this size.
+            slots.into_iter().for_each(|slot| unsafe { F::free(slot, size) });
+        }
+        let stats = F::stats();
+        let long: usize = stats.classes[16..].iter().map(|class| class.cached_slots).sum();
+        assert_eq!((stats.live_allocations, long), (0, 0), "slots from 64 KiB up are not cached");
+        // Beside what its magazines hold a thread may have the rest of a fresh range of each class, which nobody has touched.
+        stats.cached_bytes
+    }
+    let (usual, little) = (keep::<Usual>(), keep::<Little>());
+    assert!(usual > 0 && usual <= 2 * (256 << 10), "{usual} bytes");
+    assert!(little > 0 && little < usual, "{little} bytes");
+}

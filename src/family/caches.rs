@@ -21,7 +21,7 @@ use crate::capacity::{
 use crate::header::Directory;
 use crate::magazine::{Cache, CacheSlot};
 use crate::os;
-use crate::size_class::{CLASS_COUNT, SizeClass};
+use crate::size_class::SizeClass;
 use crate::sync::Cell;
 use crate::thread_pages::ThreadPages;
 
@@ -89,10 +89,6 @@ impl Caches {
     }
 }
 
-fn classes() -> impl Iterator<Item = SizeClass> {
-    (0..CLASS_COUNT).map(SizeClass::from_index)
-}
-
 impl ThreadCache {
     /// The whole that a thread's slot refers to, if the thread has a cache.
     pub(crate) fn in_slot(slot: &CacheSlot) -> Option<&'static Self> {
@@ -148,7 +144,7 @@ impl ThreadCache {
     fn shorten_an_idle_one(&self, but: SizeClass) {
         let bytes = |class: &SizeClass| self.cache.magazine(*class).capacity() * class.slot_bytes();
         let is_idle = |class: &SizeClass| *class != but && !self.cache.magazine(*class).take_exchanged();
-        if let Some(class) = classes().filter(|class| bytes(class) > 0).filter(is_idle).max_by_key(bytes) {
+        if let Some(class) = self.family.classes().filter(|class| bytes(class) > 0).filter(is_idle).max_by_key(bytes) {
             self.shorten(class, self.cache.magazine(class).capacity() / 2);
         }
     }
@@ -180,7 +176,7 @@ impl ThreadCache {
 
     #[cold]
     fn rest(&self) {
-        for class in classes().filter(|class| self.cache.magazine(*class).capacity() > 0) {
+        for class in self.family.classes().filter(|class| self.cache.magazine(*class).capacity() > 0) {
             if !self.cache.magazine(class).take_exchanged() {
                 self.family.flush_class(&self.cache, class);
                 self.shorten(class, 0);
@@ -190,7 +186,7 @@ impl ThreadCache {
         self.exchanges.set(0);
         while self.used_bytes.get() > CALM_BYTES {
             let bytes = |class: &SizeClass| self.cache.magazine(*class).capacity() * class.slot_bytes();
-            let Some(class) = classes().max_by_key(bytes) else { return };
+            let Some(class) = self.family.classes().max_by_key(bytes) else { return };
             self.shorten(class, self.cache.magazine(class).capacity() / 2);
         }
     }

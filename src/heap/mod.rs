@@ -239,9 +239,10 @@ unsafe fn put_back(family: &'static FamilyCore, slot: &CacheSlot, address: usize
         return unsafe { family.give_one(class, address) };
     };
     let magazine = cache.cache.magazine(class);
-    // One that is mostly room comes here less often.
-    let is_mostly_room = 4 * magazine.renew_room() >= 3 * magazine.capacity();
-    if !is_mostly_room || !magazine.push(address) {
+    let room = magazine.renew_room();
+    // One that is mostly room comes here less often. What waits in quarantine stays until there is none.
+    let has_room = if family.gives_caches_at_once() { room > 0 } else { 4 * room >= 3 * magazine.capacity() };
+    if !has_room || !magazine.push(address) {
         family.flush(cache, class);
         let pushed = magazine.push(address);
         debug_assert!(pushed, "a flush makes room");
