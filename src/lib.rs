@@ -18,9 +18,9 @@ mod checks;
 mod family;
 mod fatal;
 mod fault;
+mod front;
 mod global;
 mod header;
-mod heap;
 mod huge_pages;
 mod large;
 mod macros;
@@ -53,7 +53,7 @@ pub use allocator_api2_04;
 pub use checks::Checks;
 pub use family::{Families, FamilyRef, families};
 pub use fault::{Fault, FaultHandler, FaultKind, set_fault_handler};
-pub use heap::Family;
+pub use front::Family;
 pub use huge_pages::HugePages;
 pub use stats::{ClassStats, Stats, StatsChange};
 
@@ -78,9 +78,10 @@ pub mod recipes {}
 pub mod __private {
     pub use crate::allocator::names as worlds;
     pub use crate::family::FamilyCore;
+    pub use crate::front::{Handle, Lend};
+    pub use crate::front::{allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink};
+    pub use crate::front::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
     pub use crate::global::{reallocate, slot_start};
-    pub use crate::heap::{allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink};
-    pub use crate::heap::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
     pub use crate::macros::Options;
     pub use crate::magazine::CacheSlot;
     #[cfg(feature = "_faults")]

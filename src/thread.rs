@@ -292,7 +292,7 @@ mod tests {
     use core::ptr::NonNull;
     use std::sync::mpsc;
 
-    use crate::heap::{allocate, deallocate};
+    use crate::front::{allocate, deallocate};
     use crate::sync::TAKEN;
 
     crate::family! { struct Passed; }
@@ -307,13 +307,13 @@ mod tests {
             for slot in receiver {
                 let slot = NonNull::new(core::ptr::with_exposed_provenance_mut(slot)).unwrap();
                 // SAFETY: allocated by the producer with this layout, and passed on once.
-                unsafe { deallocate::<Passed>(slot, layout) };
+                unsafe { deallocate(Passed, slot, layout) };
             }
             TAKEN.get()
         });
         let before = TAKEN.get();
         for _ in 0..COUNT {
-            let slot = allocate::<Passed>(layout).unwrap().cast::<u8>();
+            let slot = allocate(Passed, layout).unwrap().cast::<u8>();
             sender.send(slot.as_ptr().expose_provenance()).unwrap();
         }
         let taken = TAKEN.get() - before;

@@ -30,7 +30,7 @@ from_the_crate! {
     family "../../../src/family/mod.rs";
     fault "../../../src/fault.rs";
     header "../../../src/header.rs";
-    heap "../../../src/heap/mod.rs";
+    front "../../../src/front/mod.rs";
     huge_pages "../../../src/huge_pages.rs";
     large "../../../src/large/mod.rs";
     magazine "../../../src/magazine/mod.rs";
@@ -65,4 +65,4 @@ mod worlds {
 }
 
 use checks::Checks;
-use heap::Family;
+use front::Family;

@@ -1,4 +1,5 @@
-//! Every branch on size: magazine, bin or large; allocate, zeroed, deallocate, grow and shrink, generic over the family.
+//! Every branch on size: magazine, bin or large; allocate, zeroed, deallocate, grow and shrink, generic over the
+//! family's [`Handle`].
 //!
 //! With a layout known at compile time all of it folds into a load, a compare and a few moves; what does not fit on the fast
 //! path is a call. `allocate` and `deallocate` are this crate's two hot functions.
@@ -9,6 +10,7 @@ mod exact;
 mod family;
 #[cfg(all(test, unix, not(any(miri, loom))))]
 mod flips;
+mod handle;
 mod hardened;
 #[cfg(all(test, unix, not(any(miri, loom))))]
 mod holds;
@@ -20,6 +22,7 @@ use core::ptr::NonNull;
 
 pub use exact::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
 pub use family::Family;
+pub use handle::{Handle, Lend};
 pub use resize::{grow, grow_zeroed, shrink};
 
 use noted::{allocate_noted, allocate_noted_zeroed, deallocate_noted};
@@ -31,23 +34,11 @@ use crate::size_class::SizeClass;
 use crate::thread::cache_for;
 use crate::waiting;
 
-#[inline(always)]
-fn slot<F: Family>() -> &'static CacheSlot {
-    // SAFETY: `Family` promises the calling thread's slot, which lives as long as the thread; the reference does not leave it,
-    // because `CacheSlot` is not `Sync`.
-    unsafe { &*F::__slot() }
-}
-
-#[inline(always)]
-fn cache<F: Family>() -> &'static Cache {
-    slot::<F>().get()
-}
-
 /// The class of a layout that is served from slabs; `None` above that.
 #[inline(always)]
-fn slab_class<F: Family>(layout: Layout) -> Option<SizeClass> {
-    let class = SizeClass::of_at_least(layout, F::CHECKS.least_class());
-    (class.index() <= const { FamilyCore::largest_class(F::SLAB_BYTES) }).then_some(class)
+fn slab_class<H: Handle>(handle: H, layout: Layout) -> Option<SizeClass> {
+    let class = SizeClass::of_at_least(layout, handle.checks().least_class());
+    (class.index() <= FamilyCore::largest_class(1 << handle.unit_shift())).then_some(class)
 }
 
 #[inline(always)]
@@ -68,23 +59,23 @@ fn dangling(layout: Layout) -> NonNull<[u8]> {
 /// Allocates the whole slot that a layout needs. `None`: out of memory. A size of 0 costs nothing.
 #[inline(always)]
 #[must_use]
-pub fn allocate<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
+pub fn allocate<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u8]>> {
     if layout.size() == 0 {
         return Some(dangling(layout));
     }
-    let Some(class) = slab_class::<F>(layout) else { return allocate_large::<F>(layout) };
-    if F::CHECKS.keeps_states() {
-        return allocate_noted::<F>(class).map(|address| slice(address, class.slot_bytes()));
+    let Some(class) = slab_class(handle, layout) else { return allocate_large(handle, layout) };
+    if handle.checks().keeps_states() {
+        return allocate_noted(handle, class).map(|address| slice(address, class.slot_bytes()));
     }
-    allocate_slot::<F>(class)
+    allocate_slot(handle, class)
 }
 
 /// A slot of a class, where the family keeps no states. `None`: out of memory.
 #[inline(always)]
-fn allocate_slot<F: Family>(class: SizeClass) -> Option<NonNull<[u8]>> {
-    let address = match cache::<F>().magazine(class).pop() {
+fn allocate_slot<H: Handle>(handle: H, class: SizeClass) -> Option<NonNull<[u8]>> {
+    let address = match handle.cache().magazine(class).pop() {
         Some(address) => address,
-        None => match allocate_exhausted::<F>(class) {
+        None => match allocate_exhausted(handle, class) {
             (0, _) => return None,
             (address, _) => address,
         },
@@ -95,17 +86,17 @@ fn allocate_slot<F: Family>(class: SizeClass) -> Option<NonNull<[u8]>> {
 /// Like [`allocate`], and all of the slot reads zero.
 #[inline(always)]
 #[must_use]
-pub fn allocate_zeroed<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
+pub fn allocate_zeroed<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u8]>> {
     if layout.size() == 0 {
         return Some(dangling(layout));
     }
-    let Some(class) = slab_class::<F>(layout) else { return allocate_large_zeroed::<F>(layout) };
-    if F::CHECKS.keeps_states() {
-        return allocate_noted_zeroed::<F>(class).map(|address| slice(address, class.slot_bytes()));
+    let Some(class) = slab_class(handle, layout) else { return allocate_large_zeroed(handle, layout) };
+    if handle.checks().keeps_states() {
+        return allocate_noted_zeroed(handle, class).map(|address| slice(address, class.slot_bytes()));
     }
-    let (address, zeroed) = match cache::<F>().magazine(class).pop() {
+    let (address, zeroed) = match handle.cache().magazine(class).pop() {
         Some(address) => (address, false),
-        None => allocate_exhausted::<F>(class),
+        None => allocate_exhausted(handle, class),
     };
     if address == 0 {
         return None;
@@ -123,43 +114,43 @@ pub fn allocate_zeroed<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
 /// # Safety
 /// `ptr` is live, of this family, and `layout` fits it.
 #[inline(always)]
-pub unsafe fn deallocate<F: Family>(ptr: NonNull<u8>, layout: Layout) {
+pub unsafe fn deallocate<H: Handle>(handle: H, ptr: NonNull<u8>, layout: Layout) {
     if layout.size() == 0 {
-        return verify_empty::<F>(ptr, layout);
+        return verify_empty(handle, ptr, layout);
     }
-    let Some(class) = slab_class::<F>(layout) else {
+    let Some(class) = slab_class(handle, layout) else {
         // SAFETY: the same contract.
-        return unsafe { deallocate_large::<F>(ptr, layout) };
+        return unsafe { deallocate_large(handle, ptr, layout) };
     };
     let address = ptr.as_ptr().expose_provenance();
-    if F::CHECKS.keeps_states() {
+    if handle.checks().keeps_states() {
         // SAFETY: the same contract.
-        return unsafe { deallocate_noted::<F, false>(address, layout, class) };
+        return unsafe { deallocate_noted::<H, false>(handle, address, layout, class) };
     }
-    let cache = cache::<F>();
+    let cache = handle.cache();
     let magazine = cache.magazine(class);
-    let right = !F::CHECKS.compares_tags() || has_right_tag::<F>(cache, class, address);
+    let right = !handle.checks().compares_tags() || has_right_tag(handle, cache, class, address);
     // The empty cache has a tag that no slab has. Where none is compared, it has to be looked at.
     let pushed =
-        if F::CHECKS.compares_tags() { right && magazine.push(address) } else { magazine.push_if_owned(address) };
+        if handle.checks().compares_tags() { right && magazine.push(address) } else { magazine.push_if_owned(address) };
     if !pushed {
         // SAFETY: the same contract.
-        unsafe { deallocate_full::<F>(address, layout) };
+        unsafe { deallocate_full(handle, address, layout) };
     }
 }
 
 /// Ends the process if what comes back as nothing is something, where the family can tell.
 #[inline(always)]
-fn verify_empty<F: Family>(ptr: NonNull<u8>, layout: Layout) {
-    if F::CHECKS.keeps_states() {
-        F::__core().verify_empty(ptr.addr().get(), layout);
+fn verify_empty<H: Handle>(handle: H, ptr: NonNull<u8>, layout: Layout) {
+    if handle.checks().keeps_states() {
+        handle.core().verify_empty(ptr.addr().get(), layout);
     }
 }
 
 /// Whether the slab that holds an address is of the cache's family and of this class.
 #[inline(always)]
-fn has_right_tag<F: Family>(cache: &Cache, class: SizeClass, address: usize) -> bool {
-    let tag = cache.view().tag(address, const { F::SLAB_BYTES.trailing_zeros() });
+fn has_right_tag<H: Handle>(handle: H, cache: &Cache, class: SizeClass, address: usize) -> bool {
+    let tag = cache.view().tag(address, handle.unit_shift());
     tag == cache.magazine(class).tag()
 }
 
@@ -178,10 +169,10 @@ fn verify_slowly(family: &'static FamilyCore, class: SizeClass, address: usize, 
 /// The other half of [`allocate`]: the array is empty. Returns the address, 0 if out of memory, and whether it reads zero.
 #[cold]
 #[inline(never)]
-fn allocate_exhausted<F: Family>(class: SizeClass) -> (usize, bool) {
-    match cache::<F>().magazine(class).carve(class.slot_bytes()) {
+fn allocate_exhausted<H: Handle>(handle: H, class: SizeClass) -> (usize, bool) {
+    match handle.cache().magazine(class).carve(class.slot_bytes()) {
         Some(carved) => carved,
-        None => refill(F::__core(), slot::<F>(), class).unwrap_or((0, false)),
+        None => refill(handle.core(), handle.slot(), class).unwrap_or((0, false)),
     }
 }
 
@@ -202,16 +193,16 @@ fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Op
 /// As for [`deallocate`].
 #[cold]
 #[inline(never)]
-unsafe fn deallocate_full<F: Family>(address: usize, layout: Layout) {
-    let (cache, class) = (cache::<F>(), SizeClass::of(layout));
-    let is_right = F::CHECKS.compares_tags() && has_right_tag::<F>(cache, class, address);
+unsafe fn deallocate_full<H: Handle>(handle: H, address: usize, layout: Layout) {
+    let (cache, class) = (handle.cache(), SizeClass::of(layout));
+    let is_right = handle.checks().compares_tags() && has_right_tag(handle, cache, class, address);
     // Most often the array isn't full at all: it was time to look whether anything waits to be given back.
     if is_right && cache.magazine(class).is_mostly_room(class) && !(waiting::is_anything() && is_look_due()) {
         cache.magazine(class).push(address);
         return;
     }
     // SAFETY: the same contract.
-    unsafe { flush(F::__core(), slot::<F>(), address, layout, F::CHECKS.compares_tags() && !is_right) };
+    unsafe { flush(handle.core(), handle.slot(), address, layout, handle.checks().compares_tags() && !is_right) };
 }
 
 /// # Safety
@@ -251,15 +242,15 @@ unsafe fn put_back(family: &'static FamilyCore, slot: &CacheSlot, address: usize
 
 #[cold]
 #[inline(never)]
-fn allocate_large<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
-    let large = F::__core().allocate_large(layout, false)?;
+fn allocate_large<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u8]>> {
+    let large = handle.core().allocate_large(layout, false)?;
     Some(NonNull::slice_from_raw_parts(large.memory, large.bytes))
 }
 
 #[cold]
 #[inline(never)]
-fn allocate_large_zeroed<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
-    let large = F::__core().allocate_large(layout, true)?;
+fn allocate_large_zeroed<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u8]>> {
+    let large = handle.core().allocate_large(layout, true)?;
     Some(NonNull::slice_from_raw_parts(large.memory, large.bytes))
 }
 
@@ -267,7 +258,7 @@ fn allocate_large_zeroed<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
 /// As for [`deallocate`].
 #[cold]
 #[inline(never)]
-unsafe fn deallocate_large<F: Family>(ptr: NonNull<u8>, layout: Layout) {
+unsafe fn deallocate_large<H: Handle>(handle: H, ptr: NonNull<u8>, layout: Layout) {
     // SAFETY: the same contract.
-    unsafe { F::__core().deallocate_large(ptr, layout) };
+    unsafe { handle.core().deallocate_large(ptr, layout) };
 }
