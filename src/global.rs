@@ -42,18 +42,12 @@ macro_rules! __impl_global_alloc {
         unsafe impl ::core::alloc::GlobalAlloc for $family {
             #[inline(always)]
             unsafe fn alloc(&self, layout: ::core::alloc::Layout) -> *mut u8 {
-                $crate::__private::slot_start($crate::__private::allocate_exact(
-                    $crate::__private::Lend::lend(self),
-                    layout,
-                ))
+                $crate::__private::slot_start($crate::__private::allocate_exact(*self, layout))
             }
 
             #[inline(always)]
             unsafe fn alloc_zeroed(&self, layout: ::core::alloc::Layout) -> *mut u8 {
-                $crate::__private::slot_start($crate::__private::allocate_zeroed_exact(
-                    $crate::__private::Lend::lend(self),
-                    layout,
-                ))
+                $crate::__private::slot_start($crate::__private::allocate_zeroed_exact(*self, layout))
             }
 
             #[inline(always)]
@@ -61,13 +55,13 @@ macro_rules! __impl_global_alloc {
                 // SAFETY: an allocated pointer is not null.
                 let ptr = unsafe { ::core::ptr::NonNull::new_unchecked(ptr) };
                 // SAFETY: the caller promises that `ptr` is allocated by this family with this layout.
-                unsafe { $crate::__private::deallocate_exact($crate::__private::Lend::lend(self), ptr, layout) }
+                unsafe { $crate::__private::deallocate_exact(*self, ptr, layout) }
             }
 
             #[inline(always)]
             unsafe fn realloc(&self, ptr: *mut u8, layout: ::core::alloc::Layout, new_size: usize) -> *mut u8 {
                 // SAFETY: the caller's promise is the one asked for here.
-                unsafe { $crate::__private::reallocate($crate::__private::Lend::lend(self), ptr, layout, new_size) }
+                unsafe { $crate::__private::reallocate(*self, ptr, layout, new_size) }
             }
         }
     };

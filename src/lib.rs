@@ -21,6 +21,7 @@ mod fault;
 mod front;
 mod global;
 mod header;
+mod heap;
 mod huge_pages;
 mod large;
 mod macros;
@@ -54,6 +55,7 @@ pub use checks::Checks;
 pub use family::{Families, FamilyRef, families};
 pub use fault::{Fault, FaultHandler, FaultKind, set_fault_handler};
 pub use front::Family;
+pub use heap::{Heap, HeapBuilder, HeapError};
 pub use huge_pages::HugePages;
 pub use stats::{ClassStats, Stats, StatsChange};
 
@@ -78,8 +80,7 @@ pub mod recipes {}
 pub mod __private {
     pub use crate::allocator::names as worlds;
     pub use crate::family::FamilyCore;
-    pub use crate::front::{Handle, Lend};
-    pub use crate::front::{allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink};
+    pub use crate::front::{Engine, Handle};
     pub use crate::front::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
     pub use crate::global::{reallocate, slot_start};
     pub use crate::macros::Options;

@@ -1,5 +1,8 @@
 //! What the calls of this layer need of an allocator: its family's core, and the calling thread's cache of it.
 
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
 use super::Family;
 use crate::checks::Checks;
 use crate::family::FamilyCore;
@@ -27,6 +30,12 @@ pub unsafe trait Handle: Copy {
 
     /// The logarithm of a slab's bytes.
     fn unit_shift(&self) -> u32;
+
+    /// Whether slots of the class with this index come from slabs; what is longer is mapped.
+    #[inline(always)]
+    fn has_slots_of(&self, class: usize) -> bool {
+        class <= FamilyCore::largest_class(1 << self.unit_shift())
+    }
 }
 
 // SAFETY: `Family` promises the same static, and the same slot of the calling thread, at every call;
@@ -60,20 +69,71 @@ unsafe impl<F: Family> Handle for F {
     }
 }
 
-/// An allocator's value, which lends the handle that its calls are made with.
-pub trait Lend {
-    /// The handle, without what the value owns.
-    type Handle: Handle;
+/// An allocator's value: what the traits' calls go to.
+pub trait Engine {
+    /// As [`allocate`](super::allocate).
+    fn allocate(&self, layout: Layout) -> Option<NonNull<[u8]>>;
 
-    /// The handle of this value.
-    fn lend(&self) -> Self::Handle;
+    /// As [`allocate_zeroed`](super::allocate_zeroed).
+    fn allocate_zeroed(&self, layout: Layout) -> Option<NonNull<[u8]>>;
+
+    /// As [`deallocate`](super::deallocate).
+    ///
+    /// # Safety
+    /// The same.
+    unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout);
+
+    /// As [`grow`](super::grow).
+    ///
+    /// # Safety
+    /// The same.
+    unsafe fn grow(&self, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>>;
+
+    /// As [`grow_zeroed`](super::grow_zeroed).
+    ///
+    /// # Safety
+    /// The same.
+    unsafe fn grow_zeroed(&self, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>>;
+
+    /// As [`shrink`](super::shrink).
+    ///
+    /// # Safety
+    /// The same.
+    unsafe fn shrink(&self, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>>;
 }
 
-impl<F: Family> Lend for F {
-    type Handle = F;
+impl<F: Family> Engine for F {
+    #[inline(always)]
+    fn allocate(&self, layout: Layout) -> Option<NonNull<[u8]>> {
+        super::allocate(*self, layout)
+    }
 
     #[inline(always)]
-    fn lend(&self) -> F {
-        *self
+    fn allocate_zeroed(&self, layout: Layout) -> Option<NonNull<[u8]>> {
+        super::allocate_zeroed(*self, layout)
+    }
+
+    #[inline(always)]
+    unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
+        // SAFETY: the same contract, here and below.
+        unsafe { super::deallocate(*self, ptr, layout) }
+    }
+
+    #[inline(always)]
+    unsafe fn grow(&self, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
+        // SAFETY: as above.
+        unsafe { super::grow(*self, ptr, old, new) }
+    }
+
+    #[inline(always)]
+    unsafe fn grow_zeroed(&self, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
+        // SAFETY: as above.
+        unsafe { super::grow_zeroed(*self, ptr, old, new) }
+    }
+
+    #[inline(always)]
+    unsafe fn shrink(&self, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
+        // SAFETY: as above.
+        unsafe { super::shrink(*self, ptr, old, new) }
     }
 }

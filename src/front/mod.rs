@@ -22,8 +22,8 @@ use core::ptr::NonNull;
 
 pub use exact::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
 pub use family::Family;
-pub use handle::{Handle, Lend};
-pub use resize::{grow, grow_zeroed, shrink};
+pub use handle::{Engine, Handle};
+pub(crate) use resize::{grow, grow_zeroed, shrink};
 
 use noted::{allocate_noted, allocate_noted_zeroed, deallocate_noted};
 
@@ -38,7 +38,7 @@ use crate::waiting;
 #[inline(always)]
 fn slab_class<H: Handle>(handle: H, layout: Layout) -> Option<SizeClass> {
     let class = SizeClass::of_at_least(layout, handle.checks().least_class());
-    (class.index() <= FamilyCore::largest_class(1 << handle.unit_shift())).then_some(class)
+    handle.has_slots_of(class.index()).then_some(class)
 }
 
 #[inline(always)]
@@ -59,7 +59,7 @@ fn dangling(layout: Layout) -> NonNull<[u8]> {
 /// Allocates the whole slot that a layout needs. `None`: out of memory. A size of 0 costs nothing.
 #[inline(always)]
 #[must_use]
-pub fn allocate<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u8]>> {
+pub(crate) fn allocate<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u8]>> {
     if layout.size() == 0 {
         return Some(dangling(layout));
     }
@@ -86,7 +86,7 @@ fn allocate_slot<H: Handle>(handle: H, class: SizeClass) -> Option<NonNull<[u8]>
 /// Like [`allocate`], and all of the slot reads zero.
 #[inline(always)]
 #[must_use]
-pub fn allocate_zeroed<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u8]>> {
+pub(crate) fn allocate_zeroed<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u8]>> {
     if layout.size() == 0 {
         return Some(dangling(layout));
     }
@@ -114,7 +114,7 @@ pub fn allocate_zeroed<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[
 /// # Safety
 /// `ptr` is live, of this family, and `layout` fits it.
 #[inline(always)]
-pub unsafe fn deallocate<H: Handle>(handle: H, ptr: NonNull<u8>, layout: Layout) {
+pub(crate) unsafe fn deallocate<H: Handle>(handle: H, ptr: NonNull<u8>, layout: Layout) {
     if layout.size() == 0 {
         return verify_empty(handle, ptr, layout);
     }

@@ -48,7 +48,7 @@ fn stays_aligned<H: Handle>(handle: H, ptr: NonNull<u8>, class: SizeClass, new: 
 /// `ptr` is live, of this family, `old` fits it, and `new.size() >= old.size()`.
 #[inline(always)]
 #[must_use]
-pub unsafe fn grow<H: Handle>(handle: H, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
+pub(crate) unsafe fn grow<H: Handle>(handle: H, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
     debug_assert!(new.size() >= old.size(), "grow is given a layout of at least the old size");
     // SAFETY: the same contract; `old.size()` is the lesser size.
     unsafe { resize(handle, ptr, old, new, old.size()) }
@@ -60,7 +60,12 @@ pub unsafe fn grow<H: Handle>(handle: H, ptr: NonNull<u8>, old: Layout, new: Lay
 /// As for [`grow`].
 #[inline(always)]
 #[must_use]
-pub unsafe fn grow_zeroed<H: Handle>(handle: H, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
+pub(crate) unsafe fn grow_zeroed<H: Handle>(
+    handle: H,
+    ptr: NonNull<u8>,
+    old: Layout,
+    new: Layout,
+) -> Option<NonNull<[u8]>> {
     if old.size() == 0 {
         verify_empty(handle, ptr, old);
         return allocate_zeroed(handle, new);
@@ -115,7 +120,7 @@ unsafe fn clear(memory: NonNull<[u8]>, range: core::ops::Range<usize>) {
 /// `ptr` is live, of this family, `old` fits it, and `new.size() <= old.size()`.
 #[inline(always)]
 #[must_use]
-pub unsafe fn shrink<H: Handle>(handle: H, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
+pub(crate) unsafe fn shrink<H: Handle>(handle: H, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
     debug_assert!(new.size() <= old.size(), "shrink is given a layout of at most the old size");
     // SAFETY: the same contract; `new.size()` is the lesser size.
     unsafe { resize(handle, ptr, old, new, new.size()) }

@@ -41,7 +41,7 @@ from_the_crate! {
     slab "../../../src/slab/mod.rs";
     states "../../../src/states.rs";
     stats "../../../src/stats.rs";
-    thread "../../../src/thread.rs";
+    thread "../../../src/thread/mod.rs";
     thread_pages "../../../src/thread_pages.rs";
     tiny "../../../src/tiny.rs";
     trunk "../../../src/trunk.rs";

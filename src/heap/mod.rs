@@ -1,0 +1,182 @@
+//! [`Heap`]: a family that is made while the program runs, and its handles.
+
+mod builder;
+mod handle;
+
+use core::fmt;
+use core::hash::{Hash, Hasher};
+
+pub use builder::{HeapBuilder, HeapError};
+
+use crate::family::FamilyCore;
+use crate::stats::Stats;
+use crate::thread;
+
+/// A family that is made while the program runs: the memory of a tenant, a query, a request, a test.
+///
+/// A value is a handle, one word long; clones are handles of the same heap, in any thread. It is an allocator, so
+/// collections take a clone: `Vec::new_in(heap.clone())`. Each collection holds its handle for as long as it lives.
+///
+/// # The end of a heap
+///
+/// When the last handle goes and nothing is live, all memory of the heap goes back at once, what threads have cached of it
+/// included; at most 512 KiB of it, over all heaps, wait for the next heap and go to the system a second later. A
+/// collection that is leaked (`Vec::leak`, [`core::mem::forget`]) leaks its handle, and so keeps its heap for good. What was
+/// taken out of its collection without the handle, as by `Box::into_raw`, keeps the heap too: it is an *orphan* when the
+/// last handle goes, shown by [`families`](crate::families()), and nothing can end it.
+///
+/// # What it costs
+///
+/// A heap with one small allocation costs 8 KiB of memory. Threads that use it now and then are served under a lock of the heap's,
+/// one for each size class; a thread that uses it often gets a cache of it, and is then about as fast as with a static
+/// family. A thread has caches of 32 heaps at most. Slabs have 64 KiB unless [`slab_bytes`](HeapBuilder::slab_bytes) says otherwise.
+///
+/// # Examples
+///
+/// ```
+/// use family_alloc::{Heap, Vec};
+///
+/// let tenant = Heap::new("tenant 42")?;
+/// let mut v = Vec::new_in(tenant.clone());
+/// v.extend(0..100_u32);
+/// assert_eq!(tenant.stats().live_bytes, 512);
+/// println!("{}", tenant.stats());
+/// drop((v, tenant));
+/// // Nothing is left of it.
+/// # Ok::<(), family_alloc::HeapError>(())
+/// ```
+pub struct Heap(&'static FamilyCore);
+
+impl Heap {
+    /// Makes a heap with the options of [`HeapBuilder`]'s defaults. The name is for reports and tables; it is copied, and need not
+    /// be the only one of its kind.
+    ///
+    /// # Errors
+    ///
+    /// There are too many heaps, or no memory or address space for another.
+    ///
+    /// ```
+    /// use family_alloc::{Heap, families};
+    ///
+    /// let heap = Heap::new(&format!("query {}", 7))?;
+    /// assert!(families().any(|family| family.name() == "query 7"));
+    /// drop(heap);
+    /// assert!(families().all(|family| family.name() != "query 7"));
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    pub fn new(name: &str) -> Result<Self, HeapError> {
+        Self::builder(name).build()
+    }
+
+    /// Begins to say how a heap is to be.
+    ///
+    /// ```
+    /// use family_alloc::{Checks, Heap};
+    ///
+    /// let plugin = Heap::builder("plugin").checks(Checks::Checked).slab_bytes(256 << 10).build()?;
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    pub fn builder(name: &str) -> HeapBuilder<'_> {
+        HeapBuilder::new(name)
+    }
+
+    /// The name that the heap was given.
+    ///
+    /// ```
+    /// assert_eq!(family_alloc::Heap::new("tenant 42")?.name(), "tenant 42");
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.heap_name()
+    }
+
+    /// What the heap holds now, as [`Family::stats`](crate::Family::stats). Its `name` is a copy that is kept for ever, once for
+    /// each name that is asked for so. Heaps share regions, so their `reserved_bytes` are those of their slabs; and a slab that
+    /// became empty is not theirs any more, so it is not among their `kept_bytes`. Both holds unless the heap keeps states.
+    ///
+    /// ```
+    /// use family_alloc::{Box, Heap};
+    ///
+    /// let heap = Heap::new("request")?;
+    /// let boxed = Box::new_in([0_u8; 100], heap.clone());
+    /// assert_eq!(heap.stats().live_allocations, 1);
+    /// drop(boxed);
+    /// assert_eq!(heap.stats().live_allocations, 0);
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.0.stats()
+    }
+
+    /// Bytes of the slots and mappings that clients hold now, as [`Family::live_bytes`](crate::Family::live_bytes): cheap, and exact
+    /// for what the calling thread did.
+    ///
+    /// ```
+    /// use family_alloc::{Box, Heap};
+    ///
+    /// let heap = Heap::new("request")?;
+    /// let boxed = Box::new_in([0_u8; 100], heap.clone());
+    /// assert_eq!(heap.live_bytes(), 128);
+    /// # drop(boxed);
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    #[must_use]
+    pub fn live_bytes(&self) -> usize {
+        thread::live_bytes(self.0)
+    }
+
+    /// Gives free memory back to the system at once, as [`Family::trim`](crate::Family::trim); also what other heaps have left.
+    ///
+    /// ```
+    /// use family_alloc::{Heap, Vec};
+    ///
+    /// let heap = Heap::new("import")?;
+    /// drop(Vec::<u8, _>::with_capacity_in(8 << 20, heap.clone()));
+    /// heap.trim();
+    /// assert_eq!(heap.stats().kept_bytes, 0);
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    pub fn trim(&self) -> usize {
+        thread::trim(self.0)
+    }
+}
+
+impl Clone for Heap {
+    #[inline]
+    fn clone(&self) -> Self {
+        self.0.hold();
+        Self(self.0)
+    }
+}
+
+impl Drop for Heap {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.let_go();
+    }
+}
+
+impl fmt::Debug for Heap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Heap").field(&self.name()).finish()
+    }
+}
+
+/// Two handles are equal if they are of the same heap.
+impl PartialEq for Heap {
+    fn eq(&self, other: &Self) -> bool {
+        core::ptr::eq(self.0, other.0)
+    }
+}
+
+impl Eq for Heap {}
+
+impl Hash for Heap {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.heap_id().hash(state);
+    }
+}
+
+crate::__impl_allocators!(Heap);
