@@ -92,8 +92,7 @@ struct Cores {
 // SAFETY: all of it belongs to the lock around it.
 unsafe impl Send for Cores {}
 
-static CORES: Lock<Cores> =
-    Lock::new(Cores { first: [None; KINDS], last: [None; KINDS], room: core::ptr::null_mut(), left: 0 });
+static CORES: Lock<Cores> = Lock::new(Cores::new());
 
 /// The units of all heaps that keep no states, by size.
 static SHARED: [Lock<UnitPool>; UNIT_SIZES] = {
@@ -127,7 +126,20 @@ pub(crate) fn slot_of_none() -> *const CacheSlot {
     NOWHERE.with(core::ptr::from_ref)
 }
 
+/// Forgets all heaps, in models: statics outlive an execution, and memory does not.
+#[cfg(loom)]
+pub(crate) fn forget_all() {
+    *CORES.lock() = Cores::new();
+    for (unit_shift, pool) in shared_pools() {
+        *pool.lock() = UnitPool::new(unit_shift);
+    }
+}
+
 impl Cores {
+    const fn new() -> Self {
+        Self { first: [None; KINDS], last: [None; KINDS], room: core::ptr::null_mut(), left: 0 }
+    }
+
     fn take(&mut self, kind: usize) -> Option<&'static FamilyCore> {
         let first = self.first[kind]?;
         self.first[kind] = first.heap.as_ref()?.next.take();
@@ -298,7 +310,7 @@ impl FamilyCore {
             heap.life.begin();
             return;
         }
-        self.large.release_kept(None);
+        self.large.release_spare();
         if !self.shares_units() || self.pool().lock().dirty_count > WARM_UNITS {
             purge::trim_units(self.pool(), self.unit_shift, self.checks, os::milliseconds());
         }

@@ -42,6 +42,8 @@ use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed};
 use crate::waiting;
 
 pub(crate) use caches::ThreadCache;
+#[cfg(loom)]
+pub(crate) use heaps::forget_all;
 pub(crate) use heaps::{HeapOptions, Refusal, slot_of_none};
 pub(crate) use house::is_look_due;
 pub use registry::{Families, FamilyRef, families};
