@@ -186,7 +186,7 @@ macro_rules! __impl_allocator {
                 &self,
                 layout: ::core::alloc::Layout,
             ) -> ::core::result::Result<::core::ptr::NonNull<[u8]>, $($world)+::AllocError> {
-                $crate::__private::allocate::<$family>(layout).ok_or($($world)+::AllocError)
+                $crate::__private::Engine::allocate(self, layout).ok_or($($world)+::AllocError)
             }
 
             #[inline(always)]
@@ -194,14 +194,14 @@ macro_rules! __impl_allocator {
                 &self,
                 layout: ::core::alloc::Layout,
             ) -> ::core::result::Result<::core::ptr::NonNull<[u8]>, $($world)+::AllocError> {
-                $crate::__private::allocate_zeroed::<$family>(layout).ok_or($($world)+::AllocError)
+                $crate::__private::Engine::allocate_zeroed(self, layout).ok_or($($world)+::AllocError)
             }
 
             #[inline(always)]
             unsafe fn deallocate(&self, ptr: ::core::ptr::NonNull<u8>, layout: ::core::alloc::Layout) {
                 // SAFETY: the caller's promise is the one asked for here: `ptr` is allocated by this family, `layout`
                 // fits it.
-                unsafe { $crate::__private::deallocate::<$family>(ptr, layout) }
+                unsafe { $crate::__private::Engine::deallocate(self, ptr, layout) }
             }
 
             #[inline(always)]
@@ -212,7 +212,7 @@ macro_rules! __impl_allocator {
                 new_layout: ::core::alloc::Layout,
             ) -> ::core::result::Result<::core::ptr::NonNull<[u8]>, $($world)+::AllocError> {
                 // SAFETY: as in `deallocate`, and the caller promises that the new size is not below the old one.
-                unsafe { $crate::__private::grow::<$family>(ptr, old_layout, new_layout) }.ok_or($($world)+::AllocError)
+                unsafe { $crate::__private::Engine::grow(self, ptr, old_layout, new_layout) }.ok_or($($world)+::AllocError)
             }
 
             #[inline(always)]
@@ -223,7 +223,7 @@ macro_rules! __impl_allocator {
                 new_layout: ::core::alloc::Layout,
             ) -> ::core::result::Result<::core::ptr::NonNull<[u8]>, $($world)+::AllocError> {
                 // SAFETY: as in `grow`.
-                unsafe { $crate::__private::grow_zeroed::<$family>(ptr, old_layout, new_layout) }
+                unsafe { $crate::__private::Engine::grow_zeroed(self, ptr, old_layout, new_layout) }
                     .ok_or($($world)+::AllocError)
             }
 
@@ -235,7 +235,7 @@ macro_rules! __impl_allocator {
                 new_layout: ::core::alloc::Layout,
             ) -> ::core::result::Result<::core::ptr::NonNull<[u8]>, $($world)+::AllocError> {
                 // SAFETY: as in `deallocate`, and the caller promises that the new size is not above the old one.
-                unsafe { $crate::__private::shrink::<$family>(ptr, old_layout, new_layout) }
+                unsafe { $crate::__private::Engine::shrink(self, ptr, old_layout, new_layout) }
                     .ok_or($($world)+::AllocError)
             }
         }

@@ -6,7 +6,7 @@
 use core::alloc::Layout;
 use core::ptr::{self, NonNull};
 
-use crate::Family;
+use crate::__private::Handle;
 
 /// The start of a slot, or null.
 #[doc(hidden)]
@@ -15,21 +15,21 @@ pub fn slot_start(slot: Option<NonNull<[u8]>>) -> *mut u8 {
     slot.map_or(ptr::null_mut(), |slot| slot.as_ptr().cast())
 }
 
-/// `GlobalAlloc::realloc` for the family `F`.
+/// `GlobalAlloc::realloc` for a handle's family.
 ///
 /// # Safety
 ///
-/// - `ptr` is allocated by `F`, and `layout` fits it;
+/// - `ptr` is allocated by that family, and `layout` fits it;
 /// - `new_size` is not zero and, rounded up to `layout.align()`, does not exceed `isize::MAX`.
 #[doc(hidden)]
 #[inline(always)]
-pub unsafe fn reallocate<F: Family>(ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+pub unsafe fn reallocate<H: Handle>(handle: H, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
     // SAFETY: the alignment is that of a layout, and the caller promises that the rounded size does not overflow.
     let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
     // SAFETY: an allocated pointer is not null.
     let ptr = unsafe { NonNull::new_unchecked(ptr) };
     // SAFETY: the caller's promise; an exact layout is what `GlobalAlloc` has.
-    slot_start(unsafe { crate::__private::resize_exact::<F>(ptr, layout, new_layout) })
+    slot_start(unsafe { crate::__private::resize_exact(handle, ptr, layout, new_layout) })
 }
 
 /// Implements `GlobalAlloc` for the family `$family`.
@@ -42,12 +42,12 @@ macro_rules! __impl_global_alloc {
         unsafe impl ::core::alloc::GlobalAlloc for $family {
             #[inline(always)]
             unsafe fn alloc(&self, layout: ::core::alloc::Layout) -> *mut u8 {
-                $crate::__private::slot_start($crate::__private::allocate_exact::<$family>(layout))
+                $crate::__private::slot_start($crate::__private::allocate_exact(*self, layout))
             }
 
             #[inline(always)]
             unsafe fn alloc_zeroed(&self, layout: ::core::alloc::Layout) -> *mut u8 {
-                $crate::__private::slot_start($crate::__private::allocate_zeroed_exact::<$family>(layout))
+                $crate::__private::slot_start($crate::__private::allocate_zeroed_exact(*self, layout))
             }
 
             #[inline(always)]
@@ -55,13 +55,13 @@ macro_rules! __impl_global_alloc {
                 // SAFETY: an allocated pointer is not null.
                 let ptr = unsafe { ::core::ptr::NonNull::new_unchecked(ptr) };
                 // SAFETY: the caller promises that `ptr` is allocated by this family with this layout.
-                unsafe { $crate::__private::deallocate_exact::<$family>(ptr, layout) }
+                unsafe { $crate::__private::deallocate_exact(*self, ptr, layout) }
             }
 
             #[inline(always)]
             unsafe fn realloc(&self, ptr: *mut u8, layout: ::core::alloc::Layout, new_size: usize) -> *mut u8 {
                 // SAFETY: the caller's promise is the one asked for here.
-                unsafe { $crate::__private::reallocate::<$family>(ptr, layout, new_size) }
+                unsafe { $crate::__private::reallocate(*self, ptr, layout, new_size) }
             }
         }
     };

@@ -18,6 +18,7 @@ mod checks;
 mod family;
 mod fatal;
 mod fault;
+mod front;
 mod global;
 mod header;
 mod heap;
@@ -53,7 +54,8 @@ pub use allocator_api2_04;
 pub use checks::Checks;
 pub use family::{Families, FamilyRef, families};
 pub use fault::{Fault, FaultHandler, FaultKind, set_fault_handler};
-pub use heap::Family;
+pub use front::Family;
+pub use heap::{Heap, HeapBuilder, HeapError};
 pub use huge_pages::HugePages;
 pub use stats::{ClassStats, Stats, StatsChange};
 
@@ -78,9 +80,9 @@ pub mod recipes {}
 pub mod __private {
     pub use crate::allocator::names as worlds;
     pub use crate::family::FamilyCore;
+    pub use crate::front::{Engine, Handle};
+    pub use crate::front::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
     pub use crate::global::{reallocate, slot_start};
-    pub use crate::heap::{allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink};
-    pub use crate::heap::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
     pub use crate::macros::Options;
     pub use crate::magazine::CacheSlot;
     #[cfg(feature = "_faults")]

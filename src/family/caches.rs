@@ -22,11 +22,21 @@ use crate::header::Directory;
 use crate::magazine::{Cache, CacheSlot};
 use crate::os;
 use crate::size_class::SizeClass;
-use crate::sync::Cell;
+use crate::sync::{AtomicU32, Cell, Relaxed};
 use crate::thread_pages::ThreadPages;
 
 /// Places of the arrays that a magazine gets one after another.
 const ARRAYS: [usize; 3] = [8, 32, MAGAZINE_SLOTS];
+
+/// Counts the forks that led to this process.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+
+/// In the child of a fork: caches that were made before are those of threads that are not here.
+#[cfg(all(unix, not(any(miri, loom))))]
+pub(super) fn begin_child() {
+    // Relaxed: the child has one thread.
+    PROCESS.fetch_add(1, Relaxed);
+}
 
 /// A thread's cache with what connects it to its family and its thread.
 #[repr(C)]
@@ -38,6 +48,10 @@ pub(crate) struct ThreadCache {
     /// Neighbours in the family's list.
     previous: Cell<Option<&'static ThreadCache>>,
     next: Cell<Option<&'static ThreadCache>>,
+    /// Whether it stands in the list; under the lock of the caches.
+    is_linked: Cell<bool>,
+    /// In which process it was made: counted by forks.
+    process: u32,
     /// The thread's cache of another family: see `thread`.
     pub(crate) next_in_thread: Cell<Option<&'static ThreadCache>>,
     /// Bytes of slots that the magazines may have room for, and those that they have room for.
@@ -48,6 +62,9 @@ pub(crate) struct ThreadCache {
     /// Exchanges since `since`, in milliseconds modulo 2³².
     lately: Cell<u32>,
     since: Cell<u32>,
+    /// All exchanges, modulo 2³², and how many there were when [`is_left`](Self::is_left) was last asked.
+    exchange_count: Cell<u32>,
+    exchanges_seen: Cell<u32>,
 }
 
 /// The list of a family's caches.
@@ -73,6 +90,7 @@ impl Caches {
             first.previous.set(Some(cache));
         }
         cache.next.set(self.first.replace(cache));
+        cache.is_linked.set(true);
         self.in_use += 1;
     }
 
@@ -85,6 +103,7 @@ impl Caches {
         if let Some(next) = next {
             next.previous.set(previous);
         }
+        cache.is_linked.set(false);
         self.in_use -= 1;
     }
 }
@@ -101,6 +120,7 @@ impl ThreadCache {
     /// are not cached.
     pub(crate) fn exchanges(&self, class: SizeClass, now: u64) -> bool {
         self.exchanges.set(self.exchanges.get().saturating_add(1));
+        self.exchange_count.set(self.exchange_count.get().wrapping_add(1));
         self.calm_down(now as u32);
         self.cache.magazine(class).note_exchange();
         self.lengthen(class);
@@ -110,7 +130,7 @@ impl ThreadCache {
     /// Lets a magazine hold twice as many slots, or its first.
     fn lengthen(&self, class: SizeClass) {
         let (magazine, checks) = (self.cache.magazine(class), self.family.checks);
-        let most = magazine_slots(class, checks, self.family.cache_bytes);
+        let most = magazine_slots(class, checks, self.family.cache_bytes());
         let capacity = magazine.capacity();
         if capacity == most {
             return;
@@ -131,9 +151,9 @@ impl ThreadCache {
             return true;
         }
         let granted = self.granted_bytes.get();
-        if self.exchanges.get() >= EARNING_EXCHANGES && granted < self.family.cache_bytes {
+        if self.exchanges.get() >= EARNING_EXCHANGES && granted < self.family.cache_bytes() {
             self.exchanges.set(0);
-            self.granted_bytes.set(self.family.cache_bytes.min(2 * granted));
+            self.granted_bytes.set(self.family.cache_bytes().min(2 * granted));
         } else {
             self.shorten_an_idle_one(class);
         }
@@ -172,6 +192,12 @@ impl ThreadCache {
         if self.lately.replace(0) < CALM_EXCHANGES && !self.family.checks.is_hardened() {
             self.rest();
         }
+    }
+
+    /// Whether no slots have been exchanged since this was last asked.
+    pub(crate) fn is_left(&self) -> bool {
+        let seen = self.exchanges_seen.replace(self.exchange_count.get());
+        seen == self.exchange_count.get()
     }
 
     #[cold]
@@ -221,29 +247,88 @@ impl FamilyCore {
     pub(crate) fn acquire_cache(&'static self, pages: &'static ThreadPages) -> Option<NonNull<ThreadCache>> {
         self.register()?;
         let place = self.with_what_is_kept(|| pages.allocate(size_of::<ThreadCache>()))?.cast::<ThreadCache>();
+        // SAFETY: P1: room for a `ThreadCache` at a cache line, which nobody else has.
+        unsafe { self.make_cache(place, pages) };
+        Some(place)
+    }
+
+    /// As [`acquire_cache`](Self::acquire_cache), in the place of a cache that is not used any more, with its arrays.
+    ///
+    /// # Safety
+    /// [`dismiss_cache`](Self::dismiss_cache) has taken the cache back, which is the calling thread's, and nobody refers to it.
+    pub(crate) unsafe fn renew_cache(&'static self, place: NonNull<ThreadCache>) {
+        // SAFETY: the same contract: a cache that stands as it was.
+        let old = unsafe { place.as_ref() };
+        let (pages, arrays) = (old.pages, old.cache.arrays());
+        // SAFETY: the same contract.
+        unsafe { self.make_cache(place, pages) };
+        // SAFETY: made just now.
+        let cache = unsafe { place.as_ref() };
+        // SAFETY: arrays of the cache that stood there, which were its alone.
+        unsafe { cache.cache.adopt(&arrays) };
+    }
+
+    /// # Safety
+    /// There is room for a `ThreadCache`, which nobody else has.
+    unsafe fn make_cache(&'static self, place: NonNull<ThreadCache>, pages: &'static ThreadPages) {
         let new = ThreadCache {
             cache: Cache::empty(),
             family: self,
             pages,
             previous: Cell::new(None),
             next: Cell::new(None),
+            is_linked: Cell::new(false),
+            process: PROCESS.load(Relaxed),
             next_in_thread: Cell::new(None),
-            granted_bytes: Cell::new(FIRST_BYTES.min(self.cache_bytes)),
+            granted_bytes: Cell::new(FIRST_BYTES.min(self.cache_bytes())),
             used_bytes: Cell::new(0),
             exchanges: Cell::new(0),
             lately: Cell::new(CALM_EXCHANGES),
             since: Cell::new(os::milliseconds() as u32),
+            exchange_count: Cell::new(0),
+            exchanges_seen: Cell::new(u32::MAX),
         };
-        // SAFETY: P1: room for a `ThreadCache` at a cache line, which nobody else has.
+        // SAFETY: the same contract.
         unsafe { place.write(new) };
         // SAFETY: written just now; it stays until the thread gives its pages back, after `retire_cache` (F2).
         let cache: &'static ThreadCache = unsafe { place.as_ref() };
-        cache.cache.equip(Directory::of(self.unit_shift).view(), |class| self.tag(class));
+        cache.cache.equip(Directory::of(self.unit_shift).view(), self.heap_id(), |class| self.tag(class));
         if self.checks.is_hardened() {
             cache.cache.seed(os::random());
         }
-        self.caches.lock().link(cache);
-        Some(place)
+        let mut caches = self.caches.lock();
+        caches.link(cache);
+        let is_shared = caches.in_use > 1;
+        drop(caches);
+        if is_shared {
+            self.map_depots();
+        }
+    }
+
+    /// Takes a cache of a heap back, which may have ended meanwhile and have its slots already. The place may be given to another
+    /// cache then.
+    pub(crate) fn dismiss_cache(&'static self, cache: &'static ThreadCache) {
+        // Under the lock, because whoever ends the heap goes through its caches; there is another heap in it at most when
+        // this one has left the list.
+        let mut caches = self.caches.lock();
+        if cache.is_linked.get() {
+            self.flush_all(&cache.cache);
+            caches.unlink(cache);
+        }
+    }
+
+    /// Takes all caches of a heap that ends back, whichever threads have them: none uses its own any more (E2 in `heaps`).
+    pub(super) fn drain_caches(&'static self) {
+        let process = PROCESS.load(Relaxed);
+        loop {
+            let mut caches = self.caches.lock();
+            let Some(cache) = caches.first else { return };
+            // What other threads had before a fork may be in the middle of a change: that stays out there.
+            if cache.process == process {
+                self.flush_all(&cache.cache);
+            }
+            caches.unlink(cache);
+        }
     }
 
     /// Takes a cache back whose thread ends: what it holds goes to the bins, and nobody looks at it any more.

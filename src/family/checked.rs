@@ -93,7 +93,7 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
 
-    use crate::heap::Family;
+    use crate::front::Family;
 
     crate::family! { struct Resized { checks: Checked } }
 

@@ -3,7 +3,10 @@
 //!
 //! The child has only the forking thread; what the caches of the others held stays out there, counted as cached.
 
-use super::registry::{NUMBERS, families};
+use super::caches;
+use super::heaps::{self, shared_pools};
+use super::names;
+use super::registry::{NUMBERS, cores};
 use crate::header::Directory;
 use crate::sync::{AtomicU32, Relaxed};
 use crate::{marks, slab, thread_pages};
@@ -24,14 +27,17 @@ pub(super) fn install() {
 /// Takes every lock in the order of `sync`.
 extern "C" fn hold_all() {
     NUMBERS.hold();
-    for family in families().map(|family| family.0) {
+    for family in cores() {
         family.caches.hold();
         family.large.hold();
         family.bins.iter().for_each(|bin| bin.lock().hold());
         family.pool.hold();
     }
+    shared_pools().for_each(|(_, pool)| pool.hold());
     Directory::locks().for_each(|lock| lock.hold());
     thread_pages::lock().hold();
+    names::lock().hold();
+    heaps::lock().hold();
 }
 
 /// What the child does.
@@ -41,9 +47,10 @@ extern "C" fn begin_child() {
     // parent knows.
     marks::begin_child();
     slab::begin_child();
-    for family in families() {
-        family.0.large.begin_child();
-        family.0.reseed();
+    caches::begin_child();
+    for family in cores() {
+        family.large.begin_child();
+        family.reseed();
     }
 }
 
@@ -51,10 +58,16 @@ extern "C" fn begin_child() {
 extern "C" fn release_all() {
     // SAFETY: held by `hold_all` on this thread, or on the one that this is a fork of; so are all below. No family can have
     // been added meanwhile, because the registry is locked until the end.
+    unsafe { heaps::lock().release() };
+    // SAFETY: as above.
+    unsafe { names::lock().release() };
+    // SAFETY: as above.
     unsafe { thread_pages::lock().release() };
     // SAFETY: as above.
     Directory::locks().for_each(|lock| unsafe { lock.release() });
-    for family in families().map(|family| family.0) {
+    // SAFETY: as above.
+    shared_pools().for_each(|(_, pool)| unsafe { pool.release() });
+    for family in cores() {
         // SAFETY: as above.
         unsafe { family.pool.release() };
         // SAFETY: as above.

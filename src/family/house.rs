@@ -12,7 +12,9 @@
 #![forbid(unsafe_code)]
 
 use super::FamilyCore;
+use super::heaps::shared_pools;
 use super::registry::families;
+use crate::checks::Checks;
 use crate::os;
 use crate::purge::{self, Effort};
 use crate::sync::{AtomicU32, Relaxed};
@@ -56,14 +58,14 @@ impl FamilyCore {
 
     /// Gives memory back that has been free for long. Large allocations that others are busy with are left to the next look.
     fn keep_house(&self, now: u64) -> Left {
-        let is_due = purge::purge_aged_units(&self.pool, self.unit_shift, self.checks, now);
+        let is_due = purge::purge_aged_units(self.pool(), self.unit_shift, self.checks, now);
         let large_waits = self.large.is_busy() || {
             self.large.release_kept(Some(now));
             self.large.figures().kept_bytes > 0
         };
         if self.purge_unneeded(now) || is_due {
             Left::Due
-        } else if large_waits || self.pool.lock().dirty_count > 0 {
+        } else if large_waits || self.pool().lock().dirty_count > 0 {
             Left::Waiting
         } else {
             Left::Nothing
@@ -91,7 +93,7 @@ impl FamilyCore {
             purge::trim_bin(bin, &geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class))
         };
         let pages: usize = self.classes().map(trim_bin).sum();
-        let units = purge::trim_units(&self.pool, self.unit_shift, self.checks, os::milliseconds());
+        let units = purge::trim_units(self.pool(), self.unit_shift, self.checks, os::milliseconds());
         thread_pages::release_warm(None);
         pages + units + self.large.release_kept(None)
     }
@@ -110,16 +112,21 @@ fn look(now: u64, last: u32) {
         return;
     }
     let mut left = Left::Nothing;
-    for family in families().map(super::FamilyRef::core) {
+    for family in families().filter(|family| family.core.restless.load(Relaxed) != 0) {
+        let Some(family) = family.hold() else { continue };
         let restless = family.restless.load(Relaxed);
-        if restless == 0 {
-            continue;
-        }
         let here = family.keep_house(now);
         // Should another thread have said meanwhile that it comes, it is looked after next time.
         let still = if here == Left::Nothing { restless - 1 } else { RESTLESS };
         let _ = family.restless.compare_exchange(restless, still, Relaxed, Relaxed);
         left = left.max(here).max(if still > 0 { Left::Waiting } else { Left::Nothing });
+    }
+    for (unit_shift, pool) in shared_pools() {
+        // What heaps have left that ended.
+        if pool.lock().dirty_count > 0 {
+            let is_due = purge::purge_aged_units(pool, unit_shift, Checks::Default, now);
+            left = left.max(if is_due { Left::Due } else { Left::Waiting });
+        }
     }
     thread_pages::release_warm(Some(now));
     waiting::set(left > Left::Nothing);

@@ -11,8 +11,11 @@ mod checked;
 #[cfg(all(unix, not(any(miri, loom))))]
 mod fork;
 mod hardened;
+mod heaps;
 mod house;
+mod life;
 mod live;
+mod names;
 mod registry;
 mod report;
 
@@ -20,6 +23,8 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use caches::Caches;
+use heaps::HeapPart;
+use life::Settled;
 
 use crate::bin::{Bin, DepotMemory, Taken};
 use crate::capacity::{CACHE_BYTES, DEPOT_STARTS, batch_slots, fresh_slots, magazine_slots};
@@ -37,6 +42,9 @@ use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed};
 use crate::waiting;
 
 pub(crate) use caches::ThreadCache;
+#[cfg(loom)]
+pub(crate) use heaps::forget_all;
+pub(crate) use heaps::{HeapOptions, Refusal, slot_of_none};
 pub(crate) use house::is_look_due;
 pub use registry::{Families, FamilyRef, families};
 
@@ -46,13 +54,13 @@ const _: () = assert!(CLASS_COUNT <= 1 << CLASS_BITS, "a class fits into its par
 
 /// The shared state of one family; declared by [`family!`](macro@crate::family).
 pub struct FamilyCore {
-    name: &'static str,
+    name: Settled<&'static str>,
     /// Where it is declared, and its name; only the name where that is not known.
     path: &'static str,
     unit_shift: u32,
     checks: Checks,
     /// Bytes of slots that a thread's cache may hold, at most.
-    cache_bytes: usize,
+    cache_bytes: Settled<usize>,
     /// Finds the calling thread's slot: no pointer to a thread-local outlives the thread-local.
     slot: fn() -> *const CacheSlot,
     huge_pages: HugePages,
@@ -72,6 +80,10 @@ pub struct FamilyCore {
     live_bytes_seen: Gauge,
     /// Whether anything has happened since the house was last kept, or something is left to do: see `house`.
     restless: AtomicU32,
+    /// Number and generation of a heap, of which none comes twice; 0 for a static family.
+    id: Settled<u64>,
+    /// What only a heap has.
+    heap: Option<HeapPart>,
 }
 
 /// A number and the largest value it has had.
@@ -99,6 +111,13 @@ impl Gauge {
             self.peak.fetch_max(value, Relaxed);
         }
     }
+
+    /// Begins anew, for who has the family to itself.
+    fn reset(&self) {
+        // Relaxed: as above.
+        self.now.store(0, Relaxed);
+        self.peak.store(0, Relaxed);
+    }
 }
 
 impl FamilyCore {
@@ -106,11 +125,11 @@ impl FamilyCore {
     #[must_use]
     pub const fn new(name: &'static str, slab_bytes: usize, checks: Checks, slot: fn() -> *const CacheSlot) -> Self {
         Self {
-            name,
+            name: Settled::new(name),
             path: name,
             unit_shift: slab_bytes.trailing_zeros(),
             checks,
-            cache_bytes: CACHE_BYTES,
+            cache_bytes: Settled::new(CACHE_BYTES),
             slot,
             huge_pages: HugePages::Adaptive,
             number: AtomicU32::new(0),
@@ -124,13 +143,15 @@ impl FamilyCore {
             live_seen: Gauge::new(),
             live_bytes_seen: Gauge::new(),
             restless: AtomicU32::new(0),
+            id: Settled::new(0),
+            heap: None,
         }
     }
 
     /// The same, with another bound for what a thread's cache may hold, in bytes of slots.
     #[must_use]
     pub const fn with_cache_bytes(self, cache_bytes: usize) -> Self {
-        Self { cache_bytes, ..self }
+        Self { cache_bytes: Settled::new(cache_bytes), ..self }
     }
 
     /// The same family, with another rule for huge pages.
@@ -145,8 +166,18 @@ impl FamilyCore {
     }
 
     fn geometry(&self, class: SizeClass) -> Geometry<'_> {
-        let (unit_shift, tag, pool) = (self.unit_shift, self.tag(class), &self.pool);
-        Geometry { class, unit_shift, tag, checks: self.checks, huge_pages: self.huge_pages, pool, family: self.name }
+        let (unit_shift, tag, pool, family) = (self.unit_shift, self.tag(class), self.pool(), self.name.get());
+        Geometry { class, unit_shift, tag, checks: self.checks, huge_pages: self.huge_pages, pool, family }
+    }
+
+    /// Where the family's units come from.
+    fn pool(&self) -> &Lock<UnitPool> {
+        self.heap.as_ref().and_then(|heap| heap.shared_pool(self.unit_shift, self.checks)).unwrap_or(&self.pool)
+    }
+
+    /// Bytes of slots that a thread's cache may hold, at most.
+    fn cache_bytes(&self) -> usize {
+        self.cache_bytes.get()
     }
 
     fn bin(&self, class: SizeClass) -> (&Bin, Geometry<'_>, DepotMemory) {
@@ -179,7 +210,7 @@ impl FamilyCore {
     fn take(&self, cache: &Cache, class: SizeClass, places: &mut [usize]) -> usize {
         let magazine = cache.magazine(class);
         let (bin, geometry, depot) = self.bin(class);
-        let fresh = fresh_slots(class, magazine.capacity(), magazine_slots(class, self.checks, self.cache_bytes));
+        let fresh = fresh_slots(class, magazine.capacity(), magazine_slots(class, self.checks, self.cache_bytes()));
         let taken = self.with_what_is_kept(|| {
             bin.take(&geometry, depot, places, fresh).unwrap_or_else(|twice| self.report_twice(twice, class))
         });
@@ -386,7 +417,7 @@ impl FamilyCore {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let mut stats = Stats::new(self.name, self.path, self.number.load(Relaxed));
+        let mut stats = Stats::new(self.lasting_name(), self.lasting_path(), self.number.load(Relaxed));
         if !self.is_registered() {
             return stats;
         }
@@ -418,11 +449,14 @@ impl FamilyCore {
             };
         }
         drop(caches);
-        let pool = self.pool.lock();
-        stats.reserved_bytes = pool.reserved_bytes;
-        stats.kept_bytes = pool.dirty_count << self.unit_shift;
-        stats.huge_bytes = pool.huge_bytes();
-        drop(pool);
+        if self.shares_units() {
+            stats.reserved_bytes = stats.slab_bytes;
+        } else {
+            let pool = self.pool.lock();
+            stats.reserved_bytes = pool.reserved_bytes;
+            stats.kept_bytes = pool.dirty_count << self.unit_shift;
+            stats.huge_bytes = pool.huge_bytes();
+        }
         let large = self.large.figures();
         stats.large_allocations = large.count;
         stats.large_bytes = large.bytes;

@@ -42,8 +42,9 @@ impl FamilyCore {
             return None;
         }
         Directory::of(self.unit_shift).open()?;
-        // Without memory for the depots the family works without them.
+        // Without memory for the depots the family works without them. A heap's come with its second cache.
         let depots = os::round_to_pages(DEPOT_STARTS[CLASS_COUNT] * size_of::<usize>())
+            .filter(|_| !self.is_heap())
             .and_then(|bytes| os::map(bytes, os::page_bytes()));
         if let Some(depots) = depots {
             self.depots.store(depots.cast().as_ptr(), Relaxed);
@@ -78,13 +79,15 @@ impl FamilyCore {
 
     /// What the family is called in a report: by its path where another family in use has the same name.
     pub(super) fn told_name(&self) -> &'static str {
-        let mut others = families().filter(|family| !core::ptr::eq(family.0, self));
-        if others.any(|other| other.0.name == self.name) { self.path } else { self.name }
+        let name = self.name.get();
+        let is_same = |other: FamilyRef| other.name_for_ever().is_some_and(|other| other == name);
+        let mut others = families().filter(|family| !core::ptr::eq(family.core, self));
+        if !self.is_heap() && others.any(is_same) { self.path } else { name }
     }
 
     /// The family with a number.
     pub(super) fn with_number(number: u32) -> Option<FamilyRef> {
-        families().find(|family| family.0.number.load(Relaxed) == number)
+        families().find(|family| family.core.number.load(Relaxed) == number)
     }
 }
 
@@ -110,10 +113,45 @@ impl FamilyCore {
 /// drop(boxes);
 /// ```
 #[derive(Clone, Copy)]
-pub struct FamilyRef(pub(super) &'static FamilyCore);
+pub struct FamilyRef {
+    pub(super) core: &'static FamilyCore,
+    /// Which of the heaps that the core has been; 0 where it is a static family.
+    generation: u32,
+}
+
+/// A family while somebody works on it: a heap cannot end meanwhile.
+pub(crate) struct Held(&'static FamilyCore);
+
+impl core::ops::Deref for Held {
+    type Target = &'static FamilyCore;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.let_go();
+    }
+}
 
 impl FamilyRef {
-    /// The name of the family's type. Other families may have the same.
+    /// The family, to work on it. `None`: a heap that has ended.
+    pub(crate) fn hold(self) -> Option<Held> {
+        self.core.hold_if(self.generation).then(|| Held(self.core))
+    }
+
+    /// The name, for a report that ends the process: a heap never ends from now on.
+    pub(super) fn name_for_ever(self) -> Option<&'static str> {
+        let held = self.hold()?;
+        let name = held.name.get();
+        core::mem::forget(held);
+        Some(name)
+    }
+
+    /// The name of the family's type, or the one that a heap was given. Other families may have the same. A heap that has ended
+    /// has none: `""`.
     ///
     /// ```
     /// use family_alloc::{Box, FamilyAlloc, families};
@@ -124,11 +162,11 @@ impl FamilyRef {
     /// ```
     #[must_use]
     pub fn name(self) -> &'static str {
-        self.0.name
+        self.hold().map_or("", |family| family.lasting_name())
     }
 
     /// The path of the family's type: of the crate and the modules that it is declared in, and its name. Only families
-    /// that are declared in different functions of one module share theirs.
+    /// that are declared in different functions of one module share theirs. A heap's is its name.
     ///
     /// ```
     /// use family_alloc::{Box, FamilyAlloc, families};
@@ -139,11 +177,11 @@ impl FamilyRef {
     /// ```
     #[must_use]
     pub fn path(self) -> &'static str {
-        self.0.path
+        self.hold().map_or("", |family| family.lasting_path())
     }
 
     /// A number that no other family of this process has: 1 for the family that was used first, 2 for the next. Another
-    /// run of the program may give other numbers.
+    /// run of the program may give other numbers. When a heap has ended, another may get its number.
     ///
     /// ```
     /// use family_alloc::{Box, FamilyAlloc, families};
@@ -155,10 +193,10 @@ impl FamilyRef {
     #[must_use]
     pub fn id(self) -> u32 {
         // Relaxed: the number was written before the family came into the list that this reference is from.
-        self.0.number.load(Relaxed)
+        self.core.number.load(Relaxed)
     }
 
-    /// What the family holds now; as [`Family::stats`](crate::Family::stats).
+    /// What the family holds now; as [`Family::stats`](crate::Family::stats). A heap that has ended holds nothing.
     ///
     /// ```
     /// use family_alloc::{Box, FamilyAlloc, families};
@@ -170,12 +208,7 @@ impl FamilyRef {
     /// ```
     #[must_use]
     pub fn stats(self) -> Stats {
-        self.0.stats()
-    }
-
-    /// What the family's own type stands for.
-    pub(crate) fn core(self) -> &'static FamilyCore {
-        self.0
+        self.hold().map_or_else(|| Stats::new("", "", self.id()), |family| family.stats())
     }
 }
 
@@ -187,7 +220,7 @@ impl core::fmt::Debug for FamilyRef {
 
 impl PartialEq for FamilyRef {
     fn eq(&self, other: &Self) -> bool {
-        core::ptr::eq(self.0, other.0)
+        core::ptr::eq(self.core, other.core) && self.generation == other.generation
     }
 }
 
@@ -200,7 +233,8 @@ impl core::hash::Hash for FamilyRef {
 }
 
 /// Walks all families that have been used, in the order of their first uses, latest first. A family is used once it
-/// has allocated anything, and stays in this list. Takes no lock.
+/// has allocated anything, and stays in this list. Heaps are in it from when they are made until they end; one that
+/// is made in the memory of another stands where that one stood. Takes no lock.
 ///
 /// ```
 /// use family_alloc::{Box, families, family};
@@ -217,6 +251,11 @@ pub fn families() -> Families {
     Families(following(&NEWEST))
 }
 
+/// All cores in the registry, also those of heaps that have ended.
+pub(super) fn cores() -> impl Iterator<Item = &'static FamilyCore> {
+    core::iter::successors(following(&NEWEST), |core| following(&core.next))
+}
+
 /// Iterator over the families that have been used; see [`families`].
 ///
 /// ```
@@ -226,24 +265,34 @@ pub fn families() -> Families {
 /// assert_eq!(families().count(), 1);
 /// # drop(boxed);
 /// ```
-#[derive(Clone, Debug)]
-pub struct Families(Option<FamilyRef>);
+#[derive(Clone)]
+pub struct Families(Option<&'static FamilyCore>);
 
 impl Iterator for Families {
     type Item = FamilyRef;
 
     fn next(&mut self) -> Option<FamilyRef> {
-        let found = self.0?;
-        self.0 = following(&found.0.next);
-        Some(found)
+        loop {
+            let core = self.0?;
+            self.0 = following(&core.next);
+            if let Some(generation) = core.living_generation() {
+                return Some(FamilyRef { core, generation });
+            }
+        }
     }
 }
 
 impl core::iter::FusedIterator for Families {}
 
-fn following(link: &AtomicPtr<FamilyCore>) -> Option<FamilyRef> {
+impl core::fmt::Debug for Families {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_list().entries(self.clone()).finish()
+    }
+}
+
+fn following(link: &AtomicPtr<FamilyCore>) -> Option<&'static FamilyCore> {
     // Acquire: pairs with the Release in `register`.
     let core = link.load(Acquire);
     // SAFETY: the list holds `&'static FamilyCore`s only.
-    unsafe { core.as_ref() }.map(FamilyRef)
+    unsafe { core.as_ref() }
 }

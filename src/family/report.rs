@@ -4,22 +4,30 @@
 
 use core::alloc::Layout;
 
-use super::registry::families;
+use super::registry::{FamilyRef, families};
 use super::{CLASS_BITS, FamilyCore};
 use crate::bin::Twice;
 use crate::fault::{Fault, FaultKind, Truth, report};
 use crate::header::Directory;
 use crate::size_class::SizeClass;
 
+/// What a family is called in a report; a heap never ends from now on.
+fn told_name(family: FamilyRef) -> &'static str {
+    family.name_for_ever().map_or("a heap that has ended", |_| family.core.told_name())
+}
+
 /// What an address belongs to.
 fn owner(address: usize) -> Truth {
     for family in families() {
-        let core = family.0;
+        // Not let go: the process ends.
+        let Some(held) = family.hold() else { continue };
+        let core = *held;
+        core::mem::forget(held);
         let directory = Directory::of(core.unit_shift);
         let tag = directory.tag(address);
         // Outside of the stretch an address has the tag of another place.
         if tag != 0 && directory.tells_apart(address) {
-            let name = FamilyCore::with_number(tag >> CLASS_BITS).map_or("unknown", |family| family.0.told_name());
+            let name = FamilyCore::with_number(tag >> CLASS_BITS).map_or("unknown", told_name);
             // Not a `SizeClass`: a tag that somebody has written over may name none.
             return Truth::Slab { family: name, slot_bytes: 1 << (tag & ((1 << CLASS_BITS) - 1)) };
         }

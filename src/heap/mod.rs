@@ -1,273 +1,182 @@
-//! Every branch on size: magazine, bin or large; allocate, zeroed, deallocate, grow and shrink, generic over the family.
-//!
-//! With a layout known at compile time all of it folds into a load, a compare and a few moves; what does not fit on the fast
-//! path is a call. `allocate` and `deallocate` are this crate's two hot functions.
+//! [`Heap`]: a family that is made while the program runs, and its handles.
 
-mod calls;
-mod checked;
-mod exact;
-mod family;
-#[cfg(all(test, unix, not(any(miri, loom))))]
-mod flips;
-mod hardened;
-#[cfg(all(test, unix, not(any(miri, loom))))]
-mod holds;
-mod noted;
-mod resize;
+mod builder;
+mod handle;
 
-use core::alloc::Layout;
-use core::ptr::NonNull;
+use core::fmt;
+use core::hash::{Hash, Hasher};
 
-pub use exact::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
-pub use family::Family;
-pub use resize::{grow, grow_zeroed, shrink};
+pub use builder::{HeapBuilder, HeapError};
 
-use noted::{allocate_noted, allocate_noted_zeroed, deallocate_noted};
+use crate::family::FamilyCore;
+use crate::stats::Stats;
+use crate::thread;
 
-use crate::family::{FamilyCore, is_look_due};
-use crate::magazine::Cache;
-use crate::magazine::CacheSlot;
-use crate::size_class::SizeClass;
-use crate::thread::cache_for;
-use crate::waiting;
-
-#[inline(always)]
-fn slot<F: Family>() -> &'static CacheSlot {
-    // SAFETY: `Family` promises the calling thread's slot, which lives as long as the thread; the reference does not leave it,
-    // because `CacheSlot` is not `Sync`.
-    unsafe { &*F::__slot() }
-}
-
-#[inline(always)]
-fn cache<F: Family>() -> &'static Cache {
-    slot::<F>().get()
-}
-
-/// The class of a layout that is served from slabs; `None` above that.
-#[inline(always)]
-fn slab_class<F: Family>(layout: Layout) -> Option<SizeClass> {
-    let class = SizeClass::of_at_least(layout, F::CHECKS.least_class());
-    (class.index() <= const { FamilyCore::largest_class(F::SLAB_BYTES) }).then_some(class)
-}
-
-#[inline(always)]
-fn slice(address: usize, bytes: usize) -> NonNull<[u8]> {
-    // The provenance of every region is exposed where it is claimed; a client's pointer is only trusted for its address.
-    let pointer = core::ptr::with_exposed_provenance_mut::<u8>(address);
-    // SAFETY: slots lie inside regions, which do not begin at 0.
-    NonNull::slice_from_raw_parts(unsafe { NonNull::new_unchecked(pointer) }, bytes)
-}
-
-#[inline(always)]
-fn dangling(layout: Layout) -> NonNull<[u8]> {
-    let pointer = core::ptr::without_provenance_mut::<u8>(layout.align());
-    // SAFETY: an alignment is not 0.
-    NonNull::slice_from_raw_parts(unsafe { NonNull::new_unchecked(pointer) }, 0)
-}
-
-/// Allocates the whole slot that a layout needs. `None`: out of memory. A size of 0 costs nothing.
-#[inline(always)]
-#[must_use]
-pub fn allocate<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
-    if layout.size() == 0 {
-        return Some(dangling(layout));
-    }
-    let Some(class) = slab_class::<F>(layout) else { return allocate_large::<F>(layout) };
-    if F::CHECKS.keeps_states() {
-        return allocate_noted::<F>(class).map(|address| slice(address, class.slot_bytes()));
-    }
-    allocate_slot::<F>(class)
-}
-
-/// A slot of a class, where the family keeps no states. `None`: out of memory.
-#[inline(always)]
-fn allocate_slot<F: Family>(class: SizeClass) -> Option<NonNull<[u8]>> {
-    let address = match cache::<F>().magazine(class).pop() {
-        Some(address) => address,
-        None => match allocate_exhausted::<F>(class) {
-            (0, _) => return None,
-            (address, _) => address,
-        },
-    };
-    Some(slice(address, class.slot_bytes()))
-}
-
-/// Like [`allocate`], and all of the slot reads zero.
-#[inline(always)]
-#[must_use]
-pub fn allocate_zeroed<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
-    if layout.size() == 0 {
-        return Some(dangling(layout));
-    }
-    let Some(class) = slab_class::<F>(layout) else { return allocate_large_zeroed::<F>(layout) };
-    if F::CHECKS.keeps_states() {
-        return allocate_noted_zeroed::<F>(class).map(|address| slice(address, class.slot_bytes()));
-    }
-    let (address, zeroed) = match cache::<F>().magazine(class).pop() {
-        Some(address) => (address, false),
-        None => allocate_exhausted::<F>(class),
-    };
-    if address == 0 {
-        return None;
-    }
-    let memory = slice(address, class.slot_bytes());
-    if !zeroed {
-        // SAFETY: a slot of `slot_bytes` that was just allocated.
-        unsafe { memory.cast::<u8>().write_bytes(0, class.slot_bytes()) };
-    }
-    Some(memory)
-}
-
-/// Frees an allocation. Ends the process if the layout's class or the family is wrong, unless the family is unchecked.
+/// A family that is made while the program runs: the memory of a tenant, a query, a request, a test.
 ///
-/// # Safety
-/// `ptr` is live, of this family, and `layout` fits it.
-#[inline(always)]
-pub unsafe fn deallocate<F: Family>(ptr: NonNull<u8>, layout: Layout) {
-    if layout.size() == 0 {
-        return verify_empty::<F>(ptr, layout);
-    }
-    let Some(class) = slab_class::<F>(layout) else {
-        // SAFETY: the same contract.
-        return unsafe { deallocate_large::<F>(ptr, layout) };
-    };
-    let address = ptr.as_ptr().expose_provenance();
-    if F::CHECKS.keeps_states() {
-        // SAFETY: the same contract.
-        return unsafe { deallocate_noted::<F, false>(address, layout, class) };
-    }
-    let cache = cache::<F>();
-    let magazine = cache.magazine(class);
-    let right = !F::CHECKS.compares_tags() || has_right_tag::<F>(cache, class, address);
-    // The empty cache has a tag that no slab has. Where none is compared, it has to be looked at.
-    let pushed =
-        if F::CHECKS.compares_tags() { right && magazine.push(address) } else { magazine.push_if_owned(address) };
-    if !pushed {
-        // SAFETY: the same contract.
-        unsafe { deallocate_full::<F>(address, layout) };
-    }
-}
-
-/// Ends the process if what comes back as nothing is something, where the family can tell.
-#[inline(always)]
-fn verify_empty<F: Family>(ptr: NonNull<u8>, layout: Layout) {
-    if F::CHECKS.keeps_states() {
-        F::__core().verify_empty(ptr.addr().get(), layout);
-    }
-}
-
-/// Whether the slab that holds an address is of the cache's family and of this class.
-#[inline(always)]
-fn has_right_tag<F: Family>(cache: &Cache, class: SizeClass, address: usize) -> bool {
-    let tag = cache.view().tag(address, const { F::SLAB_BYTES.trailing_zeros() });
-    tag == cache.magazine(class).tag()
-}
-
-/// The thread may have no cache to compare with.
-#[cold]
-#[inline(never)]
-fn verify_slowly(family: &'static FamilyCore, class: SizeClass, address: usize, layout: Layout) {
-    if !family.owns(address, class) {
-        match NonNull::new(core::ptr::with_exposed_provenance_mut(address)) {
-            Some(memory) => family.verify_large(memory, layout),
-            None => family.report_invalid_free(address, layout),
-        }
-    }
-}
-
-/// The other half of [`allocate`]: the array is empty. Returns the address, 0 if out of memory, and whether it reads zero.
-#[cold]
-#[inline(never)]
-fn allocate_exhausted<F: Family>(class: SizeClass) -> (usize, bool) {
-    match cache::<F>().magazine(class).carve(class.slot_bytes()) {
-        Some(carved) => carved,
-        None => refill(F::__core(), slot::<F>(), class).unwrap_or((0, false)),
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Option<(usize, bool)> {
-    let Some(cache) = cache_for(family, slot, class) else { return family.take_one(class) };
-    if !family.refill(cache, class) {
-        return None;
-    }
-    let magazine = cache.cache.magazine(class);
-    magazine.pop().map(|address| (address, false)).or_else(|| magazine.carve(class.slot_bytes()))
-}
-
-/// The other half of [`deallocate`]: the array's room is used up, the thread has no cache, or the free is wrong.
+/// A value is a handle, one word long; clones are handles of the same heap, in any thread. It is an allocator, so
+/// collections take a clone: `Vec::new_in(heap.clone())`. Each collection holds its handle for as long as it lives.
 ///
-/// # Safety
-/// As for [`deallocate`].
-#[cold]
-#[inline(never)]
-unsafe fn deallocate_full<F: Family>(address: usize, layout: Layout) {
-    let (cache, class) = (cache::<F>(), SizeClass::of(layout));
-    let is_right = F::CHECKS.compares_tags() && has_right_tag::<F>(cache, class, address);
-    // Most often the array isn't full at all: it was time to look whether anything waits to be given back.
-    if is_right && cache.magazine(class).is_mostly_room(class) && !(waiting::is_anything() && is_look_due()) {
-        cache.magazine(class).push(address);
-        return;
-    }
-    // SAFETY: the same contract.
-    unsafe { flush(F::__core(), slot::<F>(), address, layout, F::CHECKS.compares_tags() && !is_right) };
-}
-
-/// # Safety
-/// As for [`deallocate`].
-unsafe fn flush(family: &'static FamilyCore, slot: &CacheSlot, address: usize, layout: Layout, checked: bool) {
-    let class = SizeClass::of(layout);
-    if checked && !family.owns(address, class) {
-        let pointer = core::ptr::with_exposed_provenance_mut(address);
-        // A slot's address is not 0; nor is a pointer that was checked not to be one.
-        let Some(memory) = NonNull::new(pointer) else { family.report_invalid_free(address, layout) };
-        // SAFETY: the same contract: if it grew out of its slot, it is live; else this ends the process.
-        return unsafe { family.deallocate_large(memory, layout) };
-    }
-    // SAFETY: live, and given up by the client; its class was verified, or is right by contract.
-    unsafe { put_back(family, slot, address, class) };
-}
-
-/// Puts a slot into the thread's cache, or into its bin if the thread has none.
+/// # The end of a heap
 ///
-/// # Safety
-/// `address` is a slot of this family and class that nobody uses any more and that is in no cache and no bin.
-unsafe fn put_back(family: &'static FamilyCore, slot: &CacheSlot, address: usize, class: SizeClass) {
-    let Some(cache) = cache_for(family, slot, class) else {
-        // SAFETY: the same contract.
-        return unsafe { family.give_one(class, address) };
-    };
-    let magazine = cache.cache.magazine(class);
-    let room = magazine.renew_room();
-    // One that is mostly room comes here less often. What waits in quarantine stays until there is none.
-    let has_room = if family.gives_caches_at_once() { room > 0 } else { 4 * room >= 3 * magazine.capacity() };
-    if !has_room || !magazine.push(address) {
-        family.flush(cache, class);
-        let pushed = magazine.push(address);
-        debug_assert!(pushed, "a flush makes room");
+/// When the last handle goes and nothing is live, all memory of the heap goes back at once, what threads have cached of it
+/// included; at most 512 KiB of it, over all heaps, wait for the next heap and go to the system a second later. A
+/// collection that is leaked (`Vec::leak`, [`core::mem::forget`]) leaks its handle, and so keeps its heap for good. What was
+/// taken out of its collection without the handle, as by `Box::into_raw`, keeps the heap too: it is an *orphan* when the
+/// last handle goes, shown by [`families`](crate::families()), and nothing can end it.
+///
+/// # What it costs
+///
+/// A heap with one small allocation costs 8 KiB of memory. Threads that use it now and then are served under a lock of the heap's,
+/// one for each size class; a thread that uses it often gets a cache of it, and is then about as fast as with a static
+/// family. A thread has caches of 32 heaps at most. Slabs have 64 KiB unless [`slab_bytes`](HeapBuilder::slab_bytes) says otherwise.
+///
+/// # Examples
+///
+/// ```
+/// use family_alloc::{Heap, Vec};
+///
+/// let tenant = Heap::new("tenant 42")?;
+/// let mut v = Vec::new_in(tenant.clone());
+/// v.extend(0..100_u32);
+/// assert_eq!(tenant.stats().live_bytes, 512);
+/// println!("{}", tenant.stats());
+/// drop((v, tenant));
+/// // Nothing is left of it.
+/// # Ok::<(), family_alloc::HeapError>(())
+/// ```
+pub struct Heap(&'static FamilyCore);
+
+impl Heap {
+    /// Makes a heap with the options of [`HeapBuilder`]'s defaults. The name is for reports and tables; it is copied, and need not
+    /// be the only one of its kind.
+    ///
+    /// # Errors
+    ///
+    /// There are too many heaps, or no memory or address space for another.
+    ///
+    /// ```
+    /// use family_alloc::{Heap, families};
+    ///
+    /// let heap = Heap::new(&format!("query {}", 7))?;
+    /// assert!(families().any(|family| family.name() == "query 7"));
+    /// drop(heap);
+    /// assert!(families().all(|family| family.name() != "query 7"));
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    pub fn new(name: &str) -> Result<Self, HeapError> {
+        Self::builder(name).build()
+    }
+
+    /// Begins to say how a heap is to be.
+    ///
+    /// ```
+    /// use family_alloc::{Checks, Heap};
+    ///
+    /// let plugin = Heap::builder("plugin").checks(Checks::Checked).slab_bytes(256 << 10).build()?;
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    pub fn builder(name: &str) -> HeapBuilder<'_> {
+        HeapBuilder::new(name)
+    }
+
+    /// The name that the heap was given.
+    ///
+    /// ```
+    /// assert_eq!(family_alloc::Heap::new("tenant 42")?.name(), "tenant 42");
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.heap_name()
+    }
+
+    /// What the heap holds now, as [`Family::stats`](crate::Family::stats). Its `name` is a copy that is kept for ever, once for
+    /// each name that is asked for so. Heaps share regions, so their `reserved_bytes` are those of their slabs; and a slab that
+    /// became empty is not theirs any more, so it is not among their `kept_bytes`. Both holds unless the heap keeps states.
+    ///
+    /// ```
+    /// use family_alloc::{Box, Heap};
+    ///
+    /// let heap = Heap::new("request")?;
+    /// let boxed = Box::new_in([0_u8; 100], heap.clone());
+    /// assert_eq!(heap.stats().live_allocations, 1);
+    /// drop(boxed);
+    /// assert_eq!(heap.stats().live_allocations, 0);
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.0.stats()
+    }
+
+    /// Bytes of the slots and mappings that clients hold now, as [`Family::live_bytes`](crate::Family::live_bytes): cheap, and exact
+    /// for what the calling thread did.
+    ///
+    /// ```
+    /// use family_alloc::{Box, Heap};
+    ///
+    /// let heap = Heap::new("request")?;
+    /// let boxed = Box::new_in([0_u8; 100], heap.clone());
+    /// assert_eq!(heap.live_bytes(), 128);
+    /// # drop(boxed);
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    #[must_use]
+    pub fn live_bytes(&self) -> usize {
+        thread::live_bytes(self.0)
+    }
+
+    /// Gives free memory back to the system at once, as [`Family::trim`](crate::Family::trim); also what other heaps have left.
+    ///
+    /// ```
+    /// use family_alloc::{Heap, Vec};
+    ///
+    /// let heap = Heap::new("import")?;
+    /// drop(Vec::<u8, _>::with_capacity_in(8 << 20, heap.clone()));
+    /// heap.trim();
+    /// assert_eq!(heap.stats().kept_bytes, 0);
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    pub fn trim(&self) -> usize {
+        thread::trim(self.0)
     }
 }
 
-#[cold]
-#[inline(never)]
-fn allocate_large<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
-    let large = F::__core().allocate_large(layout, false)?;
-    Some(NonNull::slice_from_raw_parts(large.memory, large.bytes))
+impl Clone for Heap {
+    #[inline]
+    fn clone(&self) -> Self {
+        self.0.hold();
+        Self(self.0)
+    }
 }
 
-#[cold]
-#[inline(never)]
-fn allocate_large_zeroed<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
-    let large = F::__core().allocate_large(layout, true)?;
-    Some(NonNull::slice_from_raw_parts(large.memory, large.bytes))
+impl Drop for Heap {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.let_go();
+    }
 }
 
-/// # Safety
-/// As for [`deallocate`].
-#[cold]
-#[inline(never)]
-unsafe fn deallocate_large<F: Family>(ptr: NonNull<u8>, layout: Layout) {
-    // SAFETY: the same contract.
-    unsafe { F::__core().deallocate_large(ptr, layout) };
+impl fmt::Debug for Heap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Heap").field(&self.name()).finish()
+    }
 }
+
+/// Two handles are equal if they are of the same heap.
+impl PartialEq for Heap {
+    fn eq(&self, other: &Self) -> bool {
+        core::ptr::eq(self.0, other.0)
+    }
+}
+
+impl Eq for Heap {}
+
+impl Hash for Heap {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.heap_id().hash(state);
+    }
+}
+
+crate::__impl_allocators!(Heap);

@@ -15,7 +15,7 @@ const FENCED_COUNT: usize = 1000;
 /// Mappings from here on are aligned to huge pages, so that they can have some once they have grown.
 const HUGE_FROM_BYTES: usize = 2 << 20;
 /// So many freed addresses are remembered, so that a second free is told as such.
-const FREED_COUNT: usize = 64;
+const FREED_COUNT: usize = 32;
 
 pub(super) struct Singles {
     table: Table,

@@ -251,6 +251,22 @@ impl Magazine {
         self.renew_room();
     }
 
+    /// The array and its places, if there is one.
+    fn array(&self) -> Array {
+        (self.bottom.load(Relaxed), self.places.get())
+    }
+
+    /// Takes over an array, of which nothing is used yet.
+    ///
+    /// # Safety
+    /// The magazine is empty; the array was another's that does not use it any more.
+    unsafe fn adopt(&self, (array, places): Array) {
+        self.bottom.store(array, Relaxed);
+        self.top.store(array, Relaxed);
+        self.end.set(array);
+        self.places.set(places);
+    }
+
     /// Notes that slots of the class are exchanged.
     pub(crate) fn note_exchange(&self) {
         self.exchanged.set(true);
@@ -296,10 +312,15 @@ impl Magazine {
     }
 }
 
+/// Where a magazine's array begins, and its places.
+type Array = (*mut usize, u16);
+
 /// What one thread holds of one family, all classes.
 #[repr(C, align(64))]
 pub struct Cache {
     view: Cell<View>,
+    /// The heap that it is a cache of, by number and generation; 0 for static families.
+    heap: Cell<u64>,
     /// Where the slabs begin in a region that is known to be the family's: the last that a slot was freed in. Only where the
     /// family keeps states.
     slabs: Cell<usize>,
@@ -315,11 +336,17 @@ unsafe impl Sync for Cache {}
 /// The cache of a thread that has none. Never written (M3).
 pub(crate) static EMPTY: Cache = Cache::empty();
 
+/// The cache of a thread that has none.
+pub(crate) const fn empty() -> &'static Cache {
+    &EMPTY
+}
+
 impl Cache {
     /// A cache without slots, room or family.
     pub(crate) const fn empty() -> Self {
         Self {
             view: Cell::new(View::CLOSED),
+            heap: Cell::new(0),
             slabs: Cell::new(0),
             random: Random::new(),
             magazines: [const { Magazine::empty() }; CLASS_COUNT],
@@ -353,9 +380,32 @@ impl Cache {
         }
     }
 
-    /// Gives the cache its family: what addresses are looked up in, and each class's tag.
-    pub(crate) fn equip(&self, view: View, tag: impl Fn(SizeClass) -> u32) {
+    /// The heap that this is a cache of: its number and generation.
+    #[inline(always)]
+    pub(crate) fn heap(&self) -> u64 {
+        self.heap.get()
+    }
+
+    /// The arrays of all magazines.
+    pub(crate) fn arrays(&self) -> [Array; CLASS_COUNT] {
+        core::array::from_fn(|index| self.magazines[index].array())
+    }
+
+    /// Takes over the arrays of a cache.
+    ///
+    /// # Safety
+    /// All magazines are empty and have none, and the other cache does not use them any more.
+    pub(crate) unsafe fn adopt(&self, arrays: &[Array; CLASS_COUNT]) {
+        for (magazine, &array) in self.magazines.iter().zip(arrays) {
+            // SAFETY: the same contract.
+            unsafe { magazine.adopt(array) };
+        }
+    }
+
+    /// Gives the cache its family: what addresses are looked up in, the heap if it is one, and each class's tag.
+    pub(crate) fn equip(&self, view: View, heap: u64, tag: impl Fn(SizeClass) -> u32) {
         self.view.set(view);
+        self.heap.set(heap);
         for (index, magazine) in self.magazines.iter().enumerate() {
             // Another cache may have stood here, and the models know an atomic by its place.
             magazine.top.store(core::ptr::null_mut(), Relaxed);
@@ -391,7 +441,7 @@ mod tests {
     fn a_magazine_gives_back_what_it_got_oldest_first_to_the_bin() {
         let (mut few, mut many) = (vec![0usize; 8], vec![0usize; 128]);
         let cache = Cache::empty();
-        cache.equip(View::CLOSED, |class| class.index() as u32 + 1);
+        cache.equip(View::CLOSED, 0, |class| class.index() as u32 + 1);
         let class = SizeClass::from_index(6);
         let magazine = cache.magazine(class);
         assert_eq!((magazine.pop(), magazine.carve(64), magazine.tag()), (None, None, 7));

@@ -57,8 +57,8 @@ pub(crate) struct Shelves {
     carved_slots: usize,
     pub(crate) purged_slots: usize,
     pub(crate) claimed_slots: usize,
-    /// The least number of idle slots since the last [`look`](Self::look).
-    least_idle: usize,
+    /// The least number of idle slots since the last [`look`](Self::look), or 2³² − 1.
+    least_idle: u32,
     tail: Tail,
 }
 
@@ -101,7 +101,12 @@ impl Shelves {
             self.tail = Tail::Unused;
         }
         let idle = self.idle_slots();
-        core::mem::replace(&mut self.least_idle, idle).min(idle)
+        let least = core::mem::replace(&mut self.least_idle, u32::try_from(idle).unwrap_or(u32::MAX));
+        idle.min(least as usize)
+    }
+
+    fn note_idle(&mut self) {
+        self.least_idle = self.least_idle.min(u32::try_from(self.idle_slots()).unwrap_or(u32::MAX));
     }
 
     /// Whether slabs of this bin are huge pages, most of them.
@@ -208,7 +213,7 @@ impl Shelves {
         self.claimed_slots -= claim.slots;
         let purged = claim.purged.count() * geometry.piece_slots();
         self.purged_slots += purged;
-        self.least_idle = self.least_idle.min(self.idle_slots());
+        self.note_idle();
         if slab.used.get() == 0 {
             self.retire(geometry, slab);
         }
@@ -232,7 +237,7 @@ impl Shelves {
             }
         }
         self.used_slots += count;
-        self.least_idle = self.least_idle.min(self.idle_slots());
+        self.note_idle();
         Ok(count)
     }
 

@@ -30,7 +30,7 @@ from_the_crate! {
     family "../../../src/family/mod.rs";
     fault "../../../src/fault.rs";
     header "../../../src/header.rs";
-    heap "../../../src/heap/mod.rs";
+    front "../../../src/front/mod.rs";
     huge_pages "../../../src/huge_pages.rs";
     large "../../../src/large/mod.rs";
     magazine "../../../src/magazine/mod.rs";
@@ -41,7 +41,7 @@ from_the_crate! {
     slab "../../../src/slab/mod.rs";
     states "../../../src/states.rs";
     stats "../../../src/stats.rs";
-    thread "../../../src/thread.rs";
+    thread "../../../src/thread/mod.rs";
     thread_pages "../../../src/thread_pages.rs";
     tiny "../../../src/tiny.rs";
     trunk "../../../src/trunk.rs";
@@ -65,4 +65,4 @@ mod worlds {
 }
 
 use checks::Checks;
-use heap::Family;
+use front::Family;

@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use crate::Family;
-use crate::heap::{allocate, deallocate};
+use crate::front::{allocate, deallocate};
 use crate::size_class::SizeClass;
 use crate::sync::Sleep;
 use crate::world::{HALF, One, QUARTER, disown, explore, own, spawn};
@@ -14,7 +14,7 @@ fn layout(class: SizeClass) -> core::alloc::Layout {
 
 /// An allocation as a client makes it.
 pub(super) fn take<F: Family>(class: SizeClass) -> usize {
-    let memory = allocate::<F>(layout(class)).expect("there is memory");
+    let memory = allocate(F::default(), layout(class)).expect("there is memory");
     let address = memory.cast::<u8>().as_ptr().expose_provenance();
     own(address);
     address
@@ -34,7 +34,7 @@ pub(super) fn free<F: Family>(address: usize) {
 pub(super) fn free_as<F: Family>(address: usize, class: SizeClass) {
     let memory = NonNull::new(core::ptr::with_exposed_provenance_mut(address)).expect("no address of a slot is 0");
     // SAFETY: a live slot of this class, or a misuse that the family is asked to find.
-    unsafe { deallocate::<F>(memory, layout(class)) };
+    unsafe { deallocate(F::default(), memory, layout(class)) };
 }
 
 fn assert_all_is_back(thread_caches: usize) {

@@ -2,6 +2,7 @@
 
 pub mod bin;
 pub mod exit;
+pub mod heaps;
 pub mod lock;
 pub mod registry;
 pub mod slab;

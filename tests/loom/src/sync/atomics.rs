@@ -63,6 +63,11 @@ impl AtomicUsize {
     }
 
     #[track_caller]
+    pub(crate) fn fetch_sub(&self, value: usize, order: Ordering) -> usize {
+        self.object().fetch_sub(value, order)
+    }
+
+    #[track_caller]
     pub(crate) fn fetch_max(&self, value: usize, order: Ordering) -> usize {
         self.object().fetch_max(value, order)
     }
@@ -90,6 +95,24 @@ impl<T> AtomicPtr<T> {
     #[track_caller]
     pub(crate) fn store(&self, pointer: *mut T, order: Ordering) {
         self.0.store(pointer.expose_provenance(), order);
+    }
+
+    #[track_caller]
+    pub(crate) fn swap(&self, pointer: *mut T, order: Ordering) -> *mut T {
+        core::ptr::with_exposed_provenance_mut(self.0.swap(pointer.expose_provenance(), order))
+    }
+
+    #[track_caller]
+    pub(crate) fn compare_exchange(
+        &self,
+        current: *mut T,
+        new: *mut T,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<*mut T, *mut T> {
+        let (current, new) = (current.expose_provenance(), new.expose_provenance());
+        let exchanged = self.0.compare_exchange(current, new, success, failure);
+        exchanged.map(core::ptr::with_exposed_provenance_mut).map_err(core::ptr::with_exposed_provenance_mut)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::alloc::Layout;
 
-use super::{Cache, CacheSlot, Family, cache, put_back, slot};
+use super::{Cache, CacheSlot, Handle, put_back};
 use crate::family::FamilyCore;
 use crate::magazine::Magazine;
 use crate::size_class::SizeClass;
@@ -11,8 +11,8 @@ use crate::thread::cache_for;
 
 /// Where the family has the states of a class's slots.
 #[inline(always)]
-pub(super) const fn states<F: Family>(class: SizeClass) -> States {
-    States::new(const { F::SLAB_BYTES.trailing_zeros() }, class)
+pub(super) fn states<H: Handle>(handle: H, class: SizeClass) -> States {
+    States::new(handle.unit_shift(), class)
 }
 
 /// The state of a slot.
@@ -20,21 +20,22 @@ pub(super) const fn states<F: Family>(class: SizeClass) -> States {
 /// # Safety
 /// The address lies in a region of this family in which it has opened a slab.
 #[inline(always)]
-pub(super) unsafe fn place<F: Family>(address: usize, class: SizeClass) -> Place {
+pub(super) unsafe fn place<H: Handle>(handle: H, address: usize, class: SizeClass) -> Place {
     // SAFETY: the same contract.
-    unsafe { states::<F>(class).place(address) }
+    unsafe { states(handle, class).place(address) }
 }
 
 /// What becomes of the state of the slot of this class that begins at an address, if that lies in the region that was last freed
 /// in, else `false`. A live byte in the class's table says as much as the slab's tag.
 #[inline(always)]
-pub(super) fn in_last_region<F: Family>(
+pub(super) fn in_last_region<H: Handle>(
+    handle: H,
     cache: &Cache,
     address: usize,
     class: SizeClass,
     free: impl FnOnce(&Magazine, Place) -> bool,
 ) -> bool {
-    let (states, slabs, magazine) = (states::<F>(class), cache.slabs(), cache.magazine(class));
+    let (states, slabs, magazine) = (states(handle, class), cache.slabs(), cache.magazine(class));
     let index = states.index(slabs, address);
     if index >= magazine.region_slots() {
         return false;
@@ -45,21 +46,21 @@ pub(super) fn in_last_region<F: Family>(
 
 /// A slot of the thread's cache, if there is one.
 #[inline(always)]
-fn pop<F: Family>(class: SizeClass) -> Option<usize> {
-    let address = cache::<F>().magazine(class).pop()?;
+fn pop<H: Handle>(handle: H, class: SizeClass) -> Option<usize> {
+    let address = handle.cache().magazine(class).pop()?;
     // SAFETY: what is in a magazine is a slot of its family and class.
-    if !unsafe { place::<F>(address, class) }.go(State::CACHED, State::LIVE) {
-        freed_twice::<F>(address, class);
+    if !unsafe { place(handle, address, class) }.go(State::CACHED, State::LIVE) {
+        freed_twice(handle, address, class);
     }
     Some(address)
 }
 
 /// A slot; `None`: out of memory.
 #[inline(always)]
-pub(super) fn allocate<F: Family>(class: SizeClass) -> Option<usize> {
-    match pop::<F>(class) {
+pub(super) fn allocate<H: Handle>(handle: H, class: SizeClass) -> Option<usize> {
+    match pop(handle, class) {
         Some(address) => Some(address),
-        None => match allocate_slowly::<F>(class) {
+        None => match allocate_slowly(handle, class) {
             (0, _) => None,
             (address, _) => Some(address),
         },
@@ -68,8 +69,8 @@ pub(super) fn allocate<F: Family>(class: SizeClass) -> Option<usize> {
 
 /// A slot that reads zero; `None`: out of memory.
 #[inline(always)]
-pub(super) fn allocate_zeroed<F: Family>(class: SizeClass) -> Option<usize> {
-    let Some(address) = pop::<F>(class) else { return allocate_zeroed_slowly::<F>(class) };
+pub(super) fn allocate_zeroed<H: Handle>(handle: H, class: SizeClass) -> Option<usize> {
+    let Some(address) = pop(handle, class) else { return allocate_zeroed_slowly(handle, class) };
     clear(address, class);
     Some(address)
 }
@@ -86,12 +87,12 @@ fn clear(address: usize, class: SizeClass) {
 /// # Safety
 /// If `address` is a live slot of this family that `layout` fits, nobody uses it any more.
 #[inline(always)]
-pub(super) unsafe fn deallocate<F: Family>(address: usize, layout: Layout, class: SizeClass) {
-    let cache = cache::<F>();
+pub(super) unsafe fn deallocate<H: Handle>(handle: H, address: usize, layout: Layout, class: SizeClass) {
+    let cache = handle.cache();
     // SAFETY: the same contract.
-    if !unsafe { push::<F>(cache, address, class) } {
+    if !unsafe { push(handle, cache, address, class) } {
         // SAFETY: the same contract.
-        unsafe { deallocate_slowly::<F>(address, layout) };
+        unsafe { deallocate_slowly(handle, address, layout) };
     }
 }
 
@@ -100,8 +101,8 @@ pub(super) unsafe fn deallocate<F: Family>(address: usize, layout: Layout, class
 /// # Safety
 /// As for [`deallocate`].
 #[inline(always)]
-unsafe fn push<F: Family>(cache: &Cache, address: usize, class: SizeClass) -> bool {
-    in_last_region::<F>(cache, address, class, |magazine, place| {
+unsafe fn push<H: Handle>(handle: H, cache: &Cache, address: usize, class: SizeClass) -> bool {
+    in_last_region(handle, cache, address, class, |magazine, place| {
         let freed = place.get() == State::LIVE && magazine.push(address);
         if freed {
             place.set(State::CACHED);
@@ -113,10 +114,10 @@ unsafe fn push<F: Family>(cache: &Cache, address: usize, class: SizeClass) -> bo
 /// The other half of [`allocate`]: the array is empty. Returns the address, 0 if out of memory, and whether it reads zero.
 #[cold]
 #[inline(never)]
-fn allocate_slowly<F: Family>(class: SizeClass) -> (usize, bool) {
-    let Some((address, zeroed, from)) = obtain(F::__core(), slot::<F>(), class) else { return (0, false) };
+fn allocate_slowly<H: Handle>(handle: H, class: SizeClass) -> (usize, bool) {
+    let Some((address, zeroed, from)) = obtain(handle.core(), handle.slot(), class) else { return (0, false) };
     // SAFETY: a slot of this family and class, from its magazine or its bin.
-    unsafe { F::__core().make_live(address, class, from) };
+    unsafe { handle.core().make_live(address, class, from) };
     (address, zeroed)
 }
 
@@ -142,8 +143,8 @@ fn obtain(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Op
 /// The other half of [`allocate_zeroed`].
 #[cold]
 #[inline(never)]
-fn allocate_zeroed_slowly<F: Family>(class: SizeClass) -> Option<usize> {
-    let (address, zeroed) = allocate_slowly::<F>(class);
+fn allocate_zeroed_slowly<H: Handle>(handle: H, class: SizeClass) -> Option<usize> {
+    let (address, zeroed) = allocate_slowly(handle, class);
     if address == 0 {
         return None;
     }
@@ -154,24 +155,24 @@ fn allocate_zeroed_slowly<F: Family>(class: SizeClass) -> Option<usize> {
 }
 
 /// Whether a slab of this family and class holds an address outside of the region that was last freed in; if so that changes.
-pub(super) fn is_other_region<F: Family>(cache: &Cache, address: usize, class: SizeClass) -> bool {
-    let unit_shift = const { F::SLAB_BYTES.trailing_zeros() };
+pub(super) fn is_other_region<H: Handle>(handle: H, cache: &Cache, address: usize, class: SizeClass) -> bool {
+    let unit_shift = handle.unit_shift();
     let slabs = slabs_of(address, unit_shift);
     // The empty cache has a tag that no slab has, so nothing is stored to it (M3 in `magazine`).
     // Bits above those that a lookup uses count here: the address is about to be used.
     let other = cache.slabs() != slabs
         && cache.view().tag(address, unit_shift) == cache.magazine(class).tag()
-        && F::__core().holds(address);
+        && handle.core().holds(address);
     if other {
-        cache.set_slabs(slabs, |class| states::<F>(class).slots());
+        cache.set_slabs(slabs, |class| states(handle, class).slots());
     }
     other
 }
 
 #[cold]
 #[inline(never)]
-pub(super) fn freed_twice<F: Family>(address: usize, class: SizeClass) -> ! {
-    F::__core().report_freed_twice(address, class)
+pub(super) fn freed_twice<H: Handle>(handle: H, address: usize, class: SizeClass) -> ! {
+    handle.core().report_freed_twice(address, class)
 }
 
 /// The other half of [`deallocate`]: the slot is in another region, the array is full, the thread has no cache, or the free is wrong.
@@ -179,12 +180,12 @@ pub(super) fn freed_twice<F: Family>(address: usize, class: SizeClass) -> ! {
 /// # Safety
 /// As for [`deallocate`].
 #[inline(never)]
-unsafe fn deallocate_slowly<F: Family>(address: usize, layout: Layout) {
-    let (cache, class) = (cache::<F>(), F::__core().class_of(layout));
+unsafe fn deallocate_slowly<H: Handle>(handle: H, address: usize, layout: Layout) {
+    let (cache, class) = (handle.cache(), handle.core().class_of(layout));
     // SAFETY: the same contract, here and below.
-    if !(is_other_region::<F>(cache, address, class) && unsafe { push::<F>(cache, address, class) }) {
+    if !(is_other_region(handle, cache, address, class) && unsafe { push(handle, cache, address, class) }) {
         // SAFETY: as above.
-        unsafe { release(F::__core(), slot::<F>(), address, layout) };
+        unsafe { release(handle.core(), handle.slot(), address, layout) };
     }
 }
 
@@ -207,13 +208,13 @@ mod tests {
     crate::family! { struct Late { slab_bytes: 64 * 1024, checks: Checked } }
 
     fn take(layout: Layout) -> usize {
-        crate::heap::allocate::<Late>(layout).unwrap().cast::<u8>().as_ptr().expose_provenance()
+        crate::front::allocate(Late, layout).unwrap().cast::<u8>().as_ptr().expose_provenance()
     }
 
     fn give(address: usize, layout: Layout) {
         let memory = NonNull::new(core::ptr::with_exposed_provenance_mut(address)).unwrap();
         // SAFETY: a live slot of this layout, but for the one that is freed twice.
-        unsafe { crate::heap::deallocate::<Late>(memory, layout) };
+        unsafe { crate::front::deallocate(Late, memory, layout) };
     }
 
     /// Two threads free one slot at the same instant. One of the two copies lets the slab be closed; the other waits in the depot, and is
@@ -230,7 +231,7 @@ mod tests {
             give(twice, large);
             // What the other has seen when it looked at the same instant.
             // SAFETY: a slot of the family.
-            unsafe { place::<Late>(twice, class) }.set(State::LIVE);
+            unsafe { place(Late, twice, class) }.set(State::LIVE);
             let other = scope.spawn(move || [twice, twice + 32_768].map(|slot| give(slot, large)));
             other.join().unwrap();
             // This thread's copy goes to the depot.
@@ -249,7 +250,7 @@ mod tests {
     fn what_is_left_of_a_closed_slab_is_not_handed_out() {
         use std::os::unix::process::ExitStatusExt;
 
-        const NAME: &str = "heap::checked::tests::what_is_left_of_a_closed_slab_is_not_handed_out";
+        const NAME: &str = "front::checked::tests::what_is_left_of_a_closed_slab_is_not_handed_out";
         const CHILD: &str = "FAMILY_ALLOC_TEST_CHILD";
         if std::env::var_os(CHILD).is_some() {
             return hand_out_what_is_left_of_a_closed_slab();

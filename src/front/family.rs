@@ -3,7 +3,7 @@
 use core::fmt::Debug;
 use core::hash::Hash;
 
-use super::{cache, calls};
+use super::{Handle, calls};
 use crate::checks::Checks;
 use crate::family::FamilyCore;
 use crate::huge_pages::HugePages;
@@ -135,7 +135,7 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
     /// ```
     #[must_use]
     fn live_bytes() -> usize {
-        Self::__core().live_bytes(cache::<Self>())
+        Self::__core().live_bytes(Self::default().cache())
     }
 
     /// Gives free memory back to the system at once: what the calling thread has cached, empty slabs, and freed large
@@ -169,7 +169,7 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
     #[inline(always)]
     #[must_use]
     fn malloc(size: usize) -> *mut u8 {
-        calls::malloc::<Self>(size)
+        calls::malloc(Self::default(), size)
     }
 
     /// Like [`malloc`](Self::malloc), and the memory reads zero.
@@ -186,7 +186,7 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
     #[inline(always)]
     #[must_use]
     fn calloc(size: usize) -> *mut u8 {
-        calls::calloc::<Self>(size)
+        calls::calloc(Self::default(), size)
     }
 
     /// Allocates `max(size, align)` bytes aligned to `align`, a power of two; freed with that size. Null if `size` is 0,
@@ -203,7 +203,7 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
     #[inline(always)]
     #[must_use]
     fn memalign(align: usize, size: usize) -> *mut u8 {
-        calls::memalign::<Self>(align, size)
+        calls::memalign(Self::default(), align, size)
     }
 
     /// Frees what [`malloc`](Self::malloc), [`calloc`](Self::calloc), [`memalign`](Self::memalign),
@@ -224,7 +224,7 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
     #[inline(always)]
     unsafe fn free(ptr: *mut u8, size: usize) {
         // SAFETY: the same contract.
-        unsafe { calls::free::<Self>(ptr, size) }
+        unsafe { calls::free(Self::default(), ptr, size) }
     }
 
     /// Changes the size, keeping the contents up to the lesser of the two. A null `ptr` allocates; a `new_size` of 0 frees
@@ -253,7 +253,7 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
     #[must_use]
     unsafe fn remalloc(ptr: *mut u8, old_size: usize, new_size: usize) -> *mut u8 {
         // SAFETY: the same contract.
-        unsafe { calls::remalloc::<Self>(ptr, old_size, new_size) }
+        unsafe { calls::remalloc(Self::default(), ptr, old_size, new_size) }
     }
 
     /// Like [`remalloc`](Self::remalloc), and the bytes from `old_size` to `new_size` read zero.
@@ -278,6 +278,6 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
     #[must_use]
     unsafe fn recalloc(ptr: *mut u8, old_size: usize, new_size: usize) -> *mut u8 {
         // SAFETY: the same contract.
-        unsafe { calls::recalloc::<Self>(ptr, old_size, new_size) }
+        unsafe { calls::recalloc(Self::default(), ptr, old_size, new_size) }
     }
 }

@@ -3,7 +3,7 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::{Family, allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink, verify_empty};
+use super::{Handle, allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink, verify_empty};
 
 #[inline(always)]
 fn layout(size: usize) -> Option<Layout> {
@@ -17,31 +17,31 @@ fn start(memory: Option<NonNull<[u8]>>) -> *mut u8 {
 }
 
 #[inline(always)]
-pub(super) fn malloc<F: Family>(size: usize) -> *mut u8 {
-    start(layout(size).and_then(allocate::<F>))
+pub(super) fn malloc<H: Handle>(handle: H, size: usize) -> *mut u8 {
+    start(layout(size).and_then(|layout| allocate(handle, layout)))
 }
 
 #[inline(always)]
-pub(super) fn calloc<F: Family>(size: usize) -> *mut u8 {
-    start(layout(size).and_then(allocate_zeroed::<F>))
+pub(super) fn calloc<H: Handle>(handle: H, size: usize) -> *mut u8 {
+    start(layout(size).and_then(|layout| allocate_zeroed(handle, layout)))
 }
 
 #[inline(always)]
-pub(super) fn memalign<F: Family>(align: usize, size: usize) -> *mut u8 {
+pub(super) fn memalign<H: Handle>(handle: H, align: usize, size: usize) -> *mut u8 {
     if size == 0 {
         return core::ptr::null_mut();
     }
-    start(Layout::from_size_align(size.max(align), align).ok().and_then(allocate::<F>))
+    start(Layout::from_size_align(size.max(align), align).ok().and_then(|layout| allocate(handle, layout)))
 }
 
 /// # Safety
 /// As for [`Family::free`].
 #[inline(always)]
-pub(super) unsafe fn free<F: Family>(ptr: *mut u8, size: usize) {
+pub(super) unsafe fn free<H: Handle>(handle: H, ptr: *mut u8, size: usize) {
     match (NonNull::new(ptr), layout(size)) {
         // SAFETY: live, and allocated with this size; the class does not depend on the alignment once the size is its own.
-        (Some(ptr), Some(layout)) => unsafe { deallocate::<F>(ptr, layout) },
-        (Some(ptr), None) => verify_empty::<F>(ptr, Layout::new::<()>()),
+        (Some(ptr), Some(layout)) => unsafe { deallocate(handle, ptr, layout) },
+        (Some(ptr), None) => verify_empty(handle, ptr, Layout::new::<()>()),
         (None, _) => {}
     }
 }
@@ -49,44 +49,44 @@ pub(super) unsafe fn free<F: Family>(ptr: *mut u8, size: usize) {
 /// # Safety
 /// As for [`Family::remalloc`].
 #[inline(always)]
-pub(super) unsafe fn remalloc<F: Family>(ptr: *mut u8, old_size: usize, new_size: usize) -> *mut u8 {
-    let Some(old_ptr) = NonNull::new(ptr) else { return malloc::<F>(new_size) };
+pub(super) unsafe fn remalloc<H: Handle>(handle: H, ptr: *mut u8, old_size: usize, new_size: usize) -> *mut u8 {
+    let Some(old_ptr) = NonNull::new(ptr) else { return malloc(handle, new_size) };
     let Some(old) = layout(old_size) else {
-        verify_empty::<F>(old_ptr, Layout::new::<()>());
-        return malloc::<F>(new_size);
+        verify_empty(handle, old_ptr, Layout::new::<()>());
+        return malloc(handle, new_size);
     };
     if new_size == 0 {
         // SAFETY: the same contract.
-        unsafe { free::<F>(ptr, old_size) };
+        unsafe { free(handle, ptr, old_size) };
         return core::ptr::null_mut();
     }
     let Some(new) = layout(new_size) else { return core::ptr::null_mut() };
     if new_size >= old_size {
         // SAFETY: live, allocated with `old`, and `new` is at least as long.
-        start(unsafe { grow::<F>(old_ptr, old, new) })
+        start(unsafe { grow(handle, old_ptr, old, new) })
     } else {
         // SAFETY: live, allocated with `old`, and `new` is shorter.
-        start(unsafe { shrink::<F>(old_ptr, old, new) })
+        start(unsafe { shrink(handle, old_ptr, old, new) })
     }
 }
 
 /// # Safety
 /// As for [`Family::recalloc`].
 #[inline(always)]
-pub(super) unsafe fn recalloc<F: Family>(ptr: *mut u8, old_size: usize, new_size: usize) -> *mut u8 {
+pub(super) unsafe fn recalloc<H: Handle>(handle: H, ptr: *mut u8, old_size: usize, new_size: usize) -> *mut u8 {
     match (NonNull::new(ptr), layout(old_size), layout(new_size)) {
         (Some(ptr), Some(old), Some(new)) if new_size >= old_size => {
             // SAFETY: live, allocated with `old`, and `new` is at least as long.
-            start(unsafe { grow_zeroed::<F>(ptr, old, new) })
+            start(unsafe { grow_zeroed(handle, ptr, old, new) })
         }
         (Some(_), Some(_), _) => {
             // SAFETY: the same contract; there is no tail to clear.
-            unsafe { remalloc::<F>(ptr, old_size, new_size) }
+            unsafe { remalloc(handle, ptr, old_size, new_size) }
         }
         (Some(ptr), None, _) => {
-            verify_empty::<F>(ptr, Layout::new::<()>());
-            calloc::<F>(new_size)
+            verify_empty(handle, ptr, Layout::new::<()>());
+            calloc(handle, new_size)
         }
-        (None, ..) => calloc::<F>(new_size),
+        (None, ..) => calloc(handle, new_size),
     }
 }

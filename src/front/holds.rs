@@ -45,13 +45,13 @@ fn make_calls<F: Family>(seed: u64) {
     let mut live: Vec<(NonNull<u8>, Layout)> = Vec::with_capacity(LIVE);
     let free = |(memory, layout): (NonNull<u8>, Layout)| {
         // SAFETY: allocated with this layout, freed once.
-        unsafe { deallocate::<F>(memory, layout) };
+        unsafe { deallocate(F::default(), memory, layout) };
     };
     for call in 0..CALLS {
         let layout = random.layout();
         match random.below(8) {
             0..5 if live.len() < LIVE => {
-                let memory = allocate::<F>(layout).unwrap().cast::<u8>();
+                let memory = allocate(F::default(), layout).unwrap().cast::<u8>();
                 // SAFETY: the first byte of a new allocation.
                 unsafe { memory.write(1) };
                 live.push((memory, layout));
@@ -61,10 +61,10 @@ fn make_calls<F: Family>(seed: u64) {
                 let (memory, old) = live[index];
                 let memory = if layout.size() >= old.size() {
                     // SAFETY: live with the old layout, and the new one is no shorter.
-                    unsafe { grow::<F>(memory, old, layout) }
+                    unsafe { grow(F::default(), memory, old, layout) }
                 } else {
                     // SAFETY: live with the old layout, and the new one is shorter.
-                    unsafe { shrink::<F>(memory, old, layout) }
+                    unsafe { shrink(F::default(), memory, old, layout) }
                 };
                 live[index] = (memory.unwrap().cast(), layout);
             }

@@ -11,7 +11,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::checked::{freed_twice, in_last_region, is_other_region, place};
-use super::{Cache, CacheSlot, Family, cache, put_back, slab_class, slot, verify_empty};
+use super::{Cache, CacheSlot, Handle, put_back, slab_class, verify_empty};
 use crate::capacity::{CACHE_BYTES, batch_slots, magazine_slots, quarantine_slots};
 use crate::checks::Checks;
 use crate::family::FamilyCore;
@@ -28,14 +28,14 @@ const WORDS_INLINE: usize = 16;
 
 /// A slot. It reads zero. `None`: out of memory.
 #[inline(always)]
-pub(super) fn allocate<F: Family>(class: SizeClass) -> Option<usize> {
-    let magazine = cache::<F>().magazine(class);
-    let Some(address) = magazine.pop_above(quarantine_slots(class)) else { return allocate_slowly::<F>(class) };
+pub(super) fn allocate<H: Handle>(handle: H, class: SizeClass) -> Option<usize> {
+    let magazine = handle.cache().magazine(class);
+    let Some(address) = magazine.pop_above(quarantine_slots(class)) else { return allocate_slowly(handle, class) };
     // SAFETY: what is in a magazine is a slot of its family and class.
-    if !unsafe { place::<F>(address, class) }.go(State::CACHED, State::LIVE) {
-        freed_twice::<F>(address, class);
+    if !unsafe { place(handle, address, class) }.go(State::CACHED, State::LIVE) {
+        freed_twice(handle, address, class);
     }
-    hand_out::<F>(address, class)
+    hand_out(handle, address, class)
 }
 
 /// Frees a slot, if it is one and live; otherwise the process ends. `EXACT`: the layout is the one it was allocated with.
@@ -43,12 +43,17 @@ pub(super) fn allocate<F: Family>(class: SizeClass) -> Option<usize> {
 /// # Safety
 /// If `address` is a live slot of this family that `layout` fits, nobody uses it any more.
 #[inline(always)]
-pub(super) unsafe fn deallocate<F: Family, const EXACT: bool>(address: usize, layout: Layout, class: SizeClass) {
-    let cache = cache::<F>();
+pub(super) unsafe fn deallocate<H: Handle, const EXACT: bool>(
+    handle: H,
+    address: usize,
+    layout: Layout,
+    class: SizeClass,
+) {
+    let cache = handle.cache();
     // SAFETY: the same contract.
-    if !unsafe { push::<F, EXACT>(cache, address, layout, class) } {
+    if !unsafe { push::<H, EXACT>(handle, cache, address, layout, class) } {
         // SAFETY: the same contract.
-        unsafe { deallocate_slowly::<F, EXACT>(address, layout) };
+        unsafe { deallocate_slowly::<H, EXACT>(handle, address, layout) };
     }
 }
 
@@ -57,15 +62,21 @@ pub(super) unsafe fn deallocate<F: Family, const EXACT: bool>(address: usize, la
 /// # Safety
 /// As for [`deallocate`].
 #[inline(always)]
-unsafe fn push<F: Family, const EXACT: bool>(cache: &Cache, address: usize, layout: Layout, class: SizeClass) -> bool {
-    in_last_region::<F>(cache, address, class, |magazine, place| {
+unsafe fn push<H: Handle, const EXACT: bool>(
+    handle: H,
+    cache: &Cache,
+    address: usize,
+    layout: Layout,
+    class: SizeClass,
+) -> bool {
+    in_last_region(handle, cache, address, class, |magazine, place| {
         let state = place.get();
         let frees = state.is_live() && magazine.has_room();
         if frees {
             // At once, before anything that takes time: between the look and this another free would not be noticed.
             place.set(State::CACHED);
             if EXACT {
-                verify_state(F::__core(), address, layout, class, state);
+                verify_state(handle.core(), address, layout, class, state);
             }
             clear(address, class.slot_bytes());
             magazine.push_at_random(address, cache.random());
@@ -76,16 +87,16 @@ unsafe fn push<F: Family, const EXACT: bool>(cache: &Cache, address: usize, layo
 
 /// Makes a slot that is live from now on accessible, and sure to read zero. `None`: its guard stays, and so does the slot.
 #[inline(always)]
-fn hand_out<F: Family>(address: usize, class: SizeClass) -> Option<usize> {
-    if F::CHECKS.guards_slots_of(class.slot_bytes()) {
+fn hand_out<H: Handle>(handle: H, address: usize, class: SizeClass) -> Option<usize> {
+    if handle.checks().guards_slots_of(class.slot_bytes()) {
         match open(address, class.slot_bytes()) {
             Opened::Zero => return Some(address),
             Opened::Unsure => {}
-            Opened::Refused => return take_back::<F>(address, class),
+            Opened::Refused => return take_back(handle, address, class),
         }
     }
     if !is_zero(words(address, class.slot_bytes())) {
-        written_after_free(F::__core(), address, class);
+        written_after_free(handle.core(), address, class);
     }
     Some(address)
 }
@@ -93,11 +104,11 @@ fn hand_out<F: Family>(address: usize, class: SizeClass) -> Option<usize> {
 /// Keeps a slot that cannot be handed out now: it is free again, and tried again.
 #[cold]
 #[inline(never)]
-fn take_back<F: Family>(address: usize, class: SizeClass) -> Option<usize> {
+fn take_back<H: Handle>(handle: H, address: usize, class: SizeClass) -> Option<usize> {
     // SAFETY: a slot of this family and class that was about to be handed out.
-    unsafe { place::<F>(address, class) }.set(State::CACHED);
+    unsafe { place(handle, address, class) }.set(State::CACHED);
     // SAFETY: as above: it is in no cache and no bin, and no client has had it.
-    unsafe { put_back_mixed(F::__core(), slot::<F>(), address, class) };
+    unsafe { put_back_mixed(handle.core(), handle.slot(), address, class) };
     None
 }
 
@@ -249,11 +260,11 @@ fn prepare_one(family: &FamilyCore, address: usize, class: SizeClass, is_new: bo
 /// The other half of [`allocate`]: the array is down to its quarantine.
 #[cold]
 #[inline(never)]
-fn allocate_slowly<F: Family>(class: SizeClass) -> Option<usize> {
-    let address = refill(F::__core(), slot::<F>(), class)?;
+fn allocate_slowly<H: Handle>(handle: H, class: SizeClass) -> Option<usize> {
+    let address = refill(handle.core(), handle.slot(), class)?;
     // SAFETY: a slot of this family and class, from its magazine or its bin.
-    unsafe { F::__core().make_live(address, class, State::CACHED) };
-    hand_out::<F>(address, class)
+    unsafe { handle.core().make_live(address, class, State::CACHED) };
+    hand_out(handle, address, class)
 }
 
 fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Option<usize> {
@@ -272,12 +283,13 @@ fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Op
 /// # Safety
 /// As for [`deallocate`].
 #[inline(never)]
-unsafe fn deallocate_slowly<F: Family, const EXACT: bool>(address: usize, layout: Layout) {
-    let (cache, class) = (cache::<F>(), F::__core().class_of(layout));
+unsafe fn deallocate_slowly<H: Handle, const EXACT: bool>(handle: H, address: usize, layout: Layout) {
+    let (cache, class) = (handle.cache(), handle.core().class_of(layout));
+    let is_other = is_other_region(handle, cache, address, class);
     // SAFETY: the same contract, here and below.
-    if !(is_other_region::<F>(cache, address, class) && unsafe { push::<F, EXACT>(cache, address, layout, class) }) {
+    if !(is_other && unsafe { push::<H, EXACT>(handle, cache, address, layout, class) }) {
         // SAFETY: as above.
-        unsafe { release(F::__core(), slot::<F>(), address, layout, EXACT) };
+        unsafe { release(handle.core(), handle.slot(), address, layout, EXACT) };
     }
 }
 
@@ -305,20 +317,20 @@ fn slack(address: usize, size: usize, room: usize) -> (*mut u8, usize) {
 
 /// Marks the end of an allocation whose layout will be exactly this when it comes back.
 #[inline(always)]
-pub(super) fn mark<F: Family>(memory: NonNull<[u8]>, layout: Layout) {
+pub(super) fn mark<H: Handle>(handle: H, memory: NonNull<[u8]>, layout: Layout) {
     if layout.size() >= memory.len() {
         return;
     }
     let address = memory.cast::<u8>().addr().get();
     let (start, bytes) = slack(address, layout.size(), memory.len());
     let generation = marks::current();
-    let mark = F::__core().mark(address, generation);
+    let mark = handle.core().mark(address, generation);
     // SAFETY: inside the slot or mapping, behind what the client asked for.
     unsafe { start.copy_from_nonoverlapping(mark.as_ptr(), bytes) };
-    match slab_class::<F>(layout) {
+    match slab_class(handle, layout) {
         // SAFETY: a live slot of this family and class.
-        Some(class) => unsafe { place::<F>(address, class) }.set(State::marked(generation)),
-        None => F::__core().mark_large(memory.cast(), generation),
+        Some(class) => unsafe { place(handle, address, class) }.set(State::marked(generation)),
+        None => handle.core().mark_large(memory.cast(), generation),
     }
 }
 
@@ -345,8 +357,8 @@ fn verify_state(family: &FamilyCore, address: usize, layout: Layout, class: Size
 /// Ends the process if `ptr` is a large allocation whose mark is not as it was.
 #[cold]
 #[inline(never)]
-pub(super) fn verify_large<F: Family>(ptr: NonNull<u8>, layout: Layout) {
-    let family = F::__core();
+pub(super) fn verify_large<H: Handle>(handle: H, ptr: NonNull<u8>, layout: Layout) {
+    let family = handle.core();
     if let (Some(room), Some(generation)) = (mapped_bytes(layout), family.mark_of_large(ptr, layout)) {
         verify_mark(family, ptr.as_ptr().expose_provenance(), layout, room, generation);
     }
@@ -354,11 +366,11 @@ pub(super) fn verify_large<F: Family>(ptr: NonNull<u8>, layout: Layout) {
 
 /// Verifies that an allocation is live, as it was allocated, and not overflowed, before it is resized.
 #[inline(never)]
-pub(super) fn verify_exact<F: Family>(ptr: NonNull<u8>, layout: Layout) {
+pub(super) fn verify_exact<H: Handle>(handle: H, ptr: NonNull<u8>, layout: Layout) {
     if layout.size() == 0 {
-        return verify_empty::<F>(ptr, layout);
+        return verify_empty(handle, ptr, layout);
     }
-    let Some(class) = slab_class::<F>(layout) else { return verify_large::<F>(ptr, layout) };
-    let state = F::__core().verify_live(ptr.addr().get(), layout).get();
-    verify_state(F::__core(), ptr.addr().get(), layout, class, state);
+    let Some(class) = slab_class(handle, layout) else { return verify_large(handle, ptr, layout) };
+    let state = handle.core().verify_live(ptr.addr().get(), layout).get();
+    verify_state(handle.core(), ptr.addr().get(), layout, class, state);
 }

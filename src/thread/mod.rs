@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | a `CacheSlot` per family | where the fast path looks; the empty cache at first and after the end |
 //! | `PHASE` | whether this thread may have caches |
-//! | `THREAD` | the thread's pages, and the list of its caches that stand in them |
+//! | `THREAD` | the thread's pages, and its caches that stand in them |
+//! | `LAST` | the cache of a heap that was used last: see [`heaps`] |
 //!
 //! None of them has a destructor. That a thread ends is told by the value of a `pthread` key, whose
 //! destructor runs after those of thread-locals: they still find the caches. Registering a destructor
@@ -17,6 +18,10 @@
 //! told, and made anew by later calls. So nothing refers to one: a slot is found by its family's
 //! function, and the thread's pages by the key.
 
+pub(crate) mod heaps;
+
+use heaps::Heaps;
+
 use crate::capacity::{CALM_MILLISECONDS, EARNING_CALLS};
 use crate::family::{FamilyCore, FamilyRef, ThreadCache};
 use crate::magazine::{Cache, CacheSlot};
@@ -28,7 +33,10 @@ use crate::thread_pages::ThreadPages;
 /// What a thread has of all families. Stands in the first of its pages.
 pub(crate) struct Thread {
     pages: ThreadPages,
+    /// The list of its caches of static families.
     first: Cell<Option<&'static ThreadCache>>,
+    /// Its caches of heaps.
+    heaps: Heaps,
     /// Whether the system has asked once already to end it.
     #[cfg_attr(not(all(unix, not(loom))), allow(dead_code, reason = "only keys ask twice"))]
     was_asked: Cell<bool>,
@@ -56,7 +64,9 @@ impl Thread {
         let pages = ThreadPages::new();
         let place = pages.allocate(size_of::<Self>())?.cast::<Self>();
         // SAFETY: P1: room for it, at a cache line, which nobody else has.
-        unsafe { place.write(Self { pages, first: Cell::new(None), was_asked: Cell::new(false) }) };
+        unsafe {
+            place.write(Self { pages, first: Cell::new(None), heaps: Heaps::new(), was_asked: Cell::new(false) })
+        };
         // SAFETY: written just now; it stays until `end`, which nobody comes after.
         Some(unsafe { place.as_ref() })
     }
@@ -75,6 +85,7 @@ impl Thread {
             cache.family.slot().clear();
             cache.family.retire_cache(cache);
         }
+        self.heaps.leave();
         self.pages.take()
     }
 
@@ -100,6 +111,9 @@ pub(crate) fn cache_for(
 ) -> Option<&'static ThreadCache> {
     let now = os::milliseconds();
     family.visited(now);
+    if family.is_heap() {
+        heaps::look(now);
+    }
     let cache = match ThreadCache::in_slot(slot) {
         Some(cache) => cache,
         None if family.gives_caches_at_once() || slot.earns(EARNING_CALLS, CALM_MILLISECONDS, now) => {
@@ -124,6 +138,9 @@ fn attach(family: &'static FamilyCore, slot: &CacheSlot) -> Option<&'static Thre
         Phase::Registering | Phase::Ended => return None,
     }
     let thread = THREAD.get()?;
+    if family.is_heap() {
+        return thread.attach_heap(family);
+    }
     let place = family.acquire_cache(&thread.pages)?;
     // SAFETY: just made, and this thread's until it ends (F2).
     let cache: &'static ThreadCache = unsafe { place.as_ref() };
@@ -137,6 +154,9 @@ fn with_cache(family: &'static FamilyCore, visit: impl Fn(&Cache)) {
     // A thread without caches has nothing to give, and one that is ending has given everything back.
     if PHASE.get() != Phase::Live {
         return;
+    }
+    if family.is_heap() {
+        return visit(heaps::cache_of(family));
     }
     let caches = THREAD.get().into_iter().flat_map(Thread::caches);
     for cache in caches.filter(|cache| core::ptr::eq(cache.family, family)) {
@@ -155,6 +175,12 @@ pub(crate) fn trim(family: &'static FamilyCore) -> usize {
     family.trim()
 }
 
+/// Bytes that clients hold, as far as the threads have noted it, and all that the calling thread did.
+pub(crate) fn live_bytes(family: &'static FamilyCore) -> usize {
+    with_cache(family, |cache| _ = family.live_bytes(cache));
+    family.noted_live_bytes()
+}
+
 impl FamilyRef {
     /// Bytes of the slots and mappings that clients hold now; as [`Family::live_bytes`](crate::Family::live_bytes).
     ///
@@ -167,9 +193,7 @@ impl FamilyRef {
     /// ```
     #[must_use]
     pub fn live_bytes(self) -> usize {
-        let family = self.core();
-        with_cache(family, |cache| _ = family.live_bytes(cache));
-        family.noted_live_bytes()
+        self.hold().map_or(0, |family| live_bytes(&family))
     }
 
     /// Gives free memory back to the system at once; as [`Family::trim`](crate::Family::trim).
@@ -182,7 +206,7 @@ impl FamilyRef {
     /// println!("{given_back} bytes of slabs and mappings given back");
     /// ```
     pub fn trim(self) -> usize {
-        trim(self.core())
+        self.hold().map_or(0, |family| trim(&family))
     }
 }
 
@@ -292,7 +316,7 @@ mod tests {
     use core::ptr::NonNull;
     use std::sync::mpsc;
 
-    use crate::heap::{allocate, deallocate};
+    use crate::front::{allocate, deallocate};
     use crate::sync::TAKEN;
 
     crate::family! { struct Passed; }
@@ -307,13 +331,13 @@ mod tests {
             for slot in receiver {
                 let slot = NonNull::new(core::ptr::with_exposed_provenance_mut(slot)).unwrap();
                 // SAFETY: allocated by the producer with this layout, and passed on once.
-                unsafe { deallocate::<Passed>(slot, layout) };
+                unsafe { deallocate(Passed, slot, layout) };
             }
             TAKEN.get()
         });
         let before = TAKEN.get();
         for _ in 0..COUNT {
-            let slot = allocate::<Passed>(layout).unwrap().cast::<u8>();
+            let slot = allocate(Passed, layout).unwrap().cast::<u8>();
             sender.send(slot.as_ptr().expose_provenance()).unwrap();
         }
         let taken = TAKEN.get() - before;

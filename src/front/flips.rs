@@ -119,7 +119,7 @@ fn flip_all<F: Family>() {
 
 #[test]
 fn a_flipped_bit_of_a_tag_is_reported() {
-    const NAME: &str = "heap::flips::a_flipped_bit_of_a_tag_is_reported";
+    const NAME: &str = "front::flips::a_flipped_bit_of_a_tag_is_reported";
     const CHILD: &str = "FAMILY_ALLOC_TEST_CHILD";
     if std::env::var_os(CHILD).is_some() {
         let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

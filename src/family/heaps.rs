@@ -1,0 +1,359 @@
+//! Heaps: families that begin and end while the program runs, in memory that serves one after another.
+//!
+//! ```text
+//!            begin                    last handle dropped, nothing live
+//!   dead ───────────► alive ─────────────────────────────────────────────► dead, behind those that died before
+//!     ▲                 │ last handle dropped, something live
+//!     │ carved          └────────────────────────────────────────────────► orphan: alive for good
+//!   page of cores
+//! ```
+//!
+//! A core is never unmapped and keeps its number, its slabs' options and its place in the registry; so
+//! references to it are `'static`, and its locks may be taken at any time. Heaps that keep no states
+//! share regions: their units come from one pool for each unit size, and no region belongs to any of
+//! them. A unit has the tag of its heap, as ever.
+//!
+//! **E1** Who works on a heap holds a handle, its own or another's; so between two lives nobody works on
+//! a core, but for a thread that takes its cache out of the list, under the lock of the caches. Then it has no
+//! large allocations, no caches in its list, and no slabs but those whose guards the system keeps. **E2** A cache
+//! is found by number and generation, of which none comes twice (G2): a thread that still has one of
+//! a dead heap can do nothing with it but give its place to another heap's.
+
+use super::life::Life;
+use super::names::NamePlace;
+use super::{CLASS_BITS, FamilyCore};
+use crate::capacity::{CACHE_BYTES, DEPOT_STARTS};
+use crate::checks::Checks;
+use crate::header::{Directory, UNIT_SHIFTS};
+use crate::huge_pages::HugePages;
+use crate::magazine::CacheSlot;
+use crate::os;
+use crate::purge;
+use crate::region::UnitPool;
+use crate::size_class::CLASS_COUNT;
+use crate::sync::{Cell, Lock, Relaxed, thread_local};
+use crate::waiting;
+
+/// Cores that are mapped together.
+const CORES_AT_ONCE: usize = 64;
+/// Units that may hold memory after a heap has ended, over all heaps: the next ones get them.
+const WARM_UNITS: usize = 8;
+const UNIT_SIZES: usize = (*UNIT_SHIFTS.end() - *UNIT_SHIFTS.start() + 1) as usize;
+/// Kinds of heaps whose cores cannot stand for each other: unit sizes, modes, rules for huge pages.
+const KINDS: usize = UNIT_SIZES * 4 * 3;
+
+/// What only a heap has.
+pub(super) struct HeapPart {
+    pub(super) life: Life,
+    name: NamePlace,
+    /// The next of the dead ones.
+    next: Cell<Option<&'static FamilyCore>>,
+}
+
+// SAFETY: the cell `next` belongs to the lock of the cores.
+unsafe impl Sync for HeapPart {}
+
+/// The options of a heap.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeapOptions {
+    pub(crate) slab_bytes: usize,
+    pub(crate) checks: Checks,
+    pub(crate) cache_bytes: usize,
+    pub(crate) huge_pages: HugePages,
+}
+
+impl HeapOptions {
+    /// Small slabs, so that a heap with a few objects is small, and small pages.
+    pub(crate) const DEFAULT: Self =
+        Self { slab_bytes: 64 << 10, checks: Checks::Default, cache_bytes: CACHE_BYTES, huge_pages: HugePages::Never };
+
+    fn kind(&self) -> usize {
+        let size = (self.slab_bytes.trailing_zeros() - UNIT_SHIFTS.start()) as usize;
+        (size * 4 + self.checks as usize) * 3 + self.huge_pages as usize
+    }
+}
+
+/// Why a heap could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    TooMany,
+    NoAddressSpace,
+    NoMemory,
+}
+
+/// The cores that no heap uses, by kind, those that died first in front; and room for new ones.
+struct Cores {
+    first: [Option<&'static FamilyCore>; KINDS],
+    last: [Option<&'static FamilyCore>; KINDS],
+    room: *mut FamilyCore,
+    left: usize,
+}
+
+// SAFETY: all of it belongs to the lock around it.
+unsafe impl Send for Cores {}
+
+static CORES: Lock<Cores> = Lock::new(Cores::new());
+
+/// The units of all heaps that keep no states, by size.
+static SHARED: [Lock<UnitPool>; UNIT_SIZES] = {
+    let mut pools = [const { Lock::new(UnitPool::new(16).named("heaps")) }; UNIT_SIZES];
+    let mut index = 0;
+    while index < UNIT_SIZES {
+        pools[index] = Lock::new(UnitPool::new(*UNIT_SHIFTS.start() + index as u32).named("heaps"));
+        index += 1;
+    }
+    pools
+};
+
+/// The pools that heaps share.
+pub(super) fn shared_pools() -> impl Iterator<Item = (u32, &'static Lock<UnitPool>)> {
+    UNIT_SHIFTS.zip(&SHARED)
+}
+
+/// The lock of the cores that no heap uses, for the time of a `fork`; no other is taken while it is held.
+#[cfg(all(unix, not(any(miri, loom))))]
+pub(super) fn lock() -> &'static Lock<impl Sized> {
+    &CORES
+}
+
+thread_local! {
+    // Where a thread counts its calls of heaps that it has no cache of.
+    static NOWHERE: CacheSlot = const { CacheSlot::new() };
+}
+
+/// A slot without a cache, of the calling thread.
+pub(crate) fn slot_of_none() -> *const CacheSlot {
+    NOWHERE.with(core::ptr::from_ref)
+}
+
+/// Forgets all heaps, in models: statics outlive an execution, and memory does not.
+#[cfg(loom)]
+pub(crate) fn forget_all() {
+    *CORES.lock() = Cores::new();
+    for (unit_shift, pool) in shared_pools() {
+        *pool.lock() = UnitPool::new(unit_shift);
+    }
+}
+
+impl Cores {
+    const fn new() -> Self {
+        Self { first: [None; KINDS], last: [None; KINDS], room: core::ptr::null_mut(), left: 0 }
+    }
+
+    fn take(&mut self, kind: usize) -> Option<&'static FamilyCore> {
+        let first = self.first[kind]?;
+        self.first[kind] = first.heap.as_ref()?.next.take();
+        if self.first[kind].is_none() {
+            self.last[kind] = None;
+        }
+        Some(first)
+    }
+
+    fn put(&mut self, kind: usize, core: &'static FamilyCore) {
+        let last = self.last[kind].replace(core);
+        match last.and_then(|last| last.heap.as_ref()) {
+            Some(last) => last.next.set(Some(core)),
+            None => self.first[kind] = Some(core),
+        }
+    }
+
+    /// A core that nobody has used. `None`: out of memory.
+    fn carve(&mut self, options: &HeapOptions) -> Option<&'static FamilyCore> {
+        if self.left == 0 {
+            let bytes = os::round_to_pages(CORES_AT_ONCE * size_of::<FamilyCore>())?;
+            self.room = os::map(bytes, os::page_bytes())?.cast().as_ptr();
+            self.left = CORES_AT_ONCE;
+        }
+        let place = self.room;
+        let new = FamilyCore::new("", options.slab_bytes, options.checks, slot_of_none)
+            .with_huge_pages(options.huge_pages)
+            .for_heaps();
+        // SAFETY: room for a core in pages of this one's own, aligned, which nobody has used.
+        unsafe { place.write(new) };
+        // SAFETY: there is room for as many as are left.
+        self.room = unsafe { place.add(1) };
+        self.left -= 1;
+        // SAFETY: written just now, and never unmapped or moved.
+        Some(unsafe { &*place })
+    }
+}
+
+impl HeapPart {
+    /// The pool that the heap shares with others; only where no states are kept: these stand at the
+    /// region's begin, and are found without a look at the tag.
+    pub(super) fn shared_pool(&self, unit_shift: u32, checks: Checks) -> Option<&'static Lock<UnitPool>> {
+        (!checks.keeps_states()).then(|| &SHARED[(unit_shift - UNIT_SHIFTS.start()) as usize])
+    }
+}
+
+impl FamilyCore {
+    /// A core for one heap after another.
+    const fn for_heaps(self) -> Self {
+        let heap = HeapPart { life: Life::new(), name: NamePlace::new(), next: Cell::new(None) };
+        Self { heap: Some(heap), ..self }
+    }
+
+    /// Whether this is a heap's core.
+    pub(crate) fn is_heap(&self) -> bool {
+        self.heap.is_some()
+    }
+
+    /// Whether the heap shares regions with others.
+    pub(super) fn shares_units(&self) -> bool {
+        self.is_heap() && !self.checks.keeps_states()
+    }
+
+    /// The name of a heap, for who holds a handle.
+    pub(crate) fn heap_name(&self) -> &str {
+        self.name.get()
+    }
+
+    /// What is verified when memory comes back.
+    #[inline(always)]
+    pub(crate) fn checks(&self) -> Checks {
+        self.checks
+    }
+
+    /// The logarithm of a slab's bytes.
+    #[inline(always)]
+    pub(crate) fn unit_shift(&self) -> u32 {
+        self.unit_shift
+    }
+
+    /// Number and generation of a heap, for whoever holds a handle; no cache of another heap has it.
+    #[inline(always)]
+    pub(crate) fn heap_id(&self) -> u64 {
+        self.id.get()
+    }
+
+    /// Begins a heap, with one handle.
+    pub(crate) fn begin_heap(name: &str, options: &HeapOptions) -> Result<&'static Self, Refusal> {
+        let mut cores = CORES.lock();
+        let core = cores.take(options.kind()).or_else(|| cores.carve(options)).ok_or(Refusal::NoMemory)?;
+        drop(cores);
+        let begun = core.begin(name, options);
+        if begun.is_err() {
+            CORES.lock().put(options.kind(), core);
+        }
+        begun.map(|()| core)
+    }
+
+    /// Begins the next life of a core that the caller has to itself.
+    fn begin(&'static self, name: &str, options: &HeapOptions) -> Result<(), Refusal> {
+        let Some(heap) = &self.heap else { return Err(Refusal::TooMany) };
+        Directory::of(self.unit_shift).open().ok_or(Refusal::NoAddressSpace)?;
+        self.register().ok_or(Refusal::TooMany)?;
+        // SAFETY: E1: nobody else has the core, and its last name was forgotten.
+        unsafe { heap.name.store(&self.name, name) }.ok_or(Refusal::NoMemory)?;
+        // SAFETY: as above, here and below.
+        unsafe { self.cache_bytes.set(options.cache_bytes) };
+        self.live_seen.reset();
+        self.live_bytes_seen.reset();
+        let number = self.number.load(Relaxed);
+        let Some(generation) = heap.life.next_generation() else { return Err(Refusal::TooMany) };
+        // SAFETY: as above.
+        unsafe { self.id.set(u64::from(generation) << u32::BITS | u64::from(number)) };
+        heap.life.begin();
+        Ok(())
+    }
+
+    /// One handle more, for who holds one.
+    #[inline]
+    pub(crate) fn hold(&self) {
+        if let Some(heap) = &self.heap {
+            heap.life.hold();
+        }
+    }
+
+    /// One handle more, if the heap of this generation lives. A static family always does.
+    pub(super) fn hold_if(&'static self, generation: u32) -> bool {
+        let Some(heap) = &self.heap else { return true };
+        match heap.life.hold_if(generation) {
+            Ok(()) => true,
+            Err(is_last) => {
+                if is_last {
+                    self.end();
+                }
+                false
+            }
+        }
+    }
+
+    /// Which heap lives in this core, if one does; 0 for a static family. A hint for who holds no handle.
+    pub(super) fn living_generation(&self) -> Option<u32> {
+        self.heap.as_ref().map_or(Some(0), |heap| heap.life.is_alive().then(|| heap.life.generation()))
+    }
+
+    /// Ends a handle.
+    #[inline]
+    pub(crate) fn let_go(&'static self) {
+        if self.heap.as_ref().is_some_and(|heap| heap.life.end_one()) {
+            self.end();
+        }
+    }
+
+    /// The last handle is gone: gives all memory back, if nothing is live. Else the heap is an orphan,
+    /// which nobody can end: it is there for good, with what is live in it.
+    #[cold]
+    #[inline(never)]
+    fn end(&'static self) {
+        let Some(heap) = &self.heap else { return };
+        self.drain_caches();
+        let mut slab_count = 0;
+        for class in self.classes() {
+            let (bin, geometry, depot) = self.bin(class);
+            bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
+            let counts = bin.counts(&geometry);
+            slab_count += usize::from(counts.out_slots > 0);
+        }
+        if slab_count > 0 || self.large.figures().count > 0 {
+            heap.life.begin();
+            return;
+        }
+        self.large.release_spare();
+        if !self.shares_units() || self.pool().lock().dirty_count > WARM_UNITS {
+            purge::trim_units(self.pool(), self.unit_shift, self.checks, os::milliseconds());
+        }
+        self.give_depots_back();
+        waiting::add();
+        // SAFETY: nobody holds the heap, and who looks at its name holds it.
+        unsafe { heap.name.forget(&self.name) };
+        let options = HeapOptions {
+            slab_bytes: 1 << self.unit_shift,
+            checks: self.checks,
+            huge_pages: self.huge_pages,
+            ..HeapOptions::DEFAULT
+        };
+        CORES.lock().put(options.kind(), self);
+    }
+
+    /// Maps the depots of a heap of which several threads have caches, if there is memory for them.
+    pub(super) fn map_depots(&self) {
+        if !self.is_heap() || !self.depots.load(Relaxed).is_null() {
+            return;
+        }
+        let bytes = os::round_to_pages(DEPOT_STARTS[CLASS_COUNT] * size_of::<usize>());
+        let Some(depots) = bytes.and_then(|bytes| os::map(bytes, os::page_bytes())) else { return };
+        // Whoever is second gives his back.
+        // Relaxed: what is in a depot is written and read under its bin's lock.
+        let first = self.depots.compare_exchange(core::ptr::null_mut(), depots.cast().as_ptr(), Relaxed, Relaxed);
+        if first.is_err() {
+            // SAFETY: mapped above with this length, and known to nobody.
+            _ = unsafe { os::release(depots, bytes.unwrap_or(0)) };
+        }
+    }
+
+    /// Gives the depots back, which are empty.
+    fn give_depots_back(&self) {
+        let depots = self.depots.swap(core::ptr::null_mut(), Relaxed);
+        let bytes = os::round_to_pages(DEPOT_STARTS[CLASS_COUNT] * size_of::<usize>());
+        if let (Some(depots), Some(bytes)) = (core::ptr::NonNull::new(depots), bytes) {
+            // SAFETY: the whole mapping of `map_depots`. Refused, it serves the next heap.
+            if !unsafe { os::release(depots.cast(), bytes) } {
+                self.depots.store(depots.as_ptr(), Relaxed);
+            }
+        }
+    }
+}
+
+const _: () = assert!(u32::BITS - CLASS_BITS < u32::BITS, "a number is half of an id at most");

@@ -1,0 +1,71 @@
+//! The doors of `GlobalAlloc`, whose layouts come back exactly as they were: hardened families mark what follows `size`.
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use super::{
+    Handle, allocate, allocate_zeroed, deallocate, grow, hardened, noted::deallocate_noted, shrink, slab_class,
+};
+
+#[inline(always)]
+fn marked<H: Handle>(handle: H, memory: Option<NonNull<[u8]>>, layout: Layout) -> Option<NonNull<[u8]>> {
+    if handle.checks().is_hardened() {
+        memory.inspect(|&memory| hardened::mark(handle, memory, layout))
+    } else {
+        memory
+    }
+}
+
+/// [`allocate`] for a layout that will come back as it is.
+#[inline(always)]
+#[must_use]
+pub fn allocate_exact<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u8]>> {
+    marked(handle, allocate(handle, layout), layout)
+}
+
+/// [`allocate_zeroed`] for a layout that will come back as it is; only the first `size` bytes are sure to read zero.
+#[inline(always)]
+#[must_use]
+pub fn allocate_zeroed_exact<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u8]>> {
+    marked(handle, allocate_zeroed(handle, layout), layout)
+}
+
+/// [`deallocate`] for a layout that is the one it was allocated with.
+///
+/// # Safety
+/// As for [`deallocate`], and the size is the requested one if the memory came from one of these doors.
+#[inline(always)]
+pub unsafe fn deallocate_exact<H: Handle>(handle: H, ptr: NonNull<u8>, layout: Layout) {
+    match slab_class(handle, layout) {
+        Some(class) if handle.checks().is_hardened() && layout.size() != 0 => {
+            // SAFETY: the same contract.
+            unsafe { deallocate_noted::<H, true>(handle, ptr.as_ptr().expose_provenance(), layout, class) };
+        }
+        class => {
+            if handle.checks().is_hardened() && class.is_none() {
+                hardened::verify_large(handle, ptr, layout);
+            }
+            // SAFETY: the same contract.
+            unsafe { deallocate(handle, ptr, layout) }
+        }
+    }
+}
+
+/// [`grow`] or [`shrink`], as the sizes have it, for layouts that come back as they are.
+///
+/// # Safety
+/// As for these, and as for [`deallocate_exact`].
+#[inline(always)]
+#[must_use]
+pub unsafe fn resize_exact<H: Handle>(handle: H, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
+    if handle.checks().is_hardened() {
+        hardened::verify_exact(handle, ptr, old);
+    }
+    if new.size() >= old.size() {
+        // SAFETY: the same contract, the order of the sizes was just tested.
+        marked(handle, unsafe { grow(handle, ptr, old, new) }, new)
+    } else {
+        // SAFETY: as above, with the other order.
+        marked(handle, unsafe { shrink(handle, ptr, old, new) }, new)
+    }
+}

@@ -1,0 +1,188 @@
+//! A thread's caches of heaps: a table of as many heaps as the thread uses often.
+//!
+//! ```text
+//!   LAST ──► the cache that was used last: the heap's number and generation stand in it
+//!   table ──► place (number modulo 32): the heap that has it, its cache │ a rival, and how often it came
+//! ```
+//!
+//! A heap that is used now and then is served from its bins and has no part of the thread. One that earns a
+//! cache takes its place in the table, from whichever heap has it. What nobody has exchanged slots with for a second
+//! goes back when the thread next comes here.
+//!
+//! **T1** A cache is found by number and generation only (E2 in `family::heaps`). **T2** What stands in a place that has
+//! no cache was dismissed, and nothing refers to it: neither `LAST` nor the slot.
+
+use core::ptr::NonNull;
+
+use super::{PHASE, Phase, THREAD, Thread};
+use crate::capacity::CALM_MILLISECONDS;
+use crate::checks::Checks;
+use crate::family::{FamilyCore, ThreadCache, slot_of_none};
+use crate::magazine::{Cache, CacheSlot, empty};
+use crate::sync::{Cell, thread_local};
+
+/// Heaps that a thread has caches of, at most.
+const PLACES: usize = 32;
+
+thread_local! {
+    // The cache that was used last of a heap with default checks, or the empty one.
+    static LAST: Cell<&'static Cache> = const { Cell::new(empty()) };
+}
+
+/// What a thread has of heaps.
+pub(super) struct Heaps {
+    table: Cell<Option<&'static [Place; PLACES]>>,
+    /// When it was last looked for caches that are not used, in milliseconds modulo 2³².
+    looked: Cell<u32>,
+}
+
+struct Place {
+    heap: Cell<u64>,
+    slot: CacheSlot,
+    /// Where its caches stand, one after another.
+    memory: Cell<Option<NonNull<ThreadCache>>>,
+    rival: Cell<u64>,
+    /// Never has a cache: it counts.
+    rival_slot: CacheSlot,
+}
+
+/// The calling thread's cache of the heap with default checks that it used last, or the empty one.
+#[inline(always)]
+pub(crate) fn last() -> &'static Cache {
+    LAST.with(Cell::get)
+}
+
+/// The calling thread's cache of a heap, or the empty one; it is the last one from now on.
+#[cold]
+#[inline(never)]
+pub(crate) fn cache_of(heap: &'static FamilyCore) -> &'static Cache {
+    let place = place_of(heap).filter(|place| place.heap.get() == heap.heap_id());
+    let cache = place.map_or(empty(), |place| place.slot.get());
+    if cache.heap() != 0 {
+        note_last(heap, cache);
+    }
+    cache
+}
+
+/// Makes a cache the one that was used last, if the fast path may use it: it knows default checks only.
+fn note_last(heap: &FamilyCore, cache: &'static Cache) {
+    if heap.checks() == Checks::Default {
+        LAST.set(cache);
+    }
+}
+
+/// Where the calling thread's cache of a heap is, or where it is counted whether it earns one.
+pub(crate) fn slot_of(heap: &'static FamilyCore) -> *const CacheSlot {
+    let Some(place) = place_of(heap) else { return slot_of_none() };
+    let id = heap.heap_id();
+    if place.heap.get() == id {
+        return &raw const place.slot;
+    }
+    if place.rival.replace(id) != id {
+        place.rival_slot.clear();
+    }
+    &raw const place.rival_slot
+}
+
+fn place_of(heap: &FamilyCore) -> Option<&'static Place> {
+    if PHASE.get() != Phase::Live {
+        return None;
+    }
+    let table = THREAD.get()?.heaps.table.get()?;
+    Some(&table[heap.heap_id() as usize % PLACES])
+}
+
+impl Heaps {
+    pub(super) const fn new() -> Self {
+        Self { table: Cell::new(None), looked: Cell::new(0) }
+    }
+
+    fn places(&self) -> impl Iterator<Item = &'static Place> {
+        self.table.get().into_iter().flatten()
+    }
+
+    /// Gives up all caches of a thread that ends.
+    pub(super) fn leave(&self) {
+        LAST.set(empty());
+        self.places().for_each(Self::dismiss);
+        self.table.set(None);
+    }
+
+    /// Gives up the cache that a place has, if it has one.
+    fn dismiss(place: &Place) {
+        let Some(cache) = ThreadCache::in_slot(&place.slot) else { return };
+        place.slot.clear();
+        place.heap.set(0);
+        if core::ptr::eq(last(), &raw const cache.cache) {
+            LAST.set(empty());
+        }
+        cache.family.dismiss_cache(cache);
+    }
+
+    /// Gives up what nobody has exchanged slots with for a second, unless it was looked for within that time.
+    fn look(&self, now: u32) {
+        if now.wrapping_sub(self.looked.get()) < CALM_MILLISECONDS {
+            return;
+        }
+        self.looked.set(now);
+        let is_left = |place: &&Place| ThreadCache::in_slot(&place.slot).is_some_and(ThreadCache::is_left);
+        self.places().filter(is_left).for_each(Self::dismiss);
+    }
+}
+
+/// Gives up the calling thread's caches that are not used, now and then.
+pub(super) fn look(now: u64) {
+    if PHASE.get() == Phase::Live {
+        if let Some(thread) = THREAD.get() {
+            thread.heaps.look(now as u32);
+        }
+    }
+}
+
+impl Thread {
+    /// A cache of a heap, in its place of the table. `None`: out of memory.
+    pub(super) fn attach_heap(&'static self, heap: &'static FamilyCore) -> Option<&'static ThreadCache> {
+        let heaps = &self.heaps;
+        let table = match heaps.table.get() {
+            Some(table) => table,
+            None => {
+                let table = self.new_table()?;
+                heaps.table.set(Some(table));
+                table
+            }
+        };
+        let place = &table[heap.heap_id() as usize % PLACES];
+        Heaps::dismiss(place);
+        let cache = match place.memory.get() {
+            Some(memory) => {
+                // SAFETY: T2.
+                unsafe { heap.renew_cache(memory) };
+                memory
+            }
+            None => heap.acquire_cache(&self.pages)?,
+        };
+        place.memory.set(Some(cache));
+        place.heap.set(heap.heap_id());
+        place.rival.set(0);
+        place.slot.set(cache.cast());
+        // SAFETY: just made, and this thread's until it is dismissed.
+        let cache: &'static ThreadCache = unsafe { cache.as_ref() };
+        note_last(heap, &cache.cache);
+        Some(cache)
+    }
+
+    fn new_table(&self) -> Option<&'static [Place; PLACES]> {
+        let memory = self.pages.allocate(size_of::<[Place; PLACES]>())?.cast::<[Place; PLACES]>();
+        let new = || Place {
+            heap: Cell::new(0),
+            slot: CacheSlot::new(),
+            memory: Cell::new(None),
+            rival: Cell::new(0),
+            rival_slot: CacheSlot::new(),
+        };
+        // SAFETY: P1: room for it, at a cache line, which nobody else has.
+        unsafe { memory.write(core::array::from_fn(|_| new())) };
+        // SAFETY: written just now; it stays until the thread's pages go back, which nobody comes after.
+        Some(unsafe { memory.as_ref() })
+    }
+}
