@@ -55,7 +55,8 @@ pub use family::{Families, FamilyRef, families};
 pub use fault::{Fault, FaultHandler, FaultKind, set_fault_handler};
 pub use heap::Family;
 pub use huge_pages::HugePages;
-pub use stats::{ClassStats, Stats, StatsChange};
+pub use size_class::Classes;
+pub use stats::{ClassStats, ClassTable, Stats, StatsChange};
 
 family! {
     /// The crate's own family, for code that needs just one.
@@ -77,6 +78,7 @@ pub mod recipes {}
 #[doc(hidden)]
 pub mod __private {
     pub use crate::allocator::names as worlds;
+    pub use crate::bin::Bin;
     pub use crate::family::FamilyCore;
     pub use crate::global::{reallocate, slot_start};
     pub use crate::heap::{allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink};

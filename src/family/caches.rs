@@ -19,7 +19,7 @@ use crate::capacity::{
     magazine_slots,
 };
 use crate::header::Directory;
-use crate::magazine::{Cache, CacheSlot};
+use crate::magazine::{Cache, CacheSlot, Magazine};
 use crate::os;
 use crate::size_class::SizeClass;
 use crate::sync::Cell;
@@ -29,10 +29,9 @@ use crate::thread_pages::ThreadPages;
 const ARRAYS: [usize; 3] = [8, 32, MAGAZINE_SLOTS];
 
 /// A thread's cache with what connects it to its family and its thread.
-#[repr(C)]
 pub(crate) struct ThreadCache {
-    /// First, because a slot refers to the whole by this.
-    pub(crate) cache: Cache,
+    /// Knows the whole, to which a slot refers by this.
+    pub(crate) cache: &'static Cache,
     pub(crate) family: &'static FamilyCore,
     pages: &'static ThreadPages,
     /// Neighbours in the family's list.
@@ -92,9 +91,9 @@ impl Caches {
 impl ThreadCache {
     /// The whole that a thread's slot refers to, if the thread has a cache.
     pub(crate) fn in_slot(slot: &CacheSlot) -> Option<&'static Self> {
-        // SAFETY: what a slot refers to, if it is not the empty cache, is the first field of a `ThreadCache` that stays until it
-        // is taken out of the slot (F2), by a pointer to the whole (`thread::attach`).
-        slot.own().map(|cache| unsafe { cache.cast::<Self>().as_ref() })
+        // SAFETY: what a slot refers to, if it is not the empty cache, is a part of a `ThreadCache`, as `acquire_cache` has noted, that
+        // stays until it is taken out of the slot (F2).
+        slot.whole().map(|whole| unsafe { whole.cast::<Self>().as_ref() })
     }
 
     /// Notes an exchange of slots of a class, which lets its magazine hold more if that is earned. `false`: slots of the class
@@ -144,7 +143,9 @@ impl ThreadCache {
     fn shorten_an_idle_one(&self, but: SizeClass) {
         let bytes = |class: &SizeClass| self.cache.magazine(*class).capacity() * class.slot_bytes();
         let is_idle = |class: &SizeClass| *class != but && !self.cache.magazine(*class).take_exchanged();
-        if let Some(class) = self.family.classes().filter(|class| bytes(class) > 0).filter(is_idle).max_by_key(bytes) {
+        if let Some(class) =
+            self.family.all_classes().filter(|class| bytes(class) > 0).filter(is_idle).max_by_key(bytes)
+        {
             self.shorten(class, self.cache.magazine(class).capacity() / 2);
         }
     }
@@ -154,8 +155,8 @@ impl ThreadCache {
         let magazine = self.cache.magazine(class);
         let stored = magazine.stored_slots();
         if stored > capacity {
-            self.family.note_live(&self.cache, class);
-            self.family.flush_stored(&self.cache, class, stored - capacity);
+            self.family.note_live(self.cache, class);
+            self.family.flush_stored(self.cache, class, stored - capacity);
             magazine.note(class);
         }
         self.used_bytes.set(self.used_bytes.get() - (magazine.capacity() - capacity) * class.slot_bytes());
@@ -176,9 +177,9 @@ impl ThreadCache {
 
     #[cold]
     fn rest(&self) {
-        for class in self.family.classes().filter(|class| self.cache.magazine(*class).capacity() > 0) {
+        for class in self.family.all_classes().filter(|class| self.cache.magazine(*class).capacity() > 0) {
             if !self.cache.magazine(class).take_exchanged() {
-                self.family.flush_class(&self.cache, class);
+                self.family.flush_class(self.cache, class);
                 self.shorten(class, 0);
             }
         }
@@ -186,7 +187,7 @@ impl ThreadCache {
         self.exchanges.set(0);
         while self.used_bytes.get() > CALM_BYTES {
             let bytes = |class: &SizeClass| self.cache.magazine(*class).capacity() * class.slot_bytes();
-            let Some(class) = self.family.classes().max_by_key(bytes) else { return };
+            let Some(class) = self.family.all_classes().max_by_key(bytes) else { return };
             self.shorten(class, self.cache.magazine(class).capacity() / 2);
         }
     }
@@ -220,9 +221,19 @@ impl FamilyCore {
     /// A cache for the calling thread, all empty, in pages of its own. `None`: out of memory.
     pub(crate) fn acquire_cache(&'static self, pages: &'static ThreadPages) -> Option<NonNull<ThreadCache>> {
         self.register()?;
-        let place = self.with_what_is_kept(|| pages.allocate(size_of::<ThreadCache>()))?.cast::<ThreadCache>();
+        let count = self.class_count();
+        // Both at once, so that none of them is left where memory is short.
+        let bytes = size_of::<ThreadCache>().next_multiple_of(align_of::<Cache<[Magazine; 0]>>()) + Cache::bytes(count);
+        let place = self.with_what_is_kept(|| pages.allocate(bytes))?;
+        // SAFETY: P1: room for both at a cache line, which nobody else has.
+        let cache = unsafe { place.add(bytes - Cache::bytes(count)) };
+        // SAFETY: as above, and behind the first a cache line begins.
+        unsafe { Cache::make(cache, count) };
+        // SAFETY: made just now; it stays until the thread gives its pages back, after `retire_cache` (F2).
+        let cache = unsafe { &*Cache::of_classes(cache.as_ptr().cast(), count) };
+        let place = place.cast::<ThreadCache>();
         let new = ThreadCache {
-            cache: Cache::empty(),
+            cache,
             family: self,
             pages,
             previous: Cell::new(None),
@@ -238,7 +249,8 @@ impl FamilyCore {
         unsafe { place.write(new) };
         // SAFETY: written just now; it stays until the thread gives its pages back, after `retire_cache` (F2).
         let cache: &'static ThreadCache = unsafe { place.as_ref() };
-        cache.cache.equip(Directory::of(self.unit_shift).view(), |class| self.tag(class));
+        cache.cache.equip(Directory::of(self.unit_shift).view(), |index| self.tag(self.classes.class(index)));
+        cache.cache.set_whole(place.as_ptr().cast());
         if self.checks.is_hardened() {
             cache.cache.seed(os::random());
         }
@@ -248,7 +260,7 @@ impl FamilyCore {
 
     /// Takes a cache back whose thread ends: what it holds goes to the bins, and nobody looks at it any more.
     pub(crate) fn retire_cache(&'static self, cache: &'static ThreadCache) {
-        self.flush_all(&cache.cache);
+        self.flush_all(cache.cache);
         self.caches.lock().unlink(cache);
     }
 }

@@ -27,7 +27,7 @@ extern "C" fn hold_all() {
     for family in families().map(|family| family.0) {
         family.caches.hold();
         family.large.hold();
-        family.bins.iter().for_each(|bin| bin.lock().hold());
+        family.all_bins().for_each(|bin| bin.lock().hold());
         family.pool.hold();
     }
     Directory::locks().for_each(|lock| lock.hold());
@@ -58,7 +58,7 @@ extern "C" fn release_all() {
         // SAFETY: as above.
         unsafe { family.pool.release() };
         // SAFETY: as above.
-        family.bins.iter().for_each(|bin| unsafe { bin.lock().release() });
+        family.all_bins().for_each(|bin| unsafe { bin.lock().release() });
         // SAFETY: as above.
         unsafe { family.large.release() };
         // SAFETY: as above.

@@ -1,11 +1,10 @@
 //! All families that have been used, in the order of their numbers, newest first.
 
 use super::{CLASS_BITS, FamilyCore};
-use crate::capacity::DEPOT_STARTS;
+use crate::capacity::{depot_slots, depot_start};
 use crate::header::Directory;
 use crate::marks;
 use crate::os;
-use crate::size_class::CLASS_COUNT;
 use crate::stats::Stats;
 use crate::sync::{Acquire, AtomicPtr, Lock, Relaxed, Release};
 
@@ -43,7 +42,8 @@ impl FamilyCore {
         }
         Directory::of(self.unit_shift).open()?;
         // Without memory for the depots the family works without them.
-        let depots = os::round_to_pages(DEPOT_STARTS[CLASS_COUNT] * size_of::<usize>())
+        let last = self.classes.class(self.class_count() - 1);
+        let depots = os::round_to_pages((depot_start(last) + depot_slots(last)) * size_of::<usize>())
             .and_then(|bytes| os::map(bytes, os::page_bytes()));
         if let Some(depots) = depots {
             self.depots.store(depots.cast().as_ptr(), Relaxed);

@@ -40,14 +40,14 @@ fn slot<F: Family>() -> &'static CacheSlot {
 
 #[inline(always)]
 fn cache<F: Family>() -> &'static Cache {
-    slot::<F>().get()
+    slot::<F>().get(const { F::CLASSES.count(F::SLAB_BYTES) })
 }
 
 /// The class of a layout that is served from slabs; `None` above that.
 #[inline(always)]
 fn slab_class<F: Family>(layout: Layout) -> Option<SizeClass> {
-    let class = SizeClass::of_at_least(layout, F::CHECKS.least_class());
-    (class.index() <= const { FamilyCore::largest_class(F::SLAB_BYTES) }).then_some(class)
+    let class = F::CLASSES.of(layout, F::CHECKS.least_slot_bytes());
+    (class.index() <= const { F::CLASSES.largest(F::SLAB_BYTES) }).then_some(class)
 }
 
 #[inline(always)]
@@ -203,7 +203,7 @@ fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Op
 #[cold]
 #[inline(never)]
 unsafe fn deallocate_full<F: Family>(address: usize, layout: Layout) {
-    let (cache, class) = (cache::<F>(), SizeClass::of(layout));
+    let (cache, class) = (cache::<F>(), F::CLASSES.of(layout, 1));
     let is_right = F::CHECKS.compares_tags() && has_right_tag::<F>(cache, class, address);
     // Most often the array isn't full at all: it was time to look whether anything waits to be given back.
     if is_right && cache.magazine(class).is_mostly_room(class) && !(waiting::is_anything() && is_look_due()) {
@@ -217,7 +217,7 @@ unsafe fn deallocate_full<F: Family>(address: usize, layout: Layout) {
 /// # Safety
 /// As for [`deallocate`].
 unsafe fn flush(family: &'static FamilyCore, slot: &CacheSlot, address: usize, layout: Layout, checked: bool) {
-    let class = SizeClass::of(layout);
+    let class = family.class_of(layout);
     if checked && !family.owns(address, class) {
         let pointer = core::ptr::with_exposed_provenance_mut(address);
         // A slot's address is not 0; nor is a pointer that was checked not to be one.
