@@ -75,7 +75,7 @@ pub(crate) struct DepotMemory(pub(crate) *mut usize);
 
 /// One bin. Padded so that two bins never share a pair of cache lines.
 #[repr(align(128))]
-pub(crate) struct Bin(Lock<State>);
+pub struct Bin(Lock<State>);
 
 struct State {
     slabs: Shelves,
@@ -97,6 +97,12 @@ struct State {
 unsafe impl Send for State {}
 
 impl Bin {
+    /// So many bins without slabs.
+    #[must_use]
+    pub const fn several<const COUNT: usize>() -> [Self; COUNT] {
+        [const { Self::new() }; COUNT]
+    }
+
     pub(crate) const fn new() -> Self {
         Self(Lock::new(State {
             slabs: Shelves::new(),
@@ -230,14 +236,13 @@ impl Bin {
         self.settle(geometry, claim);
     }
 
-    /// Puts back what was claimed; returns how many pieces of it the system has.
+    /// Puts back what was claimed; returns how many pages of it the system has taken.
     pub(crate) fn settle(&self, geometry: &Geometry<'_>, mut claim: Claim) -> usize {
         loop {
             let mut state = self.0.lock();
             let Some(more) = state.slabs.settle(geometry, &mut claim) else {
-                let pieces = claim.purged.count();
-                state.unneeded = state.unneeded.saturating_sub(pieces * geometry.piece_slots());
-                return pieces;
+                state.unneeded = state.unneeded.saturating_sub(claim.gone_slots);
+                return claim.gone_pages;
             };
             drop(state);
             geometry.join(&mut claim, &more);
@@ -274,7 +279,7 @@ impl Bin {
         for _ in 0..LOOKED_AT_ONCE {
             let ended = match &mut all {
                 Some(left) => core::mem::replace(*left, left.saturating_sub(1)) == 0,
-                None => state.unneeded < geometry.piece_slots() || !state.has_unseen(),
+                None => state.unneeded < geometry.slots_of_a_page() || !state.has_unseen(),
             };
             // Those at the end have been free longest; who was looked at stands in front.
             let Some(slab) = state.slabs.last().filter(|_| !ended) else { return Found::End };
@@ -282,7 +287,7 @@ impl Bin {
             // SAFETY: a slab of this bin, whose lock is held (S1).
             let is_worth_it = unsafe { geometry.is_worth_a_look(slab, part) };
             if let Some(mut claim) = is_worth_it.then(|| state.slabs.claim(geometry, slab)).flatten() {
-                let most = if all.is_some() { usize::MAX } else { state.unneeded / geometry.piece_slots() };
+                let most = if all.is_some() { usize::MAX } else { state.unneeded };
                 claim.limit(most, are_huge);
                 return Found::Claim(claim);
             }
@@ -298,7 +303,7 @@ impl Bin {
 
     /// Gives back what [`take_tail`](Self::take_tail) returned.
     pub(crate) fn give_tail(&self, geometry: &Geometry<'_>, range: Range<usize>) -> Result<(), Twice> {
-        self.0.lock().slabs.unclaim_tail(range.len() / geometry.class.slot_bytes());
+        self.0.lock().slabs.unclaim_tail(geometry.class.slots_in(range.len()));
         // SAFETY: the rest of a slab, claimed and not handed out.
         unsafe { self.give_fresh(geometry, range) }
     }
@@ -312,7 +317,7 @@ impl Bin {
     pub(crate) fn counts(&self, geometry: &Geometry<'_>) -> BinCounts {
         let state = self.0.lock();
         let depot_slots = state.depot_len;
-        let slab_slots = (1 << geometry.unit_shift) / geometry.class.slot_bytes();
+        let slab_slots = geometry.slot_count();
         let slabs = &state.slabs;
         BinCounts {
             slab_count: slabs.slab_count,
@@ -405,7 +410,7 @@ mod tests {
     fn a_slot_that_comes_back_after_its_slab_leaves_the_next_owner_alone() {
         let pool = Lock::new(UnitPool::new(16).with_states(true));
         let of = |class, tag| {
-            let class = SizeClass::from_index(class);
+            let class = SizeClass::natural(class);
             Geometry {
                 class,
                 unit_shift: 16,
@@ -447,7 +452,7 @@ mod tests {
 
     #[test]
     fn a_slot_that_comes_back_twice_is_told_also_where_its_slab_is_gone() {
-        let class = SizeClass::from_index(15);
+        let class = SizeClass::natural(15);
         for others in [0, 1] {
             let pool = Lock::new(UnitPool::new(UNIT_SHIFT).with_states(true));
             let checks = Checks::Checked;

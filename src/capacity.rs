@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 use crate::checks::Checks;
-use crate::size_class::{CLASS_COUNT, SizeClass};
+use crate::size_class::{COUNT_MAX, Classes, NATURAL_COUNT, SPACED_COUNT, SizeClass};
 
 /// Slow calls of a thread in one family, within [`CALM_MILLISECONDS`], before it gets a cache.
 pub(crate) const EARNING_CALLS: u32 = 16;
@@ -64,6 +64,7 @@ const fn clamp(value: usize, least: usize, most: usize) -> usize {
 }
 
 /// Slots that a thread's magazine of this class holds at most; even, or 0 where none is cached.
+#[inline]
 pub(crate) const fn magazine_slots(class: SizeClass, checks: Checks, cache_bytes: usize) -> usize {
     if checks.is_hardened() {
         return clamp(HARDENED_BYTES / class.slot_bytes(), 2, MAGAZINE_SLOTS);
@@ -89,6 +90,7 @@ pub(crate) const fn batch_slots(capacity: usize) -> usize {
 }
 
 /// Slots at the bottom of a magazine that a hardened family keeps back.
+#[inline(always)]
 pub(crate) const fn quarantine_slots(class: SizeClass) -> usize {
     magazine_slots(class, Checks::Hardened, CACHE_BYTES) / 4
 }
@@ -107,17 +109,26 @@ pub(crate) const fn fresh_slots(class: SizeClass, capacity: usize, most: usize) 
     clamp(clamp(batch, least, *FRESH_BYTES.end()) / class.slot_bytes(), 1, usize::MAX)
 }
 
-/// Where each class's depot begins in the array of a family, in slots; the last entry is the
-/// array's length.
-pub(crate) const DEPOT_STARTS: [usize; CLASS_COUNT + 1] = {
-    let mut starts = [0; CLASS_COUNT + 1];
-    let mut index = 0;
-    while index < CLASS_COUNT {
-        starts[index + 1] = starts[index] + depot_slots(SizeClass::from_index(index));
+/// Where the depot of a class begins in the array of its family, in slots.
+pub(crate) fn depot_start(class: SizeClass) -> usize {
+    match class.classes() {
+        Classes::Natural => NATURAL_STARTS[class.index()],
+        Classes::Spaced => SPACED_STARTS[class.index()],
+    }
+}
+
+static NATURAL_STARTS: [usize; COUNT_MAX] = depot_starts(Classes::Natural, NATURAL_COUNT);
+static SPACED_STARTS: [usize; COUNT_MAX] = depot_starts(Classes::Spaced, SPACED_COUNT);
+
+const fn depot_starts(classes: Classes, count: usize) -> [usize; COUNT_MAX] {
+    let mut starts = [0; COUNT_MAX];
+    let mut index = 1;
+    while index < count {
+        starts[index] = starts[index - 1] + depot_slots(classes.class(index - 1));
         index += 1;
     }
     starts
-};
+}
 
 #[cfg(test)]
 mod tests {
@@ -125,7 +136,7 @@ mod tests {
 
     #[test]
     fn every_class_is_cached_within_its_bounds() {
-        for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
+        for class in [Classes::Natural, Classes::Spaced].into_iter().flat_map(|classes| classes.all(2 << 20)) {
             let slot_bytes = class.slot_bytes();
             for cache_bytes in [16 << 10, CACHE_BYTES, 16 << 20] {
                 let most = magazine_slots(class, Checks::Default, cache_bytes);
@@ -140,6 +151,10 @@ mod tests {
             assert!(depot_slots(class) * slot_bytes <= DEPOT_BYTES, "{class:?}");
             let hardened = magazine_slots(class, Checks::Hardened, CACHE_BYTES);
             assert!(hardened >= 2 && quarantine_slots(class) * 4 <= hardened, "{class:?}");
+            if class.index() > 0 {
+                let before = class.classes().class(class.index() - 1);
+                assert_eq!(depot_start(class), depot_start(before) + depot_slots(before));
+            }
         }
     }
 }

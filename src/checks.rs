@@ -59,15 +59,16 @@ impl Checks {
         matches!(self, Self::Hardened)
     }
 
-    /// Whether slots of this length are guarded against any access while they are free, instead of being cleared.
+    /// Whether slots of this length are guarded against any access while they are free, instead of being cleared, if they are whole
+    /// pages.
     #[inline(always)]
     pub(crate) const fn guards_slots_of(self, slot_bytes: usize) -> bool {
         self.is_hardened() && slot_bytes >= GUARDED_FROM_BYTES
     }
 
-    /// The index of the smallest class: 16 bytes where slots have states, so that those take 1/16 of the memory at most.
+    /// The length of the smallest slot: 16 bytes where slots have states, so that those take 1/16 of the memory at most.
     #[inline(always)]
-    pub(crate) const fn least_class(self) -> usize {
-        if self.keeps_states() { 4 } else { 0 }
+    pub(crate) const fn least_slot_bytes(self) -> usize {
+        if self.keeps_states() { 16 } else { 1 }
     }
 }

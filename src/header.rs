@@ -70,22 +70,21 @@ impl Flag {
 pub(crate) struct SlabHeader {
     /// Slots that are out: live, in a thread's cache or in the depot.
     pub(crate) used: Cell<u32>,
-    /// Offset of the first slot never handed out, in bytes.
+    /// Slots that were ever handed out: the number of the first that was not.
     pub(crate) fresh: Cell<u32>,
     /// The free list, where it is trunks.
     pub(crate) trunks: Trunks,
-    /// Where the next look into another free list begins; where it is trunks, how many slots it had when pages were last looked for.
+    /// Where the next look into another free list begins, or in hardened families what decides that; where it is trunks, how many
+    /// slots it had when pages were last looked for.
     pub(crate) hint: Cell<u32>,
-    /// What decides where it begins in hardened families.
-    pub(crate) random: Cell<u32>,
     /// Whether the fresh part is known to read zero; in hardened families, whether nobody has ever had an address in it.
     pub(crate) zeroed: Flag,
     /// Whether the tiny classes' side table is initialised.
     pub(crate) side_ready: Flag,
-    /// Pages of free slots that were given back to the system: P1 in `slab::pages`.
-    pub(crate) purged: Cell<u16>,
     /// What the system has been told last of the unit's pages, also while it is no slab: see `region`.
     pub(crate) advice: Cell<u8>,
+    /// Free slots that have parts on pages that were given back to the system: P1 in `slab::pages`.
+    pub(crate) purged: Cell<u32>,
     /// The unit's memory, with the region's provenance; the same whenever the unit is a slab.
     pub(crate) memory: AtomicPtr<u8>,
     /// Neighbours in the list of its bin that the slab is in, if it is in one.

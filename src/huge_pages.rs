@@ -8,6 +8,8 @@ const HUGE_FROM_SLABS: usize = 4;
 const DENSE_BYTES: usize = 32 << 10;
 /// A slab this long is a huge page of its own.
 const WHOLE_BYTES: usize = 2 << 20;
+/// What is left behind a slab's last slot is memory in a huge page, and none where it is whole small pages.
+const REST_BYTES: usize = 4 << 10;
 
 /// Whether a family uses huge pages of the system, chosen in [`family!`](macro@crate::family) with `huge_pages: …`.
 ///
@@ -32,7 +34,8 @@ pub enum HugePages {
     Never,
     /// For classes that have several slabs: the first three slabs of a class use small pages, so that a slot of it costs a page,
     /// and those that come then use huge ones. Slots above 32 KiB, which may be touched sparsely, use small pages,
-    /// and slabs shorter than 2 MiB are left to the system.
+    /// as do those of which a page or more would be left over at the end of a slab, and slabs shorter than 2 MiB are left to the
+    /// system.
     #[default]
     Adaptive,
     /// From the first slab on.
@@ -55,6 +58,7 @@ impl HugePages {
             Self::Always => Pages::Huge,
             Self::Adaptive if slab_bytes < WHOLE_BYTES => Pages::AsTheSystemLikes,
             Self::Adaptive if number < HUGE_FROM_SLABS || slot_bytes > DENSE_BYTES => Pages::Small,
+            Self::Adaptive if slab_bytes % slot_bytes >= REST_BYTES => Pages::Small,
             Self::Adaptive => Pages::Huge,
         }
     }

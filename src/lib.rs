@@ -57,7 +57,8 @@ pub use fault::{Fault, FaultHandler, FaultKind, set_fault_handler};
 pub use front::Family;
 pub use heap::{Heap, HeapBuilder, HeapError};
 pub use huge_pages::HugePages;
-pub use stats::{ClassStats, Stats, StatsChange};
+pub use size_class::Classes;
+pub use stats::{ClassStats, ClassTable, Stats, StatsChange};
 
 family! {
     /// The crate's own family, for code that needs just one.
@@ -79,6 +80,7 @@ pub mod recipes {}
 #[doc(hidden)]
 pub mod __private {
     pub use crate::allocator::names as worlds;
+    pub use crate::bin::Bin;
     pub use crate::family::FamilyCore;
     pub use crate::front::{Engine, Handle};
     pub use crate::front::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};

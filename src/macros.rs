@@ -22,10 +22,11 @@
 ///
 /// | option | default | meaning |
 /// | --- | --- | --- |
-/// | `slab_bytes` | `2 << 20` | bytes of a slab, a power of two from 64 KiB to 2 MiB. Address space is taken in such pieces, up to 64 side by side, and what is larger than half a slab is a large allocation, in whole pages. Smaller slabs suit many small families; the default has the least metadata and uses huge pages |
+/// | `slab_bytes` | `2 << 20` | bytes of a slab, a power of two from 64 KiB to 2 MiB. Address space is taken in such pieces, up to 64 side by side, and what is larger than half a slab (an eighth where classes are spaced) is a large allocation, in whole pages. Smaller slabs suit many small families; the default has the least metadata and uses huge pages |
 /// | `cache_bytes` | `256 << 10` | bytes of free slots that a thread may keep of the family, at most, from 16 KiB to 64 MiB. A thread earns them by exchanging slots: it begins with none, and one that calls only now and then keeps 64 KiB. More spares busy threads locks |
 /// | `checks` | `Default` | a variant of [`Checks`](crate::Checks): what is verified when memory comes back |
 /// | `huge_pages` | `Adaptive` | a variant of [`HugePages`](crate::HugePages): whether slabs use huge pages |
+/// | `classes` | `Natural` | a variant of [`Classes`](crate::Classes): whether lengths of slots are powers of two, with the alignment that comes of it, or spaced more closely, with less left over |
 ///
 /// Values may be constant expressions; one that is a single name goes in braces, as in `checks: {
 /// MODE }`. What is not allowed is refused when the crate is compiled, and so is an option that is
@@ -84,86 +85,105 @@ macro_rules! __family_attribute {
 }
 
 /// One family whose options are parsed, one after another: bytes of a slab, bytes of a cache, checks,
-/// huge pages.
+/// huge pages, classes.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __family_options {
-    ($family:tt ;) => { $crate::__family! { $family [] [] [] [] } };
-    ($family:tt { $($options:tt)* }) => { $crate::__family_options! { @of $family [] [] [] [] $($options)* } };
+    ($family:tt ;) => { $crate::__family! { $family [] [] [] [] [] } };
+    ($family:tt { $($options:tt)* }) => { $crate::__family_options! { @of $family [] [] [] [] [] $($options)* } };
 
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt) => {
-        $crate::__family! { $family $slab $cache $checks $huge }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt) => {
+        $crate::__family! { $family $slab $cache $checks $huge $classes }
     };
-    (@of $family:tt [] $cache:tt $checks:tt $huge:tt slab_bytes: $value:expr $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family [$value] $cache $checks $huge $($($rest)*)? }
+    (@of $family:tt [] $cache:tt $checks:tt $huge:tt $classes:tt slab_bytes: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family [$value] $cache $checks $huge $classes $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt [] $checks:tt $huge:tt cache_bytes: $value:expr $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab [$value] $checks $huge $($($rest)*)? }
+    (@of $family:tt $slab:tt [] $checks:tt $huge:tt $classes:tt cache_bytes: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab [$value] $checks $huge $classes $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: Unchecked $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Unchecked] $huge $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt checks: Unchecked $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Unchecked] $huge $classes $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: Default $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Default] $huge $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt checks: Default $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Default] $huge $classes $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: Checked $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Checked] $huge $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt checks: Checked $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Checked] $huge $classes $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: Hardened $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Hardened] $huge $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt checks: Hardened $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Hardened] $huge $classes $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: $unknown:ident $(, $($rest:tt)*)?) => {
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt checks: $unknown:ident $(, $($rest:tt)*)?) => {
         ::core::compile_error! {
             ::core::concat!("family!: `checks: ", ::core::stringify!($unknown), "`: it is Unchecked, Default, Checked or Hardened; a constant goes in braces: `{ ", ::core::stringify!($unknown), " }`")
         }
-        $crate::__family! { $family [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: $value:expr $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache [$value] $huge $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt checks: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$value] $huge $classes $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt [] huge_pages: Never $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Never] $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $classes:tt huge_pages: Never $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Never] $classes $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt [] huge_pages: Adaptive $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Adaptive] $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $classes:tt huge_pages: Adaptive $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Adaptive] $classes $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt [] huge_pages: Always $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Always] $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $classes:tt huge_pages: Always $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Always] $classes $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt [] huge_pages: $unknown:ident $(, $($rest:tt)*)?) => {
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $classes:tt huge_pages: $unknown:ident $(, $($rest:tt)*)?) => {
         ::core::compile_error! {
             ::core::concat!("family!: `huge_pages: ", ::core::stringify!($unknown), "`: it is Never, Adaptive or Always; a constant goes in braces: `{ ", ::core::stringify!($unknown), " }`")
         }
-        $crate::__family! { $family [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt [] huge_pages: $value:expr $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache $checks [$value] $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $classes:tt huge_pages: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks [$value] $classes $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt slab_bytes: $($rest:tt)*) => {
-        ::core::compile_error! { "family!: `slab_bytes` is given twice for one family" }
-        $crate::__family! { $family [] [] [] [] }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt [] classes: Natural $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks $huge [$crate::Classes::Natural] $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt cache_bytes: $($rest:tt)*) => {
-        ::core::compile_error! { "family!: `cache_bytes` is given twice for one family" }
-        $crate::__family! { $family [] [] [] [] }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt [] classes: Spaced $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks $huge [$crate::Classes::Spaced] $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt checks: $($rest:tt)*) => {
-        ::core::compile_error! { "family!: `checks` is given twice for one family" }
-        $crate::__family! { $family [] [] [] [] }
-    };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt huge_pages: $($rest:tt)*) => {
-        ::core::compile_error! { "family!: `huge_pages` is given twice for one family" }
-        $crate::__family! { $family [] [] [] [] }
-    };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $option:ident $($rest:tt)*) => {
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt [] classes: $unknown:ident $(, $($rest:tt)*)?) => {
         ::core::compile_error! {
-            ::core::concat!("family!: `", ::core::stringify!($option), "` is no option: there are `slab_bytes: …`, `cache_bytes: …`, `checks: …` and `huge_pages: …`")
+            ::core::concat!("family!: `classes: ", ::core::stringify!($unknown), "`: it is Natural or Spaced; a constant goes in braces: `{ ", ::core::stringify!($unknown), " }`")
         }
-        $crate::__family! { $family [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $($rest:tt)*) => {
-        ::core::compile_error! { "family!: options are `slab_bytes: …`, `cache_bytes: …`, `checks: …` and `huge_pages: …`, with a comma between" }
-        $crate::__family! { $family [] [] [] [] }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt [] classes: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks $huge [$value] $($($rest)*)? }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt slab_bytes: $($rest:tt)*) => {
+        ::core::compile_error! { "family!: `slab_bytes` is given twice for one family" }
+        $crate::__family! { $family [] [] [] [] [] }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt cache_bytes: $($rest:tt)*) => {
+        ::core::compile_error! { "family!: `cache_bytes` is given twice for one family" }
+        $crate::__family! { $family [] [] [] [] [] }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt checks: $($rest:tt)*) => {
+        ::core::compile_error! { "family!: `checks` is given twice for one family" }
+        $crate::__family! { $family [] [] [] [] [] }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt huge_pages: $($rest:tt)*) => {
+        ::core::compile_error! { "family!: `huge_pages` is given twice for one family" }
+        $crate::__family! { $family [] [] [] [] [] }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt classes: $($rest:tt)*) => {
+        ::core::compile_error! { "family!: `classes` is given twice for one family" }
+        $crate::__family! { $family [] [] [] [] [] }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt $option:ident $($rest:tt)*) => {
+        ::core::compile_error! {
+            ::core::concat!("family!: `", ::core::stringify!($option), "` is no option: there are `slab_bytes: …`, `cache_bytes: …`, `checks: …`, `huge_pages: …` and `classes: …`")
+        }
+        $crate::__family! { $family [] [] [] [] [] }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt $($rest:tt)*) => {
+        ::core::compile_error! { "family!: options are `slab_bytes: …`, `cache_bytes: …`, `checks: …`, `huge_pages: …` and `classes: …`, with a comma between" }
+        $crate::__family! { $family [] [] [] [] [] }
     };
 }
 
@@ -171,7 +191,7 @@ macro_rules! __family_options {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __family {
-    ({ [$(#[$($attribute:tt)*])*] [$visibility:vis] $name:ident } [$($slab_bytes:expr)?] [$($cache_bytes:expr)?] [$($checks:expr)?] [$($huge_pages:expr)?]) => {
+    ({ [$(#[$($attribute:tt)*])*] [$visibility:vis] $name:ident } [$($slab_bytes:expr)?] [$($cache_bytes:expr)?] [$($checks:expr)?] [$($huge_pages:expr)?] [$($classes:expr)?]) => {
         $(#[$($attribute)*])*
         #[derive(
             ::core::clone::Clone, ::core::marker::Copy, ::core::default::Default, ::core::fmt::Debug,
@@ -186,14 +206,20 @@ macro_rules! __family {
                 use $crate::Checks::*;
                 #[allow(unused_imports, reason = "as above")]
                 use $crate::HugePages::*;
+                #[allow(unused_imports, reason = "as above")]
+                use $crate::Classes::*;
                 #[allow(unused_mut, reason = "not every family has options")]
                 let mut options = $crate::__private::Options::DEFAULT;
                 $(options.slab_bytes = $slab_bytes;)?
                 $(options.cache_bytes = $cache_bytes;)?
                 $(options.checks = $checks;)?
                 $(options.huge_pages = $huge_pages;)?
+                $(options.classes = $classes;)?
                 options.verified()
             };
+
+            static __FAMILY_BINS: [$crate::__private::Bin; __FAMILY_OPTIONS.more_bins()] =
+                $crate::__private::Bin::several();
 
             static __FAMILY_CORE: $crate::__private::FamilyCore =
                 $crate::__private::FamilyCore::new(
@@ -204,7 +230,8 @@ macro_rules! __family {
                 )
                 .declared_at(<$name as $crate::Family>::PATH)
                 .with_cache_bytes(__FAMILY_OPTIONS.cache_bytes)
-                .with_huge_pages(__FAMILY_OPTIONS.huge_pages);
+                .with_huge_pages(__FAMILY_OPTIONS.huge_pages)
+                .with_classes(__FAMILY_OPTIONS.classes, &__FAMILY_BINS);
 
             // SAFETY: the same static and the same thread-local at every call, declared here and reached from nowhere else;
             // the thread-local has no destructor, so its address is good until the thread ends.
@@ -215,6 +242,7 @@ macro_rules! __family {
                 const SLAB_BYTES: ::core::primitive::usize = __FAMILY_OPTIONS.slab_bytes;
                 const CHECKS: $crate::Checks = __FAMILY_OPTIONS.checks;
                 const HUGE_PAGES: $crate::HugePages = __FAMILY_OPTIONS.huge_pages;
+                const CLASSES: $crate::Classes = __FAMILY_OPTIONS.classes;
 
                 #[inline(always)]
                 fn __core() -> &'static $crate::__private::FamilyCore {
@@ -276,6 +304,7 @@ pub struct Options {
     pub checks: crate::Checks,
     pub cache_bytes: usize,
     pub huge_pages: crate::HugePages,
+    pub classes: crate::Classes,
 }
 
 impl Options {
@@ -284,7 +313,14 @@ impl Options {
         checks: crate::Checks::Default,
         cache_bytes: crate::capacity::CACHE_BYTES,
         huge_pages: crate::HugePages::Adaptive,
+        classes: crate::Classes::Natural,
     };
+
+    /// Bins that are declared beside the family.
+    #[must_use]
+    pub const fn more_bins(self) -> usize {
+        crate::family::FamilyCore::more_bins(self.classes, self.slab_bytes)
+    }
 
     /// The options themselves, if they are allowed; otherwise compilation ends with the reason.
     #[must_use]

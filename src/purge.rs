@@ -81,10 +81,10 @@ fn give_pages_back(bin: &Bin, geometry: &Geometry<'_>, mut next: impl FnMut() ->
     if !geometry.gives_pages_back() {
         return 0;
     }
-    let (mut scratch, mut pieces) = (None, 0);
+    let (mut scratch, mut pages) = (None, 0);
     loop {
         match next() {
-            Found::End => return pieces << geometry.piece_shift(),
+            Found::End => return pages * os::page_bytes(),
             Found::Nothing => {}
             Found::Claim(mut claim) => {
                 if geometry.has_trunks() && scratch.is_none() {
@@ -94,7 +94,7 @@ fn give_pages_back(bin: &Bin, geometry: &Geometry<'_>, mut next: impl FnMut() ->
                 if scratch.is_some() || !geometry.has_trunks() {
                     geometry.give_pages_back(&mut claim, scratch.as_mut());
                 }
-                pieces += bin.settle(geometry, claim);
+                pages += bin.settle(geometry, claim);
             }
         }
     }

@@ -15,6 +15,13 @@
 //!   region │ … │ 64-byte class │ 32-byte class │ 16-byte class │ slabs …      state = region + (region's length + offset) / slot
 //! ```
 //!
+//! Tables for each of the spaced classes would be longer than an eighth. There each unit has its bytes in one place, where those of
+//! the 16-byte class would be; so a byte is only one of a class if the slab's tag says that the slab is.
+//!
+//! ```text
+//!   region │ … │ unit 8 │ unit 9 │ … │ unit 63 │ slabs …      state = region + (region's length + unit's offset) / 16 + slot's number
+//! ```
+//!
 //! **T1** The bytes of a unit that is no slab are all `NEVER`. **T2** Only whoever has a slot moves its byte, as drawn; who finds
 //! another byte than the arrow begins with has found a misuse and reports it.
 //!
@@ -32,7 +39,7 @@ use core::ptr::NonNull;
 use crate::header::{STATE_UNIT_COUNT, UNIT_COUNT};
 use crate::marks::{GENERATION_COUNT, Generation};
 use crate::os;
-use crate::size_class::SizeClass;
+use crate::size_class::{Classes, SizeClass};
 use crate::sync::{AtomicU8, Relaxed, clear};
 
 /// The smallest slot that has a state is of 16 bytes.
@@ -207,14 +214,14 @@ impl Bytes for u64 {
 #[derive(Clone, Copy)]
 pub(crate) struct States {
     unit_shift: u32,
-    slot_shift: u32,
+    class: SizeClass,
 }
 
 impl States {
     #[inline(always)]
     pub(crate) const fn new(unit_shift: u32, class: SizeClass) -> Self {
-        debug_assert!(class.index() >= LEAST_SHIFT as usize);
-        Self { unit_shift, slot_shift: class.index() as u32 }
+        debug_assert!(class.slot_bytes() >= 1 << LEAST_SHIFT);
+        Self { unit_shift, class }
     }
 
     /// The byte of the slot of this class that holds an address.
@@ -229,15 +236,15 @@ impl States {
         Place(unsafe { &*region.wrapping_add(self.offset(address)) })
     }
 
-    /// Which of a region's slots of this class begins at an address, if its slabs begin at `slabs`: [`slots`](Self::slots) or more
-    /// where none can.
+    /// Which of a region's slots of this natural class begins at an address, if its slabs begin at `slabs`: [`slots`](Self::slots)
+    /// or more where none can.
     #[inline(always)]
     pub(crate) const fn index(self, slabs: usize, address: usize) -> usize {
         // What lies before the slabs, behind them or inside of a slot has one of its upper bits set now.
-        address.wrapping_sub(slabs).rotate_right(self.slot_shift)
+        self.class.slot_at(address.wrapping_sub(slabs))
     }
 
-    /// The byte of the slot with this index in a region.
+    /// The byte of the slot of a natural class with this index in a region.
     ///
     /// # Safety
     /// `slabs` is [`slabs_of`] an address as for [`place`](Self::place), and `index` is less than [`slots`](Self::slots).
@@ -245,34 +252,58 @@ impl States {
     pub(crate) unsafe fn place_at(self, slabs: usize, index: usize) -> Place {
         let region_bytes = UNIT_COUNT << self.unit_shift;
         let slabs_offset = STATE_UNIT_COUNT << self.unit_shift;
-        let table = ((region_bytes + slabs_offset) >> self.slot_shift).wrapping_sub(slabs_offset);
+        let table = self.class.slots_in(region_bytes + slabs_offset).wrapping_sub(slabs_offset);
         let place = core::ptr::with_exposed_provenance::<AtomicU8>(slabs).wrapping_add(table).wrapping_add(index);
         // SAFETY: as for `place`.
         Place(unsafe { &*place })
     }
 
-    /// How many slots of this class a region has.
+    /// How many slots of this natural class a region has.
     pub(crate) const fn slots(self) -> usize {
-        ((UNIT_COUNT - STATE_UNIT_COUNT) << self.unit_shift) >> self.slot_shift
+        self.class.slots_in((UNIT_COUNT - STATE_UNIT_COUNT) << self.unit_shift)
+    }
+
+    /// The byte of the slot of this spaced class that begins at an address; `None`: none does.
+    ///
+    /// # Safety
+    /// As for [`place`](Self::place), and a slab of this class holds the address.
+    #[inline(always)]
+    pub(crate) unsafe fn place_of_start(self, address: usize) -> Option<Place> {
+        let unit_bytes = 1 << self.unit_shift;
+        let slot = self.class.slot_at(address & (unit_bytes - 1));
+        if slot >= self.class.slots_in(unit_bytes) {
+            return None;
+        }
+        // SAFETY: the same contract, here and below.
+        let first = unsafe { self.place(address & !(unit_bytes - 1)) };
+        // SAFETY: as above; the slab has that slot.
+        Some(unsafe { first.behind(slot) })
     }
 
     /// Where in its region the byte is.
     #[inline(always)]
     const fn offset(self, address: usize) -> usize {
         let region_bytes = UNIT_COUNT << self.unit_shift;
-        (region_bytes | (address & (region_bytes - 1))) >> self.slot_shift
+        let offset = address & (region_bytes - 1);
+        match self.class.classes() {
+            Classes::Natural => self.class.slots_in(region_bytes | offset),
+            Classes::Spaced => {
+                let within = offset & ((1 << self.unit_shift) - 1);
+                ((region_bytes | (offset - within)) >> LEAST_SHIFT) + self.class.slots_in(within)
+            }
+        }
     }
 
     /// Makes the slots of a slab that is being closed `NEVER` again (T1).
     ///
     /// # Safety
-    /// As for [`place`](Self::place), `first` being the slab's first byte; all its slots are in its list or at or above
-    /// offset `fresh`, and the bin's lock is held.
+    /// As for [`place`](Self::place), `first` being the slab's first byte; all its slots are in its list or from
+    /// the number `fresh` on, and the bin's lock is held.
     pub(crate) unsafe fn forget(self, first: usize, fresh: usize) {
         let region = core::ptr::with_exposed_provenance_mut::<AtomicU8>(region_of(first, self.unit_shift));
         let bytes = region.wrapping_add(self.offset(first));
         // SAFETY: the slab's own bytes. Nobody legitimately has one of its slots.
-        unsafe { clear(bytes, fresh >> self.slot_shift) };
+        unsafe { clear(bytes, fresh) };
     }
 }
 
@@ -282,11 +313,12 @@ impl States {
 /// # Safety
 /// A unit of a region whose family keeps states and has opened a slab in it.
 pub(crate) unsafe fn give_back(unit: usize, unit_shift: u32) {
-    for slot_shift in LEAST_SHIFT..unit_shift {
-        let states = States { unit_shift, slot_shift };
+    // Of spaced classes all stand where those of the first are.
+    for index in LEAST_SHIFT as usize..unit_shift as usize {
+        let states = States::new(unit_shift, Classes::Natural.class(index));
         let start = region_of(unit, unit_shift) + states.offset(unit);
         // SAFETY: the bytes of the unit's slots, none of which anybody has.
-        unsafe { give_back_zeros(start, (1 << unit_shift) >> slot_shift) };
+        unsafe { give_back_zeros(start, (1 << unit_shift) >> index) };
     }
 }
 
@@ -323,7 +355,7 @@ const _: () =
 mod tests {
     use super::*;
     use crate::header::UNIT_SHIFTS;
-    use crate::size_class::CLASS_COUNT;
+    use crate::size_class::NATURAL_COUNT;
 
     #[test]
     fn a_byte_says_live_and_of_which_generation_the_mark_is() {
@@ -344,7 +376,7 @@ mod tests {
         for unit_shift in UNIT_SHIFTS {
             let region = 7 * (UNIT_COUNT << unit_shift);
             let mut last = None;
-            for class in (LEAST_SHIFT as usize..(unit_shift as usize).min(CLASS_COUNT)).rev().map(SizeClass::from_index)
+            for class in (LEAST_SHIFT as usize..(unit_shift as usize).min(NATURAL_COUNT)).rev().map(SizeClass::natural)
             {
                 let states = States::new(unit_shift, class);
                 for unit in 0..UNIT_COUNT {
@@ -359,6 +391,28 @@ mod tests {
                 }
             }
             assert!(last < Some(STATE_UNIT_COUNT << unit_shift));
+        }
+    }
+
+    #[test]
+    fn every_spaced_slot_has_a_byte_in_the_place_of_its_unit() {
+        for unit_shift in UNIT_SHIFTS {
+            let (region_bytes, unit_bytes) = (UNIT_COUNT << unit_shift, 1 << unit_shift);
+            let region = 7 * region_bytes;
+            for class in Classes::Spaced.all(unit_bytes).filter(|class| class.slot_bytes() >= 16) {
+                let states = States::new(unit_shift, class);
+                let slots = class.slots_in(unit_bytes);
+                for unit in [STATE_UNIT_COUNT, STATE_UNIT_COUNT + 1, UNIT_COUNT - 1] {
+                    let first = region + unit * unit_bytes;
+                    let begin = (region_bytes + unit * unit_bytes) / 16;
+                    for slot in [0, 1, slots / 2, slots - 1] {
+                        let address = first + slot * class.slot_bytes();
+                        assert_eq!(states.offset(address), begin + slot, "{class:?}");
+                        assert_eq!(states.offset(address + class.slot_bytes() - 1), begin + slot, "{class:?}");
+                    }
+                    assert!(begin + slots <= begin + unit_bytes / 16);
+                }
+            }
         }
     }
 
@@ -389,7 +443,7 @@ mod tests {
         let memory = vec![0u8; 2 * region_bytes];
         let region = memory.as_ptr().expose_provenance().next_multiple_of(region_bytes);
         let slabs = slabs_of(region + 5, unit_shift);
-        for class in (LEAST_SHIFT as usize..unit_shift as usize).map(SizeClass::from_index) {
+        for class in (LEAST_SHIFT as usize..unit_shift as usize).map(SizeClass::natural) {
             let (states, slot_bytes) = (States::new(unit_shift, class), class.slot_bytes());
             let is_slot = |address| states.index(slabs, address) < states.slots();
             for slot in [slabs, slabs + slot_bytes, slabs + (1 << unit_shift), region + region_bytes - slot_bytes] {

@@ -4,7 +4,7 @@
 
 use core::fmt;
 
-use crate::size_class::{CLASS_COUNT, SizeClass};
+use crate::size_class::{COUNT_MAX, Classes, SizeClass};
 
 /// What a family holds at one moment; see [`Family::stats`](crate::Family::stats).
 ///
@@ -89,14 +89,84 @@ pub struct Stats {
     pub large_allocations: usize,
     /// Bytes of these, in whole pages. Those that were touched are memory.
     pub large_bytes: usize,
+    /// How the lengths of slots are spaced.
+    pub spacing: Classes,
     /// The size classes, smallest first.
-    pub classes: [ClassStats; CLASS_COUNT],
+    pub classes: ClassTable,
+}
+
+/// What a family holds of each of its size classes, smallest first; in [`Stats::classes`]. It is a slice: of 21 classes
+/// if they are natural, of up to 104 if they are spaced.
+///
+/// ```
+/// use family_alloc::{Family, Vec, family};
+///
+/// family! { struct Text { classes: Spaced } }
+///
+/// let v = Vec::<u8, _>::with_capacity_in(200, Text);
+/// let stats = Text::stats();
+/// let class = stats.classes.iter().find(|class| class.live_slots > 0).unwrap();
+/// assert_eq!(class.slot_bytes, 208);
+/// # drop(v);
+/// ```
+#[derive(Clone)]
+pub struct ClassTable {
+    classes: [ClassStats; COUNT_MAX],
+    count: usize,
+}
+
+impl core::ops::Deref for ClassTable {
+    type Target = [ClassStats];
+
+    fn deref(&self) -> &[ClassStats] {
+        &self.classes[..self.count]
+    }
+}
+
+impl<'a> IntoIterator for &'a ClassTable {
+    type Item = &'a ClassStats;
+    type IntoIter = core::slice::Iter<'a, ClassStats>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Debug for ClassTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self).finish()
+    }
+}
+
+impl PartialEq for ClassTable {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for ClassTable {}
+
+impl ClassTable {
+    fn new(spacing: Classes, classes: impl Iterator<Item = SizeClass>) -> Self {
+        let mut table = Self { classes: [ClassStats::default(); COUNT_MAX], count: 0 };
+        for (place, class) in table.classes.iter_mut().zip(classes) {
+            debug_assert_eq!(class.classes(), spacing);
+            place.slot_bytes = class.slot_bytes();
+            table.count += 1;
+        }
+        table
+    }
+
+    /// Says what there is of a class.
+    pub(crate) fn set(&mut self, class: SizeClass, stats: ClassStats) {
+        self.classes[class.index()] = stats;
+    }
 }
 
 /// What a family holds of one size class at one moment; one of [`Stats::classes`].
 ///
 /// Every slot of a slab is in one of four places: `live_slots + cached_slots + depot_slots + free_slots` are all slots of
-/// the class's slabs.
+/// the class's slabs. Where a slab is no whole number of slots long, what is left behind the last one is never used.
 ///
 /// ```
 /// use family_alloc::{Family, Vec, family};
@@ -173,7 +243,13 @@ pub struct StatsChange {
 }
 
 impl Stats {
-    pub(crate) fn new(name: &'static str, path: &'static str, id: u32) -> Self {
+    pub(crate) fn new(
+        name: &'static str,
+        path: &'static str,
+        id: u32,
+        spacing: Classes,
+        classes: impl Iterator<Item = SizeClass>,
+    ) -> Self {
         Self {
             name,
             path,
@@ -193,10 +269,8 @@ impl Stats {
             thread_caches: 0,
             large_allocations: 0,
             large_bytes: 0,
-            classes: core::array::from_fn(|class| ClassStats {
-                slot_bytes: SizeClass::from_index(class).slot_bytes(),
-                ..ClassStats::default()
-            }),
+            spacing,
+            classes: ClassTable::new(spacing, classes),
         }
     }
 
@@ -298,7 +372,8 @@ impl fmt::Display for Stats {
         )?;
         writeln!(
             f,
-            "  of the slabs: {} free, {} cached by {} thread{}, {} in depots",
+            "  of the slabs{}: {} free, {} cached by {} thread{}, {} in depots",
+            if self.spacing == Classes::Spaced { " (spaced)" } else { "" },
             Bytes(self.free_bytes),
             Bytes(self.cached_bytes),
             self.thread_caches,
@@ -365,6 +440,19 @@ impl fmt::Display for StatsChange {
 mod tests {
     use super::*;
 
+    fn of_session(spacing: Classes) -> Stats {
+        Stats::new("Session", "app::Session", 1, spacing, spacing.all(2 << 20))
+    }
+
+    #[test]
+    fn a_table_has_the_classes_that_there_are() {
+        let lengths = |spacing| of_session(spacing).classes.iter().map(|class| class.slot_bytes).collect::<Vec<_>>();
+        assert_eq!(lengths(Classes::Natural), (0..21).map(|shift| 1 << shift).collect::<Vec<_>>());
+        let spaced = lengths(Classes::Spaced);
+        assert_eq!((spaced.len(), spaced[0], spaced[15], spaced[16], spaced[103]), (104, 8, 128, 144, 256 << 10));
+        assert!(of_session(Classes::Spaced).to_string().contains("  of the slabs (spaced): 0 B free, "));
+    }
+
     #[test]
     fn bytes_print_with_the_unit_that_fits() {
         let shown = [0, 1023, 1024, 1536, 1 << 20, 3 << 30].map(|bytes| Bytes(bytes).to_string());
@@ -373,9 +461,10 @@ mod tests {
 
     #[test]
     fn the_table_shows_classes_in_use_only() {
-        let mut stats = Stats::new("Session", "app::Session", 1);
+        let mut stats = of_session(Classes::Natural);
         assert_eq!(stats.to_string().lines().count(), 3, "no table where there is nothing: {stats}");
-        stats.classes[6] = ClassStats { slot_bytes: 64, slab_count: 1, live_slots: 3, ..ClassStats::default() };
+        let class = ClassStats { slot_bytes: 64, slab_count: 1, live_slots: 3, ..ClassStats::default() };
+        stats.classes.set(SizeClass::natural(6), class);
         stats.slab_bytes = 2 << 20;
         let text = stats.to_string();
         assert!(text.starts_with("family Session: 0 B live in 0 allocations, at most 0 B in 0\n"), "{text}");
@@ -385,7 +474,7 @@ mod tests {
 
     #[test]
     fn one_of_something_is_no_plural_and_lines_are_short() {
-        let mut stats = Stats::new("Session", "app::Session", 1);
+        let mut stats = of_session(Classes::Spaced);
         (stats.live_allocations, stats.thread_caches, stats.large_allocations) = (1, 1, 1);
         let text = stats.to_string();
         assert!(text.contains("live in 1 allocation, at most") && text.contains("cached by 1 thread, "), "{text}");
@@ -399,7 +488,7 @@ mod tests {
 
     #[test]
     fn a_change_prints_what_has_changed() {
-        let earlier = Stats::new("Session", "app::Session", 1);
+        let earlier = of_session(Classes::Natural);
         let mut later = earlier.clone();
         assert_eq!(later.since(&earlier).to_string(), "family Session: 0 allocations, 0 B live");
         (later.live_allocations, later.live_bytes, later.kept_bytes) = (1, 64, 2 << 20);

@@ -17,10 +17,13 @@
 use core::ops::Range;
 use core::ptr::NonNull;
 
+use crate::size_class::SizeClass;
 use crate::sync::Cell;
 
-/// As an offset, no trunk; as `top`, a full trunk without memory: a new one is begun.
+/// As an offset, no trunk.
 const NONE: u32 = !3;
+/// Entries of no trunk: it is full, and a new one is begun.
+const NO_ROOM: u32 = u32::MAX;
 /// Bytes of a trunk slot that are used: a large slot's other pages stay untouched.
 const TRUNK_BYTES_MAX: usize = 4096;
 
@@ -70,6 +73,8 @@ impl Run {
 pub(crate) struct Trunks {
     /// Offset of the first trunk's last entry in bytes, or of that trunk while it has none, or [`NONE`].
     top: Cell<u32>,
+    /// How many entries the first trunk has, or [`NO_ROOM`] where there is none.
+    entries: Cell<u32>,
     /// Offsets of the second and the third trunk, or [`NONE`].
     next: [Cell<u32>; 2],
     /// See [`loose`](Self::loose).
@@ -77,15 +82,16 @@ pub(crate) struct Trunks {
 }
 
 impl Trunks {
-    /// Bits of an offset that lie inside a trunk.
+    /// How many entries a full trunk has: as many words as a slot, but for the link.
     #[inline(always)]
-    const fn mask(slot_bytes: usize) -> u32 {
-        (if slot_bytes < TRUNK_BYTES_MAX { slot_bytes } else { TRUNK_BYTES_MAX }) as u32 - 1
+    const fn capacity(slot_bytes: usize) -> u32 {
+        (if slot_bytes < TRUNK_BYTES_MAX { slot_bytes } else { TRUNK_BYTES_MAX }) as u32 / 4 - 1
     }
 
     /// An empty list.
     pub(crate) const fn new() -> Self {
-        Self { top: Cell::new(NONE), next: [Cell::new(NONE), Cell::new(NONE)], loose: Cell::new(0) }
+        let next = [Cell::new(NONE), Cell::new(NONE)];
+        Self { top: Cell::new(NONE), entries: Cell::new(NO_ROOM), next, loose: Cell::new(0) }
     }
 
     /// The whole list in another place; this one is empty from now on.
@@ -99,6 +105,7 @@ impl Trunks {
     /// Makes this list, which is empty, another one, which must not be used any more.
     pub(crate) fn put_all(&self, all: &Self) {
         self.top.set(all.top.get());
+        self.entries.set(all.entries.get());
         self.next[0].set(all.next[0].get());
         self.next[1].set(all.next[1].get());
         self.loose.set(all.loose.get());
@@ -107,6 +114,7 @@ impl Trunks {
     /// Makes the list empty, whatever it was.
     pub(crate) fn reset(&self) {
         self.top.set(NONE);
+        self.entries.set(NO_ROOM);
         self.next.iter().for_each(|next| next.set(NONE));
         self.loose.set(0);
     }
@@ -130,12 +138,12 @@ impl Trunks {
     /// Adds a run of free slots, which came back in ascending order or in descending order.
     ///
     /// # Safety
-    /// - `memory` is the slab that this list belongs to; the slots are of `slot_bytes`, a power of two of 4 or more.
+    /// - `memory` is the slab that this list belongs to; the slots are of `slot_bytes`, a multiple of 4.
     /// - The run's slots are slots of it that are not in the list and that nobody uses.
     #[inline(always)]
     pub(crate) unsafe fn push(&self, memory: NonNull<u8>, slot_bytes: usize, run: Run, ascending: bool) {
-        let (top, mask) = (self.top.get(), Self::mask(slot_bytes));
-        if top & mask != 0 && top != NONE {
+        let (top, entries) = (self.top.get(), self.entries.get());
+        if entries != 0 && entries != NO_ROOM {
             let last = word(memory, top);
             // SAFETY: the entry at `top` was written by a `push`.
             if let Some(joined) = Run(unsafe { last.read() }).joined(run) {
@@ -144,11 +152,12 @@ impl Trunks {
                 return;
             }
         }
-        if top | !mask == NONE {
+        if entries >= Self::capacity(slot_bytes) {
             // SAFETY: the same contract, and the first trunk is full.
             unsafe { self.begin(memory, slot_bytes, run, ascending) };
         } else {
             self.top.set(top + 4);
+            self.entries.set(entries + 1);
             // SAFETY: the first trunk is a free slot with room for an entry more.
             unsafe { word(memory, top + 4).write(run.0) };
         }
@@ -161,7 +170,7 @@ impl Trunks {
     /// As for [`push`](Self::push), and the first trunk is full.
     #[inline]
     unsafe fn begin(&self, memory: NonNull<u8>, slot_bytes: usize, run: Run, ascending: bool) {
-        let mask = Self::mask(slot_bytes);
+        let capacity = Self::capacity(slot_bytes);
         let (mut first, mut length) = (run.index(), run.length());
         loop {
             length -= 1;
@@ -175,14 +184,16 @@ impl Trunks {
             if top == NONE {
                 self.next[0].set(NONE);
             } else {
-                self.next[0].set(top & !mask);
-                self.loose.set(self.loose.get().saturating_add(mask.div_ceil(4)));
+                self.next[0].set(top.wrapping_sub(4 * capacity));
+                self.loose.set(self.loose.get().saturating_add(capacity + 1));
             }
+            self.entries.set(0);
             if length == 0 {
                 return;
             }
-            if mask > 3 {
+            if capacity > 0 {
                 self.top.set(offset + 4);
+                self.entries.set(1);
                 // SAFETY: the trunk is a free slot with room for an entry.
                 return unsafe { word(memory, offset + 4).write(Run::new(first, length).0) };
             }
@@ -202,30 +213,38 @@ impl Trunks {
             prefetch(word(memory, link));
         }
         // All trunks but the first are full.
-        self.top.set(self.next[0].get() | (Self::mask(slot_bytes) & !3));
+        let (next, capacity) = (self.next[0].get(), Self::capacity(slot_bytes));
+        self.top.set(if next == NONE { NONE } else { next.wrapping_add(4 * capacity) });
+        self.entries.set(if next == NONE { NO_ROOM } else { capacity });
         self.next[0].set(self.next[1].get());
         self.next[1].set(link);
         trunk
     }
 
-    /// Removes all free slots, several at a time: `each` gets the offset at which it is said that they are free, and their indices. Those of
-    /// a trunk itself are told before it is read; they may be any, if clients have written to free slots.
+    /// Removes all free slots, several at a time: `each` gets the offset at which it is said that they are free, whether that is a trunk
+    /// itself, and their indices. A trunk is told before it is read; the indices may be any, if clients have written to free slots.
     ///
     /// # Safety
-    /// As for [`push`](Self::push), but that `each` may diverge at what was not pushed.
-    pub(crate) unsafe fn drain(&self, memory: NonNull<u8>, slot_bytes: usize, mut each: impl FnMut(u32, Range<usize>)) {
+    /// As for [`push`](Self::push), with the slots' class, but that `each` may diverge at what was not pushed.
+    pub(crate) unsafe fn drain(
+        &self,
+        memory: NonNull<u8>,
+        class: SizeClass,
+        mut each: impl FnMut(u32, bool, Range<usize>),
+    ) {
+        let slot_bytes = class.slot_bytes();
         while !self.is_empty() {
-            let entries = (self.top.get() & Self::mask(slot_bytes)) / 4;
+            let entries = self.entries.get();
             // A link that was written over need not lead to the first byte of a slot.
-            self.top.set((self.top.get() - 4 * entries) & !(slot_bytes as u32 - 1));
-            let index = self.top.get() as usize / slot_bytes;
-            each(self.top.get(), index..index + 1);
+            let index = class.slots_in(self.top.get().wrapping_sub(4 * entries) as usize);
+            self.top.set((index * slot_bytes) as u32);
+            each(self.top.get(), true, index..index + 1);
             // SAFETY: the same contract; `top` is the first trunk.
             let trunk = unsafe { self.pop_trunk(memory, slot_bytes) };
             for place in (1..=entries).map(|entry| trunk + 4 * entry) {
                 // SAFETY: `push` wrote the trunk's entries.
                 let run = Run(unsafe { word(memory, place).read() });
-                each(place, run.index() as usize..run.index() as usize + run.length());
+                each(place, false, run.index() as usize..run.index() as usize + run.length());
             }
         }
     }
@@ -242,7 +261,7 @@ impl Trunks {
         while !rest.is_empty() {
             let top = self.top.get();
             debug_assert!(top != NONE, "the slab counts its free slots");
-            if top & Self::mask(slot_bytes) == 0 {
+            if self.entries.get() == 0 {
                 // SAFETY: the same contract; the first trunk has no entries.
                 rest[0] = base + unsafe { self.pop_trunk(memory, slot_bytes) } as usize;
                 rest = &mut rest[1..];
@@ -253,7 +272,8 @@ impl Trunks {
             let run = Run(unsafe { last.read() });
             let count = rest.len().min(run.length());
             if count == run.length() {
-                self.top.set(top - 4);
+                self.top.set(top.wrapping_sub(4));
+                self.entries.set(self.entries.get() - 1);
             } else {
                 // SAFETY: as above.
                 unsafe { last.write(Run::new(run.index() + count as u32, run.length() - count).0) };
@@ -322,7 +342,8 @@ mod tests {
     use std::collections::HashSet;
 
     fn empty() -> Trunks {
-        let trunks = Trunks { top: Cell::new(0), next: [Cell::new(0), Cell::new(0)], loose: Cell::new(0) };
+        let trunks = Trunks::new();
+        (trunks.top.set(0), trunks.entries.set(0), trunks.next[0].set(0), trunks.next[1].set(0));
         trunks.reset();
         trunks.take_all()
     }
@@ -343,7 +364,7 @@ mod tests {
 
     #[test]
     fn every_slot_pushed_is_popped_once() {
-        for slot_bytes in [4usize, 8, 16, 64, 1024, 8192] {
+        for slot_bytes in [4usize, 8, 16, 24, 40, 64, 144, 1024, 5120, 8192] {
             let mut slab = vec![0u64; 65_536 / 8];
             let memory = NonNull::new(slab.as_mut_ptr().cast::<u8>()).unwrap();
             let base = memory.addr().get();
@@ -384,7 +405,7 @@ mod tests {
                 unsafe { push_all(&trunks, memory, 16, batch) };
             }
             let top = trunks.top.get() as usize;
-            assert_eq!(top % 16, 4, "all but the trunk itself are one run");
+            assert_eq!((top % 16, trunks.entries.get()), (4, 1), "all but the trunk itself are one run");
             let trunk = memory.addr().get() + top - 4;
             let mut popped = vec![0; 4096];
             for popped in popped.chunks_mut(64) {

@@ -15,7 +15,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::child;
-use common::doors::{Doors, is_aligned, layout, promised_align};
+use common::doors::{Doors, is_aligned, layout};
 use common::memory::mapped_bytes;
 use common::pattern;
 use family_alloc::__private::faults::{self, Call};
@@ -78,7 +78,7 @@ impl Work {
             self.refused += 1;
             return;
         };
-        assert!(is_aligned(memory.addr().get(), promised_align(layout)), "{layout:?}");
+        assert!(is_aligned(memory.addr().get(), self.doors.promised_align(layout)), "{layout:?}");
         assert!(!zeroed || pattern::is_zero_from(memory, 0), "{layout:?}: not zero");
         self.seed += 1;
         pattern::fill(memory, self.seed);

@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::ptr::NonNull;
 
 use allocator_api2::alloc::Allocator;
-use common::doors::{Doors, Resize, is_aligned, layout, promised_align};
+use common::doors::{Doors, Resize, is_aligned, layout};
 use common::pattern;
 use common::random::Random;
 use family_alloc::{Family, family};
@@ -24,7 +24,7 @@ fn allocate_and_free<F: Family>(allocate: Layout, free: impl FnOnce(NonNull<[u8]
     let family = F::default();
     let memory = Allocator::allocate(&family, allocate).unwrap_or_else(|_| panic!("{allocate:?} is refused"));
     assert!(memory.len() >= allocate.size(), "{allocate:?} got {} bytes", memory.len());
-    assert!(is_aligned(memory.addr().get(), promised_align(allocate)), "{allocate:?} got {memory:p}");
+    assert!(is_aligned(memory.addr().get(), Doors::of::<F>().promised_align(allocate)), "{allocate:?} got {memory:p}");
     let fitting = layout(free(memory), allocate.align());
     // SAFETY: allocated above, and a size from the requested to the returned one fits.
     unsafe { Allocator::deallocate(&family, memory.cast(), fitting) };
@@ -62,23 +62,24 @@ fn any_fitting_layout_frees_up_to_64_kib_with_small_slabs() {
 
 #[test]
 fn any_fitting_layout_frees_at_random_sizes_above() {
-    family! { struct Above; struct AboveSmall { slab_bytes: 128 * 1024 } }
+    family! { struct Above; struct AboveSmall { slab_bytes: 128 * 1024 } struct AboveSpaced { classes: Spaced } }
     let mut random = Random::new(2);
     for _ in 0..5000 {
         let size = random.size(64 << 20);
         let requested = layout(size, 1 << random.below(24));
         allocate_and_free::<Above>(requested, |memory| random.between(size, memory.len()));
         allocate_and_free::<AboveSmall>(requested, |memory| random.between(size, memory.len()));
+        allocate_and_free::<AboveSpaced>(requested, |memory| random.between(size, memory.len()));
     }
-    for stats in [Above::stats(), AboveSmall::stats()] {
+    for stats in [Above::stats(), AboveSmall::stats(), AboveSpaced::stats()] {
         assert_eq!((stats.live_allocations, stats.live_bytes), (0, 0), "{stats}");
     }
 }
 
 #[test]
 fn alignments_far_above_a_page_hold() {
-    family! { struct Aligned; struct AlignedSmall { slab_bytes: 64 * 1024 } }
-    for doors in [Doors::of::<Aligned>(), Doors::of::<AlignedSmall>()] {
+    family! { struct Aligned; struct AlignedSmall { slab_bytes: 64 * 1024 } struct AlignedSpaced { classes: Spaced } }
+    for doors in [Doors::of::<Aligned>(), Doors::of::<AlignedSmall>(), Doors::of::<AlignedSpaced>()] {
         for align in alignments(64 << 20).filter(|&align| align >= 4096) {
             for size in [1, align / 2 - 1, align / 2 + 1, align, align + 1, 3 * align] {
                 let requested = layout(size, align);
@@ -101,11 +102,11 @@ fn alignments_far_above_a_page_hold() {
 /// Resizes from every layout to every other, by each call that the sizes allow.
 #[test]
 fn resizing_from_any_layout_to_any_other_keeps_the_contents() {
-    family! { struct Resized; struct ResizedSmall { slab_bytes: 64 * 1024 } }
+    family! { struct Resized; struct ResizedSmall { slab_bytes: 64 * 1024 } struct ResizedSpaced { classes: Spaced } }
     let sizes = [1, 3, 64, 100, 4096, 5000, 40_000, 1 << 20, 3 << 20];
     let layouts: Vec<Layout> =
         sizes.into_iter().flat_map(|size| [1, 64, 4096, 1 << 16, 4 << 20].map(|align| layout(size, align))).collect();
-    for doors in [Doors::of::<Resized>(), Doors::of::<ResizedSmall>()] {
+    for doors in [Doors::of::<Resized>(), Doors::of::<ResizedSmall>(), Doors::of::<ResizedSpaced>()] {
         for (&old, &new) in layouts.iter().flat_map(|old| layouts.iter().map(move |new| (old, new))) {
             if new.size() >= old.size() {
                 resize(doors, old, new, doors.grow);
@@ -126,7 +127,11 @@ fn resize(doors: Doors, old: Layout, new: Layout, call: Resize) -> bool {
     pattern::fill(NonNull::slice_from_raw_parts(memory.cast(), old.size()), old.size());
     // SAFETY: allocated above with `old`; the sizes are in the order that the call wants.
     let resized = unsafe { call(memory.cast(), old, new) }.expect("memory");
-    assert!(is_aligned(resized.addr().get(), promised_align(new)), "{}: {old:?} to {new:?}: {resized:p}", doors.name);
+    assert!(
+        is_aligned(resized.addr().get(), doors.promised_align(new)),
+        "{}: {old:?} to {new:?}: {resized:p}",
+        doors.name
+    );
     assert_eq!(resized.len(), doors.occupied(new), "{}: {old:?} to {new:?}", doors.name);
     assert!(pattern::holds(resized.cast(), old.size().min(new.size()), old.size()), "{old:?} to {new:?}: contents");
     let zero_behind = new.size() >= old.size() && pattern::is_zero_from(resized, old.size());
@@ -186,7 +191,7 @@ fn the_global_door_takes_every_layout_too() {
         // SAFETY: the layout's size is not zero.
         let memory = if zeroed { unsafe { Door.alloc_zeroed(old) } } else { unsafe { Door.alloc(old) } };
         let memory = NonNull::new(memory).expect("memory");
-        assert!(is_aligned(memory.addr().get(), promised_align(old)), "{old:?}");
+        assert!(is_aligned(memory.addr().get(), Doors::of::<Door>().promised_align(old)), "{old:?}");
         let slice = NonNull::slice_from_raw_parts(memory, old.size());
         assert!(!zeroed || pattern::is_zero_from(slice, 0), "{old:?}");
         pattern::fill(slice, 7);
@@ -194,7 +199,7 @@ fn the_global_door_takes_every_layout_too() {
         // SAFETY: allocated above with this layout; the new size is not zero and far from overflow.
         let memory = NonNull::new(unsafe { Door.realloc(memory.as_ptr(), old, new_size) }).expect("memory");
         let new = layout(new_size, old.align());
-        assert!(is_aligned(memory.addr().get(), promised_align(new)), "{old:?} to {new:?}");
+        assert!(is_aligned(memory.addr().get(), Doors::of::<Door>().promised_align(new)), "{old:?} to {new:?}");
         assert!(pattern::holds(memory, new_size.min(old.size()), 7), "{old:?} to {new:?}");
         // SAFETY: reallocated to this layout.
         unsafe { Door.dealloc(memory.as_ptr(), new) };

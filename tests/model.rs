@@ -12,7 +12,7 @@ use common::random::Random;
 use common::shadow::{Model, Slot, check_counters};
 use common::steps::{Holdings, Step};
 use common::worker::Worker;
-use family_alloc::{Checks, family};
+use family_alloc::{Checks, Classes, family};
 use proptest::prelude::*;
 use std::alloc::Layout;
 
@@ -25,9 +25,14 @@ family! {
     struct WatchedSmall { checks: Checked, slab_bytes: 64 * 1024 }
     struct Guarded { checks: Hardened }
     struct GuardedSmall { checks: Hardened, slab_bytes: 128 * 1024 }
+    struct Spaced { classes: Spaced }
+    struct SpacedSmall { classes: Spaced, slab_bytes: 64 * 1024 }
+    struct RawSpaced { classes: Spaced, checks: Unchecked, slab_bytes: 256 * 1024 }
+    struct WatchedSpaced { classes: Spaced, checks: Checked, slab_bytes: 128 * 1024 }
+    struct GuardedSpaced { classes: Spaced, checks: Hardened }
 }
 
-static FAMILIES: [Doors; 8] = [
+static FAMILIES: [Doors; 13] = [
     Doors::of::<Plain>(),
     Doors::of::<Small>(),
     Doors::of::<Middle>(),
@@ -36,6 +41,11 @@ static FAMILIES: [Doors; 8] = [
     Doors::of::<WatchedSmall>(),
     Doors::of::<Guarded>(),
     Doors::of::<GuardedSmall>(),
+    Doors::of::<Spaced>(),
+    Doors::of::<SpacedSmall>(),
+    Doors::of::<RawSpaced>(),
+    Doors::of::<WatchedSpaced>(),
+    Doors::of::<GuardedSpaced>(),
 ];
 const THREADS: usize = 3;
 /// Contents are written and looked at to the last byte.
@@ -54,6 +64,8 @@ fn size() -> impl Strategy<Value = usize> {
         8 => 1..200_usize,
         // Around every power of two there is an edge.
         8 => (0..21_u32, 0..3_usize).prop_map(|(shift, above)| ((1 << shift) + above).saturating_sub(1)),
+        // And around every eighth of one.
+        6 => (6..19_u32, 1..8_usize, 0..3_usize).prop_map(|(shift, step, above)| (8 + step) * (1 << shift) / 8 + above - 1),
         4 => 1..70_000_usize,
         1 => 1..6_000_000_usize,
     ]
@@ -227,6 +239,8 @@ fn run_at_once(thread: usize, steps: usize, model: &Mutex<Model>, exchange: &Mut
 #[test]
 fn the_families_of_this_file_are_what_they_claim() {
     let declared = FAMILIES.each_ref().map(|doors| (doors.name, doors.slab_bytes, doors.checks));
+    let is_spaced = |doors: &Doors| doors.classes == Classes::Spaced;
+    assert!(FAMILIES.iter().all(|doors| is_spaced(doors) == doors.name.contains("Spaced")));
     let expected = [
         ("Plain", 2 << 20, Checks::Default),
         ("Small", 64 << 10, Checks::Default),
@@ -236,6 +250,11 @@ fn the_families_of_this_file_are_what_they_claim() {
         ("WatchedSmall", 64 << 10, Checks::Checked),
         ("Guarded", 2 << 20, Checks::Hardened),
         ("GuardedSmall", 128 << 10, Checks::Hardened),
+        ("Spaced", 2 << 20, Checks::Default),
+        ("SpacedSmall", 64 << 10, Checks::Default),
+        ("RawSpaced", 256 << 10, Checks::Unchecked),
+        ("WatchedSpaced", 128 << 10, Checks::Checked),
+        ("GuardedSpaced", 2 << 20, Checks::Hardened),
     ];
     assert_eq!(declared, expected);
 }

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 use std::{env, thread};
 
 use allocator_api2::alloc::Allocator;
-use common::doors::{Doors, is_aligned, layout, promised_align};
+use common::doors::{Doors, is_aligned, layout};
 use common::pattern;
 use common::random::Random;
 use family_alloc::{Family, families, family};
@@ -149,7 +149,12 @@ impl Slot {
     /// Writes contents that follow from the address and an id; also says whether all that they replace was zero.
     fn filled(mut self, id: usize) -> (Self, bool) {
         let address = self.memory.cast::<u8>().addr().get();
-        assert!(is_aligned(address, promised_align(self.layout)), "{}: {:?}", self.way.doors.name, self.layout);
+        assert!(
+            is_aligned(address, self.way.doors.promised_align(self.layout)),
+            "{}: {:?}",
+            self.way.doors.name,
+            self.layout
+        );
         assert!(self.memory.len() >= self.layout.size());
         self.seed = (address >> 4) ^ id;
         let mut was_zero = true;

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use arbitrary::Result;
 
-use crate::common::doors::{Doors, is_aligned, promised_align};
+use crate::common::doors::{Doors, is_aligned};
 use crate::input::Input;
 use crate::operations::assert_gone;
 
@@ -58,7 +58,7 @@ impl Served {
         let served = Self { doors, layout, memory };
         assert!(memory.len() >= layout.size(), "{doors:?}, {layout:?}: {} bytes", memory.len());
         assert_eq!(memory.len(), doors.usable(layout), "{doors:?}, {layout:?}: not the whole slot");
-        assert!(is_aligned(memory.addr().get(), promised_align(layout)), "{doors:?}, {layout:?}: at {memory:?}");
+        assert!(is_aligned(memory.addr().get(), doors.promised_align(layout)), "{doors:?}, {layout:?}: at {memory:?}");
         served.mark();
         served
     }

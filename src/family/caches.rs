@@ -19,7 +19,7 @@ use crate::capacity::{
     magazine_slots,
 };
 use crate::header::Directory;
-use crate::magazine::{Cache, CacheSlot};
+use crate::magazine::{Cache, CacheSlot, Magazine};
 use crate::os;
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicU32, Cell, Relaxed};
@@ -39,10 +39,9 @@ pub(super) fn begin_child() {
 }
 
 /// A thread's cache with what connects it to its family and its thread.
-#[repr(C)]
 pub(crate) struct ThreadCache {
-    /// First, because a slot refers to the whole by this.
-    pub(crate) cache: Cache,
+    /// Knows the whole, to which a slot refers by this.
+    pub(crate) cache: &'static Cache,
     pub(crate) family: &'static FamilyCore,
     pages: &'static ThreadPages,
     /// Neighbours in the family's list.
@@ -108,12 +107,18 @@ impl Caches {
     }
 }
 
+/// Where the `Cache` begins in the place of a `ThreadCache`: both are allocated at once, so that none of them is left where memory
+/// is short.
+const fn offset_in_place() -> usize {
+    size_of::<ThreadCache>().next_multiple_of(align_of::<Cache<[Magazine; 0]>>())
+}
+
 impl ThreadCache {
     /// The whole that a thread's slot refers to, if the thread has a cache.
     pub(crate) fn in_slot(slot: &CacheSlot) -> Option<&'static Self> {
-        // SAFETY: what a slot refers to, if it is not the empty cache, is the first field of a `ThreadCache` that stays until it
-        // is taken out of the slot (F2), by a pointer to the whole (`thread::attach`).
-        slot.own().map(|cache| unsafe { cache.cast::<Self>().as_ref() })
+        // SAFETY: what a slot refers to, if it is not the empty cache, is a part of a `ThreadCache`, as `acquire_cache` has noted, that
+        // stays until it is taken out of the slot (F2).
+        slot.whole().map(|whole| unsafe { whole.cast::<Self>().as_ref() })
     }
 
     /// Notes an exchange of slots of a class, which lets its magazine hold more if that is earned. `false`: slots of the class
@@ -164,7 +169,9 @@ impl ThreadCache {
     fn shorten_an_idle_one(&self, but: SizeClass) {
         let bytes = |class: &SizeClass| self.cache.magazine(*class).capacity() * class.slot_bytes();
         let is_idle = |class: &SizeClass| *class != but && !self.cache.magazine(*class).take_exchanged();
-        if let Some(class) = self.family.classes().filter(|class| bytes(class) > 0).filter(is_idle).max_by_key(bytes) {
+        if let Some(class) =
+            self.family.all_classes().filter(|class| bytes(class) > 0).filter(is_idle).max_by_key(bytes)
+        {
             self.shorten(class, self.cache.magazine(class).capacity() / 2);
         }
     }
@@ -174,8 +181,8 @@ impl ThreadCache {
         let magazine = self.cache.magazine(class);
         let stored = magazine.stored_slots();
         if stored > capacity {
-            self.family.note_live(&self.cache, class);
-            self.family.flush_stored(&self.cache, class, stored - capacity);
+            self.family.note_live(self.cache, class);
+            self.family.flush_stored(self.cache, class, stored - capacity);
             magazine.note(class);
         }
         self.used_bytes.set(self.used_bytes.get() - (magazine.capacity() - capacity) * class.slot_bytes());
@@ -202,9 +209,9 @@ impl ThreadCache {
 
     #[cold]
     fn rest(&self) {
-        for class in self.family.classes().filter(|class| self.cache.magazine(*class).capacity() > 0) {
+        for class in self.family.all_classes().filter(|class| self.cache.magazine(*class).capacity() > 0) {
             if !self.cache.magazine(class).take_exchanged() {
-                self.family.flush_class(&self.cache, class);
+                self.family.flush_class(self.cache, class);
                 self.shorten(class, 0);
             }
         }
@@ -212,7 +219,7 @@ impl ThreadCache {
         self.exchanges.set(0);
         while self.used_bytes.get() > CALM_BYTES {
             let bytes = |class: &SizeClass| self.cache.magazine(*class).capacity() * class.slot_bytes();
-            let Some(class) = self.family.classes().max_by_key(bytes) else { return };
+            let Some(class) = self.family.all_classes().max_by_key(bytes) else { return };
             self.shorten(class, self.cache.magazine(class).capacity() / 2);
         }
     }
@@ -246,13 +253,14 @@ impl FamilyCore {
     /// A cache for the calling thread, all empty, in pages of its own. `None`: out of memory.
     pub(crate) fn acquire_cache(&'static self, pages: &'static ThreadPages) -> Option<NonNull<ThreadCache>> {
         self.register()?;
-        let place = self.with_what_is_kept(|| pages.allocate(size_of::<ThreadCache>()))?.cast::<ThreadCache>();
-        // SAFETY: P1: room for a `ThreadCache` at a cache line, which nobody else has.
+        let bytes = offset_in_place() + Cache::bytes(self.class_count());
+        let place = self.with_what_is_kept(|| pages.allocate(bytes))?.cast::<ThreadCache>();
+        // SAFETY: P1: room for both at a cache line, which nobody else has.
         unsafe { self.make_cache(place, pages) };
         Some(place)
     }
 
-    /// As [`acquire_cache`](Self::acquire_cache), in the place of a cache that is not used any more, with its arrays.
+    /// As [`acquire_cache`](Self::acquire_cache), in the place of a cache that is not used any more, with its arrays. Both are heaps'.
     ///
     /// # Safety
     /// [`dismiss_cache`](Self::dismiss_cache) has taken the cache back, which is the calling thread's, and nobody refers to it.
@@ -260,7 +268,7 @@ impl FamilyCore {
         // SAFETY: the same contract: a cache that stands as it was.
         let old = unsafe { place.as_ref() };
         let (pages, arrays) = (old.pages, old.cache.arrays());
-        // SAFETY: the same contract.
+        // SAFETY: the same contract; all heaps have as many classes.
         unsafe { self.make_cache(place, pages) };
         // SAFETY: made just now.
         let cache = unsafe { place.as_ref() };
@@ -269,10 +277,17 @@ impl FamilyCore {
     }
 
     /// # Safety
-    /// There is room for a `ThreadCache`, which nobody else has.
+    /// There is room for a `ThreadCache` and, behind it, for a `Cache` of the family's classes, which nobody else has.
     unsafe fn make_cache(&'static self, place: NonNull<ThreadCache>, pages: &'static ThreadPages) {
+        let count = self.class_count();
+        // SAFETY: the same contract.
+        let cache = unsafe { place.cast::<u8>().add(offset_in_place()) };
+        // SAFETY: the same contract, and behind the first a cache line begins.
+        unsafe { Cache::make(cache, count) };
+        // SAFETY: made just now; it stays until the thread gives its pages back, after `retire_cache` (F2).
+        let cache = unsafe { &*Cache::of_classes(cache.as_ptr().cast(), count) };
         let new = ThreadCache {
-            cache: Cache::empty(),
+            cache,
             family: self,
             pages,
             previous: Cell::new(None),
@@ -292,7 +307,10 @@ impl FamilyCore {
         unsafe { place.write(new) };
         // SAFETY: written just now; it stays until the thread gives its pages back, after `retire_cache` (F2).
         let cache: &'static ThreadCache = unsafe { place.as_ref() };
-        cache.cache.equip(Directory::of(self.unit_shift).view(), self.heap_id(), |class| self.tag(class));
+        cache
+            .cache
+            .equip(Directory::of(self.unit_shift).view(), self.heap_id(), |index| self.tag(self.classes.class(index)));
+        cache.cache.set_whole(place.as_ptr().cast());
         if self.checks.is_hardened() {
             cache.cache.seed(os::random());
         }
@@ -333,7 +351,7 @@ impl FamilyCore {
 
     /// Takes a cache back whose thread ends: what it holds goes to the bins, and nobody looks at it any more.
     pub(crate) fn retire_cache(&'static self, cache: &'static ThreadCache) {
-        self.flush_all(&cache.cache);
+        self.flush_all(cache.cache);
         self.caches.lock().unlink(cache);
     }
 }

@@ -5,7 +5,7 @@ use core::alloc::Layout;
 use super::FamilyCore;
 use crate::fault::{FaultKind, Truth};
 use crate::header::Directory;
-use crate::size_class::{CLASS_COUNT, SizeClass};
+use crate::size_class::SizeClass;
 use crate::states::{Place, State, States};
 
 impl FamilyCore {
@@ -32,7 +32,13 @@ impl FamilyCore {
         if !(self.owns(address, class) && self.holds(address)) {
             self.report_invalid_free(address, layout);
         }
-        let start = address & !(class.slot_bytes() - 1);
+        let offset = address & ((1 << self.unit_shift) - 1);
+        let slot = class.slots_in(offset);
+        if slot >= class.slots_in(1 << self.unit_shift) {
+            // Behind the last slot of a slab.
+            self.report_invalid_free(address, layout);
+        }
+        let start = address - offset + slot * class.slot_bytes();
         // SAFETY: a slab of this family and class is there.
         let place = unsafe { self.place(start, class) };
         if start != address {
@@ -62,8 +68,9 @@ impl FamilyCore {
             return false;
         }
         let tag = Directory::of(self.unit_shift).tag(address);
-        let of_this = |class: &SizeClass| self.tag(*class) == tag && address & (class.slot_bytes() - 1) == 0;
-        let class = (self.checks.least_class()..CLASS_COUNT).map(SizeClass::from_index).find(of_this);
+        let offset = address & ((1 << self.unit_shift) - 1);
+        let is_slot = |class: &SizeClass| class.slot_at(offset) < class.slots_in(1 << self.unit_shift);
+        let class = self.all_classes().find(|class| self.tag(*class) == tag).filter(is_slot);
         // SAFETY: a slab of this family and class is there.
         class.is_some_and(|class| unsafe { self.place(address, class) }.get().is_live())
     }

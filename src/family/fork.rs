@@ -30,7 +30,7 @@ extern "C" fn hold_all() {
     for family in cores() {
         family.caches.hold();
         family.large.hold();
-        family.bins.iter().for_each(|bin| bin.lock().hold());
+        family.all_bins().for_each(|bin| bin.lock().hold());
         family.pool.hold();
     }
     shared_pools().for_each(|(_, pool)| pool.hold());
@@ -71,7 +71,7 @@ extern "C" fn release_all() {
         // SAFETY: as above.
         unsafe { family.pool.release() };
         // SAFETY: as above.
-        family.bins.iter().for_each(|bin| unsafe { bin.lock().release() });
+        family.all_bins().for_each(|bin| unsafe { bin.lock().release() });
         // SAFETY: as above.
         unsafe { family.large.release() };
         // SAFETY: as above.

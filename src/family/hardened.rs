@@ -14,7 +14,7 @@ impl FamilyCore {
     /// Adds a batch of slots to a magazine that is down to its quarantine, in no order; `prepare` gets the address of each that was not
     /// used before, and whether no slab ever had it. Without memory nothing is added.
     pub(crate) fn refill_mixed(&'static self, cache: &ThreadCache, class: SizeClass, prepare: impl Fn(usize, bool)) {
-        let cache = &cache.cache;
+        let cache = cache.cache;
         let magazine = cache.magazine(class);
         self.note_live(cache, class);
         let (first, batch) = (magazine.stored_slots(), batch_slots(magazine.capacity()));

@@ -22,7 +22,7 @@
 use super::life::Life;
 use super::names::NamePlace;
 use super::{CLASS_BITS, FamilyCore};
-use crate::capacity::{CACHE_BYTES, DEPOT_STARTS};
+use crate::capacity::CACHE_BYTES;
 use crate::checks::Checks;
 use crate::header::{Directory, UNIT_SHIFTS};
 use crate::huge_pages::HugePages;
@@ -30,7 +30,6 @@ use crate::magazine::CacheSlot;
 use crate::os;
 use crate::purge;
 use crate::region::UnitPool;
-use crate::size_class::CLASS_COUNT;
 use crate::sync::{Cell, Lock, Relaxed, thread_local};
 use crate::waiting;
 
@@ -300,7 +299,7 @@ impl FamilyCore {
         let Some(heap) = &self.heap else { return };
         self.drain_caches();
         let mut slab_count = 0;
-        for class in self.classes() {
+        for class in self.all_classes() {
             let (bin, geometry, depot) = self.bin(class);
             bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
             let counts = bin.counts(&geometry);
@@ -332,7 +331,7 @@ impl FamilyCore {
         if !self.is_heap() || !self.depots.load(Relaxed).is_null() {
             return;
         }
-        let bytes = os::round_to_pages(DEPOT_STARTS[CLASS_COUNT] * size_of::<usize>());
+        let bytes = self.depot_bytes();
         let Some(depots) = bytes.and_then(|bytes| os::map(bytes, os::page_bytes())) else { return };
         // Whoever is second gives his back.
         // Relaxed: what is in a depot is written and read under its bin's lock.
@@ -346,7 +345,7 @@ impl FamilyCore {
     /// Gives the depots back, which are empty.
     fn give_depots_back(&self) {
         let depots = self.depots.swap(core::ptr::null_mut(), Relaxed);
-        let bytes = os::round_to_pages(DEPOT_STARTS[CLASS_COUNT] * size_of::<usize>());
+        let bytes = self.depot_bytes();
         if let (Some(depots), Some(bytes)) = (core::ptr::NonNull::new(depots), bytes) {
             // SAFETY: the whole mapping of `map_depots`. Refused, it serves the next heap.
             if !unsafe { os::release(depots.cast(), bytes) } {

@@ -75,7 +75,7 @@ impl FamilyCore {
     /// Gives pages of slots back that nobody has needed for a second, a few slabs at a time; whether there may be more at once.
     fn purge_unneeded(&self, now: u64) -> bool {
         let mut effort = Effort::new(now);
-        for class in self.classes() {
+        for class in self.all_classes() {
             let (bin, geometry, depot) = self.bin(class);
             let purged = purge::purge_unneeded(bin, &geometry, depot, now, &mut effort);
             purged.unwrap_or_else(|twice| self.report_twice(twice, class));
@@ -92,7 +92,7 @@ impl FamilyCore {
             let (bin, geometry, depot) = self.bin(class);
             purge::trim_bin(bin, &geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class))
         };
-        let pages: usize = self.classes().map(trim_bin).sum();
+        let pages: usize = self.all_classes().map(trim_bin).sum();
         let units = purge::trim_units(self.pool(), self.unit_shift, self.checks, os::milliseconds());
         thread_pages::release_warm(None);
         pages + units + self.large.release_kept(None)

@@ -4,14 +4,13 @@
 
 use super::FamilyCore;
 use crate::magazine::Cache;
-use crate::size_class::{CLASS_COUNT, SizeClass};
 use crate::sync::Relaxed;
 
 impl FamilyCore {
     /// Bytes that clients hold, as far as the threads have noted it; what the owner of `cache` has not noted yet is
     /// noted now. `cache` is the calling thread's cache of this family, or the empty one.
     pub(crate) fn live_bytes(&self, cache: &Cache) -> usize {
-        for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
+        for class in self.all_classes() {
             // Nothing is ever written to the empty cache, which all threads share: it has nothing to note.
             if cache.magazine(class).allocated_since_noted(class) != 0 {
                 self.note_live(cache, class);

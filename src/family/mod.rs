@@ -27,7 +27,7 @@ use heaps::HeapPart;
 use life::Settled;
 
 use crate::bin::{Bin, DepotMemory, Taken};
-use crate::capacity::{CACHE_BYTES, DEPOT_STARTS, batch_slots, fresh_slots, magazine_slots};
+use crate::capacity::{CACHE_BYTES, batch_slots, depot_slots, depot_start, fresh_slots, magazine_slots};
 use crate::checks::Checks;
 use crate::header::{Directory, UNIT_COUNT};
 use crate::huge_pages::HugePages;
@@ -35,7 +35,7 @@ use crate::large::{Large, Larges, Mismatch, mapped_bytes};
 use crate::magazine::{Cache, CacheSlot};
 use crate::os;
 use crate::region::UnitPool;
-use crate::size_class::{CLASS_COUNT, SizeClass};
+use crate::size_class::{COUNT_MAX, Classes, NATURAL_COUNT, SizeClass};
 use crate::slab::Geometry;
 use crate::stats::{ClassStats, Stats};
 use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed};
@@ -49,8 +49,8 @@ pub(crate) use house::is_look_due;
 pub use registry::{Families, FamilyRef, families};
 
 /// Bits of a tag that hold the class; the family's number stands above.
-const CLASS_BITS: u32 = 5;
-const _: () = assert!(CLASS_COUNT <= 1 << CLASS_BITS, "a class fits into its part of the tag");
+const CLASS_BITS: u32 = 7;
+const _: () = assert!(COUNT_MAX <= 1 << CLASS_BITS, "a class fits into its part of the tag");
 
 /// The shared state of one family; declared by [`family!`](macro@crate::family).
 pub struct FamilyCore {
@@ -72,7 +72,10 @@ pub struct FamilyCore {
     pinned: AtomicU32,
     /// The depots of all bins, one after another.
     depots: AtomicPtr<usize>,
-    bins: [Bin; CLASS_COUNT],
+    classes: Classes,
+    bins: [Bin; NATURAL_COUNT],
+    /// The bins of further classes.
+    more_bins: &'static [Bin],
     pool: Lock<UnitPool>,
     large: Larges,
     caches: Lock<Caches>,
@@ -136,9 +139,11 @@ impl FamilyCore {
             next: AtomicPtr::new(core::ptr::null_mut()),
             pinned: AtomicU32::new(0),
             depots: AtomicPtr::new(core::ptr::null_mut()),
-            bins: [const { Bin::new() }; CLASS_COUNT],
+            classes: Classes::Natural,
+            bins: Bin::several(),
+            more_bins: &[],
             pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states()).named(name)),
-            large: Larges::new(checks.is_hardened(), 1 << Self::largest_class(slab_bytes)),
+            large: Larges::new(checks.is_hardened(), Self::longest_slot(Classes::Natural, slab_bytes)),
             caches: Lock::new(Caches::new()),
             live_seen: Gauge::new(),
             live_bytes_seen: Gauge::new(),
@@ -158,6 +163,39 @@ impl FamilyCore {
     #[must_use]
     pub const fn with_huge_pages(self, huge_pages: HugePages) -> Self {
         Self { huge_pages, ..self }
+    }
+
+    /// The same family, with other classes. `more_bins` are at least [`more_bins`](Self::more_bins).
+    #[must_use]
+    pub const fn with_classes(self, classes: Classes, more_bins: &'static [Bin]) -> Self {
+        let slab_bytes = 1 << self.unit_shift;
+        assert!(more_bins.len() >= Self::more_bins(classes, slab_bytes), "each class has a bin");
+        let large = Larges::new(self.checks.is_hardened(), Self::longest_slot(classes, slab_bytes));
+        Self { classes, more_bins, large, ..self }
+    }
+
+    /// How many bins a family needs beside those that all have.
+    #[must_use]
+    pub const fn more_bins(classes: Classes, slab_bytes: usize) -> usize {
+        classes.count(slab_bytes).saturating_sub(NATURAL_COUNT)
+    }
+
+    const fn longest_slot(classes: Classes, slab_bytes: usize) -> usize {
+        classes.class(classes.largest(slab_bytes)).slot_bytes()
+    }
+
+    fn all_bins(&self) -> impl Iterator<Item = &Bin> {
+        self.bins.iter().chain(self.more_bins)
+    }
+
+    /// How many classes the family has.
+    pub(crate) const fn class_count(&self) -> usize {
+        self.classes.count(1 << self.unit_shift)
+    }
+
+    /// Whether slabs serve a class.
+    fn serves(&self, class: SizeClass) -> bool {
+        class.index() <= self.classes.largest(1 << self.unit_shift)
     }
 
     fn tag(&self, class: SizeClass) -> u32 {
@@ -182,8 +220,16 @@ impl FamilyCore {
 
     fn bin(&self, class: SizeClass) -> (&Bin, Geometry<'_>, DepotMemory) {
         let depots = self.depots.load(Relaxed);
-        let depot = if depots.is_null() { depots } else { depots.wrapping_add(DEPOT_STARTS[class.index()]) };
-        (&self.bins[class.index()], self.geometry(class), DepotMemory(depot))
+        let depot = if depots.is_null() { depots } else { depots.wrapping_add(depot_start(class)) };
+        let index = class.index();
+        let bin = if index < NATURAL_COUNT { &self.bins[index] } else { &self.more_bins[index - NATURAL_COUNT] };
+        (bin, self.geometry(class), DepotMemory(depot))
+    }
+
+    /// Bytes of the depots of all bins, in whole pages.
+    fn depot_bytes(&self) -> Option<usize> {
+        let last = self.classes.class(self.class_count() - 1);
+        os::round_to_pages((depot_start(last) + depot_slots(last)) * size_of::<usize>())
     }
 
     /// Notes what the owner of `cache` has allocated or freed of a class since its last exchange.
@@ -198,7 +244,7 @@ impl FamilyCore {
 
     /// Fills an exhausted magazine from the bin; `false`: out of memory.
     pub(crate) fn refill(&'static self, cache: &ThreadCache, class: SizeClass) -> bool {
-        let cache = &cache.cache;
+        let cache = cache.cache;
         let magazine = cache.magazine(class);
         self.note_live(cache, class);
         magazine.refill(batch_slots(magazine.capacity()), |places| self.take(cache, class, places));
@@ -226,15 +272,15 @@ impl FamilyCore {
     #[inline(always)]
     fn with_what_is_kept<T>(&self, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
         attempt().or_else(|| {
-            let give_up = |class| self.bins[SizeClass::index(class)].give_up_empty(&self.geometry(class));
-            let slabs = self.classes().filter(|&class| give_up(class)).count();
+            let give_up = |class| self.bin(class).0.give_up_empty(&self.geometry(class));
+            let slabs = self.all_classes().filter(|&class| give_up(class)).count();
             if self.large.release_spare() || slabs > 0 { attempt() } else { None }
         })
     }
 
     /// Makes room in a full magazine.
     pub(crate) fn flush(&'static self, cache: &ThreadCache, class: SizeClass) {
-        let cache = &cache.cache;
+        let cache = cache.cache;
         self.note_live(cache, class);
         self.flush_stored(cache, class, batch_slots(cache.magazine(class).capacity()));
         cache.magazine(class).note(class);
@@ -251,7 +297,7 @@ impl FamilyCore {
 
     /// Gives everything that a cache holds back to the bins.
     pub(crate) fn flush_all(&'static self, cache: &Cache) {
-        (0..CLASS_COUNT).map(SizeClass::from_index).for_each(|class| self.flush_class(cache, class));
+        self.all_classes().for_each(|class| self.flush_class(cache, class));
     }
 
     /// Gives all that a cache holds of a class back to its bin.
@@ -299,7 +345,7 @@ impl FamilyCore {
 
     /// The class of a layout of at least one byte: none below the family's least.
     pub(crate) fn class_of(&self, layout: Layout) -> SizeClass {
-        SizeClass::of_at_least(layout, self.checks.least_class())
+        self.classes.of(layout, self.checks.least_slot_bytes())
     }
 
     /// Whether a slab of this family and class holds the address.
@@ -311,7 +357,7 @@ impl FamilyCore {
     /// Bytes of the large allocation for a layout: a slot's where the allocation grew out of one. No mapping is `usize::MAX` bytes long.
     fn mapping_bytes(&self, layout: Layout) -> usize {
         match self.class_of(layout) {
-            class if class.index() <= Self::largest_class(1 << self.unit_shift) => class.slot_bytes(),
+            class if self.serves(class) => class.slot_bytes(),
             _ => mapped_bytes(layout).unwrap_or(usize::MAX),
         }
     }
@@ -405,25 +451,25 @@ impl FamilyCore {
             Mismatch::Unknown => self.report_invalid_free(address, layout),
             Mismatch::Freed => self.report_freed_large(address, layout),
             // What is longer than its layout's slot did not come from one.
-            Mismatch::Length(_) if self.class_of(layout).index() <= Self::largest_class(1 << self.unit_shift) => {
-                self.report_invalid_free(address, layout)
-            }
+            Mismatch::Length(_) if self.serves(self.class_of(layout)) => self.report_invalid_free(address, layout),
             Mismatch::Length(bytes) => self.report_wrong_length(address, layout, bytes),
         }
     }
 
-    fn classes(&self) -> impl Iterator<Item = SizeClass> + use<> {
-        (0..CLASS_COUNT).map(SizeClass::from_index)
+    /// All classes of the family, shortest slots first.
+    fn all_classes(&self) -> impl Iterator<Item = SizeClass> + use<> {
+        self.classes.all(1 << self.unit_shift)
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let mut stats = Stats::new(self.lasting_name(), self.lasting_path(), self.number.load(Relaxed));
+        let (name, path) = (self.lasting_name(), self.lasting_path());
+        let mut stats = Stats::new(name, path, self.number.load(Relaxed), self.classes, self.all_classes());
         if !self.is_registered() {
             return stats;
         }
         let caches = self.caches.lock();
         stats.thread_caches = caches.in_use;
-        for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
+        for class in self.all_classes() {
             let (bin, geometry, _) = self.bin(class);
             let counts = bin.counts(&geometry);
             let held: usize = caches.iter().map(|cache| cache.cache.magazine(class).held(class)).sum();
@@ -437,7 +483,7 @@ impl FamilyCore {
             stats.cached_bytes += held * class.slot_bytes();
             stats.depot_bytes += counts.depot_slots * class.slot_bytes();
             stats.free_bytes += counts.free_slots * class.slot_bytes();
-            stats.classes[class.index()] = ClassStats {
+            let of_class = ClassStats {
                 slot_bytes: class.slot_bytes(),
                 slab_count: counts.slab_count,
                 live_slots: live,
@@ -447,6 +493,7 @@ impl FamilyCore {
                 idle_slots: counts.idle_slots,
                 purged_slots: counts.purged_slots,
             };
+            stats.classes.set(class, of_class);
         }
         drop(caches);
         if self.shares_units() {
@@ -469,13 +516,6 @@ impl FamilyCore {
         stats.peak_live_bytes = self.live_bytes_seen.peak.load(Relaxed);
         stats
     }
-
-    /// The largest class that is served from slabs: a slab holds at least two slots.
-    pub(crate) const fn largest_class(slab_bytes: usize) -> usize {
-        slab_bytes.trailing_zeros() as usize - 1
-    }
 }
 
-const _: () =
-    assert!(FamilyCore::largest_class(2 << 20) == CLASS_COUNT - 1, "the largest class is half of the largest slab");
 const _: () = assert!(UNIT_COUNT == 64, "documented as 64 in `family!`");

@@ -1,11 +1,10 @@
 //! All families that have been used, in the order of their numbers, newest first.
 
 use super::{CLASS_BITS, FamilyCore};
-use crate::capacity::DEPOT_STARTS;
 use crate::header::Directory;
 use crate::marks;
 use crate::os;
-use crate::size_class::CLASS_COUNT;
+use crate::size_class::Classes;
 use crate::stats::Stats;
 use crate::sync::{Acquire, AtomicPtr, Lock, Relaxed, Release};
 
@@ -43,9 +42,7 @@ impl FamilyCore {
         }
         Directory::of(self.unit_shift).open()?;
         // Without memory for the depots the family works without them. A heap's come with its second cache.
-        let depots = os::round_to_pages(DEPOT_STARTS[CLASS_COUNT] * size_of::<usize>())
-            .filter(|_| !self.is_heap())
-            .and_then(|bytes| os::map(bytes, os::page_bytes()));
+        let depots = self.depot_bytes().filter(|_| !self.is_heap()).and_then(|bytes| os::map(bytes, os::page_bytes()));
         if let Some(depots) = depots {
             self.depots.store(depots.cast().as_ptr(), Relaxed);
         }
@@ -208,7 +205,10 @@ impl FamilyRef {
     /// ```
     #[must_use]
     pub fn stats(self) -> Stats {
-        self.hold().map_or_else(|| Stats::new("", "", self.id()), |family| family.stats())
+        self.hold().map_or_else(
+            || Stats::new("", "", self.id(), Classes::Natural, core::iter::empty()),
+            |family| family.stats(),
+        )
     }
 }
 

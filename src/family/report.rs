@@ -9,7 +9,7 @@ use super::{CLASS_BITS, FamilyCore};
 use crate::bin::Twice;
 use crate::fault::{Fault, FaultKind, Truth, report};
 use crate::header::Directory;
-use crate::size_class::SizeClass;
+use crate::size_class::{Classes, SizeClass};
 
 /// What a family is called in a report; a heap never ends from now on.
 fn told_name(family: FamilyRef) -> &'static str {
@@ -27,9 +27,11 @@ fn owner(address: usize) -> Truth {
         let tag = directory.tag(address);
         // Outside of the stretch an address has the tag of another place.
         if tag != 0 && directory.tells_apart(address) {
-            let name = FamilyCore::with_number(tag >> CLASS_BITS).map_or("unknown", told_name);
-            // Not a `SizeClass`: a tag that somebody has written over may name none.
-            return Truth::Slab { family: name, slot_bytes: 1 << (tag & ((1 << CLASS_BITS) - 1)) };
+            let (owner, index) = (FamilyCore::with_number(tag >> CLASS_BITS), tag & ((1 << CLASS_BITS) - 1));
+            let name = owner.map_or("unknown", told_name);
+            // A tag that somebody has written over may name no class.
+            let classes = owner.map_or(Classes::Natural, |family| family.core.classes);
+            return Truth::Slab { family: name, slot_bytes: SizeClass::told(classes, index as usize).slot_bytes() };
         }
         if let Some((start, bytes)) = core.large.containing(address) {
             return Truth::Large { family: core.told_name(), address: start, bytes };
@@ -50,7 +52,7 @@ impl FamilyCore {
     /// Bytes of the slots that serve a layout; `None` if it is mapped singly.
     fn class_bytes(&self, layout: Layout) -> Option<usize> {
         let class = self.class_of(layout);
-        (class.index() <= Self::largest_class(1 << self.unit_shift)).then(|| class.slot_bytes())
+        self.serves(class).then(|| class.slot_bytes())
     }
 
     /// Ends the process: `address` is no allocation of this family that the layout fits.

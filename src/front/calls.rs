@@ -4,10 +4,11 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::{Handle, allocate, allocate_zeroed, deallocate, grow, grow_zeroed, shrink, verify_empty};
+use crate::size_class::Classes;
 
 #[inline(always)]
 fn layout(size: usize) -> Option<Layout> {
-    // Every slot is aligned to its own size, and every mapping to a page: an alignment of 1 asks for no more.
+    // Every slot is aligned as its class is, and every mapping to a page: an alignment of 1 asks for no more.
     if size == 0 { None } else { Layout::from_size_align(size, 1).ok() }
 }
 
@@ -31,7 +32,12 @@ pub(super) fn memalign<H: Handle>(handle: H, align: usize, size: usize) -> *mut 
     if size == 0 {
         return core::ptr::null_mut();
     }
-    start(Layout::from_size_align(size.max(align), align).ok().and_then(|layout| allocate(handle, layout)))
+    // It is freed with a size alone, which must say the class.
+    let layout = match handle.classes() {
+        Classes::Natural => Layout::from_size_align(size.max(align), align),
+        Classes::Spaced => Layout::from_size_align(size, align).map(|layout| layout.pad_to_align()),
+    };
+    start(layout.ok().and_then(|layout| allocate(handle, layout)))
 }
 
 /// # Safety

@@ -2,10 +2,10 @@
 
 use core::alloc::Layout;
 
-use super::{Cache, CacheSlot, Handle, put_back};
+use super::{Cache, CacheSlot, Handle, has_right_tag, put_back};
 use crate::family::FamilyCore;
 use crate::magazine::Magazine;
-use crate::size_class::SizeClass;
+use crate::size_class::{Classes, SizeClass};
 use crate::states::{Place, State, States, slabs_of};
 use crate::thread::cache_for;
 
@@ -26,7 +26,8 @@ pub(super) unsafe fn place<H: Handle>(handle: H, address: usize, class: SizeClas
 }
 
 /// What becomes of the state of the slot of this class that begins at an address, if that lies in the region that was last freed
-/// in, else `false`. A live byte in the class's table says as much as the slab's tag.
+/// in, else `false`. A live byte in the table of a natural class says as much as the slab's tag; spaced classes have no tables of
+/// their own.
 #[inline(always)]
 pub(super) fn in_last_region<H: Handle>(
     handle: H,
@@ -36,12 +37,27 @@ pub(super) fn in_last_region<H: Handle>(
     free: impl FnOnce(&Magazine, Place) -> bool,
 ) -> bool {
     let (states, slabs, magazine) = (states(handle, class), cache.slabs(), cache.magazine(class));
-    let index = states.index(slabs, address);
-    if index >= magazine.region_slots() {
-        return false;
-    }
-    // SAFETY: `slabs` was noted for a region of this family, which has a slab; before that it has no slots.
-    free(magazine, unsafe { states.place_at(slabs, index) })
+    // One call at the end: of two, none would be inlined.
+    let place = match handle.classes() {
+        Classes::Natural => {
+            let index = states.index(slabs, address);
+            if index >= magazine.region_slots() {
+                return false;
+            }
+            // SAFETY: `slabs` was noted for a region of this family, which has a slab; before that it has no slots.
+            unsafe { states.place_at(slabs, index) }
+        }
+        Classes::Spaced => {
+            let is_here = slabs_of(address, handle.unit_shift()) == slabs;
+            if !(is_here && has_right_tag(handle, cache, class, address)) {
+                return false;
+            }
+            // SAFETY: a slab of this family and class holds the address: the tag says so, in a region of the family's.
+            let Some(place) = (unsafe { states.place_of_start(address) }) else { return false };
+            place
+        }
+    };
+    free(magazine, place)
 }
 
 /// A slot of the thread's cache, if there is one.
@@ -127,7 +143,7 @@ fn obtain(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Op
     let carve = |magazine: &Magazine| {
         magazine.carve(class.slot_bytes()).map(|(address, zeroed)| (address, zeroed, State::NEVER))
     };
-    if let Some(carved) = carve(slot.get().magazine(class)) {
+    if let Some(carved) = carve(slot.get(family.class_count()).magazine(class)) {
         return Some(carved);
     }
     let Some(cache) = cache_for(family, slot, class) else {
@@ -164,7 +180,14 @@ pub(super) fn is_other_region<H: Handle>(handle: H, cache: &Cache, address: usiz
         && cache.view().tag(address, unit_shift) == cache.magazine(class).tag()
         && handle.core().holds(address);
     if other {
-        cache.set_slabs(slabs, |class| states(handle, class).slots());
+        // Where no slots of a class have states nothing is ever looked up.
+        let region_slots = |index| {
+            let (classes, least) = (handle.classes(), handle.checks().least_slot_bytes());
+            let class = classes.class(index);
+            let is_found_so = classes == Classes::Natural && class.slot_bytes() >= least;
+            if is_found_so { states(handle, class).slots() } else { 0 }
+        };
+        cache.set_slabs(slabs, region_slots);
     }
     other
 }
@@ -221,7 +244,7 @@ mod tests {
     /// handed out when another class has the slab.
     fn hand_out_what_is_left_of_a_closed_slab() {
         let (large, small) = (Layout::array::<u8>(32_768).unwrap(), Layout::array::<u8>(16_384).unwrap());
-        let class = SizeClass::of(large);
+        let class = Classes::Natural.of(large, 16);
         let slots: Vec<usize> = std::thread::spawn(move || (0..12).map(|_| take(large)).collect()).join().unwrap();
         let in_one_slab = |&&slot: &&usize| slot % 65_536 == 0 && slots.contains(&(slot + 32_768));
         let twice = *slots.iter().find(in_one_slab).unwrap();

@@ -8,6 +8,7 @@ use crate::checks::Checks;
 use crate::family::FamilyCore;
 use crate::huge_pages::HugePages;
 use crate::magazine::CacheSlot;
+use crate::size_class::Classes;
 use crate::stats::Stats;
 use crate::worlds::Worlds;
 
@@ -70,7 +71,8 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
     /// assert_eq!(FamilyAlloc::PATH, "family_alloc::FamilyAlloc");
     /// ```
     const PATH: &'static str = Self::NAME;
-    /// Bytes of a slab: a power of two from 64 KiB to 2 MiB. Allocations above half of it are mapped singly.
+    /// Bytes of a slab: a power of two from 64 KiB to 2 MiB. Allocations above half of it, or above an eighth where classes
+    /// are spaced, are large ones, in whole pages.
     ///
     /// ```
     /// use family_alloc::{Family, family};
@@ -90,6 +92,15 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
     /// assert_eq!(Session::CHECKS, Checks::Checked);
     /// ```
     const CHECKS: Checks;
+    /// How the lengths of slots are spaced.
+    ///
+    /// ```
+    /// use family_alloc::{Classes, Family, family};
+    ///
+    /// family! { struct Usual; struct Text { classes: Spaced } }
+    /// assert_eq!((Usual::CLASSES, Text::CLASSES), (Classes::Natural, Classes::Spaced));
+    /// ```
+    const CLASSES: Classes = Classes::Natural;
 
     #[doc(hidden)]
     fn __core() -> &'static FamilyCore;
@@ -155,8 +166,8 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
         crate::thread::trim(Self::__core())
     }
 
-    /// Allocates `size` bytes, aligned to at least `min(size.next_power_of_two(), 4096)`. Null if `size` is 0 or memory is
-    /// short.
+    /// Allocates `size` bytes, aligned to at least `min(size.next_power_of_two(), 4096)`; with [`Classes::Spaced`] to the
+    /// lowest set bit of the slot's length, up to a page: 24 bytes to 8, 48 to 16. Null if `size` is 0 or memory is short.
     ///
     /// ```
     /// use family_alloc::{Family, FamilyAlloc};
@@ -189,8 +200,9 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
         calls::calloc(Self::default(), size)
     }
 
-    /// Allocates `max(size, align)` bytes aligned to `align`, a power of two; freed with that size. Null if `size` is 0,
-    /// `align` is no power of two or memory is short.
+    /// Allocates `max(size, align)` bytes aligned to `align`, a power of two; freed with that size. With
+    /// [`Classes::Spaced`] it is `size` rounded up to a multiple of `align`. Null if `size` is 0, `align` is no power of
+    /// two or memory is short.
     ///
     /// ```
     /// use family_alloc::{Family, FamilyAlloc};

@@ -7,6 +7,7 @@ use super::Family;
 use crate::checks::Checks;
 use crate::family::FamilyCore;
 use crate::magazine::{Cache, CacheSlot};
+use crate::size_class::Classes;
 
 /// A family by value. That of a static family is the type's own value: no bytes, and all that is
 /// asked of it is a constant, or one load.
@@ -28,14 +29,14 @@ pub unsafe trait Handle: Copy {
     /// What is verified when memory comes back.
     fn checks(&self) -> Checks;
 
+    /// Which sizes slots have.
+    fn classes(&self) -> Classes;
+
     /// The logarithm of a slab's bytes.
     fn unit_shift(&self) -> u32;
 
     /// Whether slots of the class with this index come from slabs; what is longer is mapped.
-    #[inline(always)]
-    fn has_slots_of(&self, class: usize) -> bool {
-        class <= FamilyCore::largest_class(1 << self.unit_shift())
-    }
+    fn has_slots_of(&self, class: usize) -> bool;
 }
 
 // SAFETY: `Family` promises the same static, and the same slot of the calling thread, at every call;
@@ -55,7 +56,7 @@ unsafe impl<F: Family> Handle for F {
 
     #[inline(always)]
     fn cache(&self) -> &'static Cache {
-        self.slot().get()
+        self.slot().get(const { F::CLASSES.count(F::SLAB_BYTES) })
     }
 
     #[inline(always)]
@@ -64,8 +65,18 @@ unsafe impl<F: Family> Handle for F {
     }
 
     #[inline(always)]
+    fn classes(&self) -> Classes {
+        F::CLASSES
+    }
+
+    #[inline(always)]
     fn unit_shift(&self) -> u32 {
         const { F::SLAB_BYTES.trailing_zeros() }
+    }
+
+    #[inline(always)]
+    fn has_slots_of(&self, class: usize) -> bool {
+        class <= const { F::CLASSES.largest(F::SLAB_BYTES) }
     }
 }
 

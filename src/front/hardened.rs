@@ -19,7 +19,7 @@ use crate::fault::{FaultKind, Truth};
 use crate::large::mapped_bytes;
 use crate::marks::{self, Generation, MARK_BYTES};
 use crate::os::{self, Opened};
-use crate::size_class::SizeClass;
+use crate::size_class::{Classes, SizeClass};
 use crate::states::State;
 use crate::thread::cache_for;
 
@@ -70,7 +70,7 @@ unsafe fn push<H: Handle, const EXACT: bool>(
     class: SizeClass,
 ) -> bool {
     in_last_region(handle, cache, address, class, |magazine, place| {
-        let state = place.get();
+        let (state, class) = (place.get(), class.of_scheme(handle.classes()));
         let frees = state.is_live() && magazine.has_room();
         if frees {
             // At once, before anything that takes time: between the look and this another free would not be noticed.
@@ -95,7 +95,7 @@ fn hand_out<H: Handle>(handle: H, address: usize, class: SizeClass) -> Option<us
             Opened::Refused => return take_back(handle, address, class),
         }
     }
-    if !is_zero(words(address, class.slot_bytes())) {
+    if !is_zero(words(address, class.slot_bytes()), handle.classes()) {
         written_after_free(handle.core(), address, class);
     }
     Some(address)
@@ -119,7 +119,7 @@ fn take_back<H: Handle>(handle: H, address: usize, class: SizeClass) -> Option<u
 unsafe fn put_back_mixed(family: &'static FamilyCore, slot: &CacheSlot, address: usize, class: SizeClass) {
     // SAFETY: the same contract.
     unsafe { put_back(family, slot, address, class) };
-    let cache = slot.get();
+    let cache = slot.get(family.class_count());
     if let Some(top) = cache.magazine(class).pop() {
         cache.magazine(class).push_at_random(top, cache.random());
     }
@@ -131,14 +131,16 @@ fn words<'a>(address: usize, bytes: usize) -> &'a [u64] {
     unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(address), bytes / size_of::<u64>()) }
 }
 
-/// The smallest slot has two words, the others a power of two.
+/// The smallest slot has two words. Natural ones have a power of two, spaced ones may have an odd number.
 #[inline(always)]
-fn is_zero(words: &[u64]) -> bool {
+fn is_zero(words: &[u64], classes: Classes) -> bool {
     if words.len() > WORDS_INLINE {
         return is_zero_long(words);
     }
-    let mut all = [0; 2];
-    for two in words.chunks_exact(2) {
+    let twos = words.chunks_exact(2);
+    let odd = if classes == Classes::Natural { 0 } else { twos.remainder().first().copied().unwrap_or(0) };
+    let mut all = [odd, 0];
+    for two in twos {
         all = [all[0] | two[0], all[1] | two[1]];
     }
     all[0] | all[1] == 0
@@ -168,12 +170,14 @@ unsafe fn is_zero_avx2(words: &[u64]) -> bool {
 #[inline(always)]
 fn is_zero_by_line(words: &[u64]) -> bool {
     let mut all = [0; 16];
-    for line in words.chunks_exact(16) {
+    let lines = words.chunks_exact(16);
+    let rest = lines.remainder().iter().fold(0, |all, word| all | word);
+    for line in lines {
         for (all, word) in all.iter_mut().zip(line) {
             *all |= word;
         }
     }
-    all.iter().fold(0, |all, word| all | word) == 0
+    all.iter().fold(rest, |all, word| all | word) == 0
 }
 
 /// Clears a slot that is free from now on.
@@ -188,6 +192,11 @@ fn clear(address: usize, bytes: usize) {
     }
 }
 
+/// Whether slots of this length can have guards: spaced ones need not be whole pages where pages are long.
+fn is_whole_pages(bytes: usize) -> bool {
+    bytes % os::page_bytes() == 0
+}
+
 /// Gives the memory of a free slot back to the system; `false`: that cannot be.
 fn give_back(address: usize, bytes: usize) -> bool {
     let memory = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(address));
@@ -200,7 +209,8 @@ fn give_back(address: usize, bytes: usize) -> bool {
 fn close(address: usize, bytes: usize) {
     let Some(memory) = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(address)) else { return };
     // SAFETY: whole pages of a slot that its client has given up, here and below.
-    if !(unsafe { os::guard(memory, bytes) } || unsafe { os::purge(memory, bytes) }) {
+    let closes = || unsafe { os::guard(memory, bytes) } || unsafe { os::purge(memory, bytes) };
+    if !(is_whole_pages(bytes) && closes()) {
         // SAFETY: as above; it has no guard.
         unsafe { memory.write_bytes(0, bytes) };
     }
@@ -210,6 +220,9 @@ fn close(address: usize, bytes: usize) {
 #[cold]
 #[inline(never)]
 fn open(address: usize, bytes: usize) -> Opened {
+    if !is_whole_pages(bytes) {
+        return Opened::Unsure;
+    }
     let memory = core::ptr::with_exposed_provenance_mut::<u8>(address);
     // SAFETY: whole pages of a slot that is about to be handed out.
     NonNull::new(memory).map_or(Opened::Refused, |memory| unsafe { os::unguard(memory, bytes) })
@@ -229,13 +242,13 @@ fn written_after_free(family: &FamilyCore, address: usize, class: SizeClass) -> 
 /// written when it was closed already: that is found now, because what has guards is not looked at later. In a new one can only be what
 /// ran over from the slot before: that is given back, which is faster than to look at memory that is not there yet.
 fn prepare_fresh(family: &FamilyCore, address: usize, class: SizeClass, is_new: bool) {
-    if !Checks::Hardened.guards_slots_of(class.slot_bytes()) {
+    let bytes = class.slot_bytes();
+    if !(Checks::Hardened.guards_slots_of(bytes) && is_whole_pages(bytes)) {
         return;
     }
-    let bytes = class.slot_bytes();
     // One that comes alone is handed out at once, and needs no guard.
     let waits = batch_slots(magazine_slots(class, Checks::Hardened, CACHE_BYTES)) > 1;
-    if !(is_new && (waits || give_back(address, bytes)) || is_zero(words(address, bytes))) {
+    if !(is_new && (waits || give_back(address, bytes)) || is_zero(words(address, bytes), class.classes())) {
         written_after_free(family, address, class);
     }
     if waits {
@@ -247,12 +260,12 @@ fn prepare_fresh(family: &FamilyCore, address: usize, class: SizeClass, is_new: 
 /// out at once.
 fn prepare_one(family: &FamilyCore, address: usize, class: SizeClass, is_new: bool) {
     let bytes = class.slot_bytes();
-    if !Checks::Hardened.guards_slots_of(bytes) {
+    if !(Checks::Hardened.guards_slots_of(bytes) && is_whole_pages(bytes)) {
         return;
     }
     // A new one never had a guard; another may have kept its own, and is not looked at then.
     let is_clean = if is_new { give_back(address, bytes) } else { open(address, bytes) == Opened::Refused };
-    if !(is_clean || is_zero(words(address, bytes))) {
+    if !(is_clean || is_zero(words(address, bytes), class.classes())) {
         written_after_free(family, address, class);
     }
 }

@@ -37,7 +37,7 @@ use crate::waiting;
 /// The class of a layout that is served from slabs; `None` above that.
 #[inline(always)]
 fn slab_class<H: Handle>(handle: H, layout: Layout) -> Option<SizeClass> {
-    let class = SizeClass::of_at_least(layout, handle.checks().least_class());
+    let class = handle.classes().of(layout, handle.checks().least_slot_bytes());
     handle.has_slots_of(class.index()).then_some(class)
 }
 
@@ -194,7 +194,7 @@ fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Op
 #[cold]
 #[inline(never)]
 unsafe fn deallocate_full<H: Handle>(handle: H, address: usize, layout: Layout) {
-    let (cache, class) = (handle.cache(), SizeClass::of(layout));
+    let (cache, class) = (handle.cache(), handle.classes().of(layout, 1));
     let is_right = handle.checks().compares_tags() && has_right_tag(handle, cache, class, address);
     // Most often the array isn't full at all: it was time to look whether anything waits to be given back.
     if is_right && cache.magazine(class).is_mostly_room(class) && !(waiting::is_anything() && is_look_due()) {
@@ -208,7 +208,7 @@ unsafe fn deallocate_full<H: Handle>(handle: H, address: usize, layout: Layout) 
 /// # Safety
 /// As for [`deallocate`].
 unsafe fn flush(family: &'static FamilyCore, slot: &CacheSlot, address: usize, layout: Layout, checked: bool) {
-    let class = SizeClass::of(layout);
+    let class = family.class_of(layout);
     if checked && !family.owns(address, class) {
         let pointer = core::ptr::with_exposed_provenance_mut(address);
         // A slot's address is not 0; nor is a pointer that was checked not to be one.

@@ -280,7 +280,8 @@ unsafe fn resize_grown<H: Handle>(
     kept: usize,
 ) -> Option<NonNull<[u8]>> {
     let family = handle.core();
-    let fits = |class: SizeClass| class.slot_bytes() >= GROWN_FROM_BYTES.max(os::page_bytes());
+    // Among the large ones are whole pages only.
+    let fits = |class: SizeClass| class.slot_bytes() >= GROWN_FROM_BYTES && class.slot_bytes() % os::page_bytes() == 0;
     if new_class.is_some_and(|class| !fits(class)) || new.align() > os::page_bytes() {
         return None;
     }

@@ -9,6 +9,7 @@ use crate::family::FamilyCore;
 use crate::front::{self, Engine, Handle};
 use crate::header::UNIT_SHIFTS;
 use crate::magazine::{Cache, CacheSlot};
+use crate::size_class::Classes;
 use crate::thread::heaps::{cache_of, last, slot_of};
 
 /// Slabs have two slots of this class, whatever their length; of longer ones they may have some.
@@ -55,6 +56,11 @@ unsafe impl Handle for Hot {
     }
 
     #[inline(always)]
+    fn classes(&self) -> Classes {
+        Classes::Natural
+    }
+
+    #[inline(always)]
     fn unit_shift(&self) -> u32 {
         self.heap.unit_shift()
     }
@@ -86,6 +92,10 @@ unsafe impl Handle for Any {
 
     fn checks(&self) -> Checks {
         self.0.checks()
+    }
+
+    fn classes(&self) -> Classes {
+        Classes::Natural
     }
 
     fn unit_shift(&self) -> u32 {

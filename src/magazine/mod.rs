@@ -24,14 +24,14 @@ mod quarantine;
 mod slot;
 
 use core::ops::Range;
+use core::ptr::NonNull;
 
 use quarantine::Random;
 
 use crate::bin::Fresh;
 use crate::capacity::MAGAZINE_SLOTS;
 use crate::header::View;
-use crate::size_class::{CLASS_COUNT, SizeClass};
-use crate::states::LEAST_SHIFT;
+use crate::size_class::{COUNT_MAX, NATURAL_COUNT, SizeClass};
 use crate::sync::{AtomicPtr, AtomicUsize, Cell, Relaxed};
 
 pub use slot::CacheSlot;
@@ -44,7 +44,7 @@ const GROWN_BYTES: usize = 64 << 10;
 
 /// One class's part of a thread cache.
 #[repr(C, align(64))]
-pub(crate) struct Magazine {
+pub struct Magazine {
     top: AtomicPtr<usize>,
     bottom: AtomicPtr<usize>,
     end: Cell<*mut usize>,
@@ -184,7 +184,7 @@ impl Magazine {
 
     /// Slots in the array and in the fresh range; exact for the owner, recent for others.
     pub(crate) fn held(&self, class: SizeClass) -> usize {
-        self.stored() + self.fresh_bytes.load(Relaxed) / class.slot_bytes()
+        self.stored() + class.slots_in(self.fresh_bytes.load(Relaxed))
     }
 
     fn stored(&self) -> usize {
@@ -315,9 +315,9 @@ impl Magazine {
 /// Where a magazine's array begins, and its places.
 type Array = (*mut usize, u16);
 
-/// What one thread holds of one family, all classes.
+/// What one thread holds of one family, all classes: as many magazines as the family has classes.
 #[repr(C, align(64))]
-pub struct Cache {
+pub struct Cache<M: ?Sized = [Magazine]> {
     view: Cell<View>,
     /// The heap that it is a cache of, by number and generation; 0 for static families.
     heap: Cell<u64>,
@@ -326,22 +326,26 @@ pub struct Cache {
     slabs: Cell<usize>,
     /// Only where the family is hardened.
     random: Random,
-    magazines: [Magazine; CLASS_COUNT],
+    /// What the cache is a part of, for who made it; null in the empty cache.
+    whole: Cell<*const ()>,
+    magazines: M,
 }
+
+const _: () = assert!(core::mem::offset_of!(Cache<[Magazine; 1]>, magazines) == 64, "magazines follow the first line");
 
 // SAFETY: M1: every cache but the empty one belongs to one thread, which alone uses its cells; the empty one is never stored
 // to (M3). What others read is atomic.
-unsafe impl Sync for Cache {}
+unsafe impl<M: ?Sized> Sync for Cache<M> {}
 
-/// The cache of a thread that has none. Never written (M3).
-pub(crate) static EMPTY: Cache = Cache::empty();
+/// The cache of a thread that has none, for families of any classes. Never written (M3).
+pub(crate) static EMPTY: Cache<[Magazine; COUNT_MAX]> = Cache::empty();
 
 /// The cache of a thread that has none.
 pub(crate) const fn empty() -> &'static Cache {
     &EMPTY
 }
 
-impl Cache {
+impl<const COUNT: usize> Cache<[Magazine; COUNT]> {
     /// A cache without slots, room or family.
     pub(crate) const fn empty() -> Self {
         Self {
@@ -349,8 +353,47 @@ impl Cache {
             heap: Cell::new(0),
             slabs: Cell::new(0),
             random: Random::new(),
-            magazines: [const { Magazine::empty() }; CLASS_COUNT],
+            whole: Cell::new(core::ptr::null()),
+            magazines: [const { Magazine::empty() }; COUNT],
         }
+    }
+}
+
+impl Cache {
+    /// Bytes of a cache of so many classes.
+    pub(crate) const fn bytes(count: usize) -> usize {
+        size_of::<Cache<[Magazine; 0]>>() + count * size_of::<Magazine>()
+    }
+
+    /// Makes memory a cache of so many classes, without slots, room or family.
+    ///
+    /// # Safety
+    /// `place` is valid for [`bytes`](Self::bytes) of that many, aligned to a cache line, and the caller's alone.
+    pub(crate) unsafe fn make(place: NonNull<u8>, count: usize) {
+        // SAFETY: the same contract, here and below: the head, which ends where the magazines begin.
+        unsafe { place.cast::<Cache<[Magazine; 0]>>().write(Cache::empty()) };
+        for index in 0..count {
+            // SAFETY: as above.
+            let magazine = unsafe { place.add(Self::bytes(index)) };
+            // SAFETY: as above; magazines follow at multiples of a cache line.
+            unsafe { magazine.cast::<Magazine>().write(Magazine::empty()) };
+        }
+    }
+
+    /// A cache of so many classes, where its address is known.
+    #[inline(always)]
+    pub(crate) const fn of_classes(cache: *const Cache<[Magazine; 0]>, count: usize) -> *const Self {
+        core::ptr::slice_from_raw_parts(cache.cast::<Magazine>(), count) as *const Self
+    }
+
+    /// What the cache is a part of.
+    pub(crate) fn whole(&self) -> *const () {
+        self.whole.get()
+    }
+
+    /// Says what the cache is a part of. Not for the empty cache (M3).
+    pub(crate) fn set_whole(&self, whole: *const ()) {
+        self.whole.set(whole);
     }
 
     #[inline(always)]
@@ -372,10 +415,10 @@ impl Cache {
 
     /// Notes where the slabs begin in a region of the family, and, the first time, how many slots of each class it has. Not for the
     /// empty cache (M3).
-    pub(crate) fn set_slabs(&self, slabs: usize, region_slots: impl Fn(SizeClass) -> usize) {
+    pub(crate) fn set_slabs(&self, slabs: usize, region_slots: impl Fn(usize) -> usize) {
         if self.slabs.replace(slabs) == 0 {
-            for (index, magazine) in self.magazines.iter().enumerate().skip(LEAST_SHIFT as usize) {
-                magazine.region_slots.set(region_slots(SizeClass::from_index(index)));
+            for (index, magazine) in self.magazines.iter().enumerate() {
+                magazine.region_slots.set(region_slots(index));
             }
         }
     }
@@ -386,8 +429,8 @@ impl Cache {
         self.heap.get()
     }
 
-    /// The arrays of all magazines.
-    pub(crate) fn arrays(&self) -> [Array; CLASS_COUNT] {
+    /// The arrays of all magazines of a heap.
+    pub(crate) fn arrays(&self) -> [Array; NATURAL_COUNT] {
         core::array::from_fn(|index| self.magazines[index].array())
     }
 
@@ -395,7 +438,7 @@ impl Cache {
     ///
     /// # Safety
     /// All magazines are empty and have none, and the other cache does not use them any more.
-    pub(crate) unsafe fn adopt(&self, arrays: &[Array; CLASS_COUNT]) {
+    pub(crate) unsafe fn adopt(&self, arrays: &[Array; NATURAL_COUNT]) {
         for (magazine, &array) in self.magazines.iter().zip(arrays) {
             // SAFETY: the same contract.
             unsafe { magazine.adopt(array) };
@@ -403,7 +446,7 @@ impl Cache {
     }
 
     /// Gives the cache its family: what addresses are looked up in, the heap if it is one, and each class's tag.
-    pub(crate) fn equip(&self, view: View, heap: u64, tag: impl Fn(SizeClass) -> u32) {
+    pub(crate) fn equip(&self, view: View, heap: u64, tag: impl Fn(usize) -> u32) {
         self.view.set(view);
         self.heap.set(heap);
         for (index, magazine) in self.magazines.iter().enumerate() {
@@ -411,7 +454,7 @@ impl Cache {
             magazine.top.store(core::ptr::null_mut(), Relaxed);
             magazine.bottom.store(core::ptr::null_mut(), Relaxed);
             magazine.fresh_bytes.store(0, Relaxed);
-            magazine.tag.set(tag(SizeClass::from_index(index)));
+            magazine.tag.set(tag(index));
         }
     }
 }
@@ -436,13 +479,14 @@ fn settled(magazine: *const Magazine) -> *const Magazine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::size_class::Classes;
 
     #[test]
     fn a_magazine_gives_back_what_it_got_oldest_first_to_the_bin() {
         let (mut few, mut many) = (vec![0usize; 8], vec![0usize; 128]);
-        let cache = Cache::empty();
-        cache.equip(View::CLOSED, 0, |class| class.index() as u32 + 1);
-        let class = SizeClass::from_index(6);
+        let cache: &Cache = &Cache::<[Magazine; COUNT_MAX]>::empty();
+        cache.equip(View::CLOSED, 0, |index| index as u32 + 1);
+        let class = SizeClass::natural(6);
         let magazine = cache.magazine(class);
         assert_eq!((magazine.pop(), magazine.carve(64), magazine.tag()), (None, None, 7));
         assert!(!magazine.push(64), "without an array there is no room");
@@ -475,13 +519,14 @@ mod tests {
 
     #[test]
     fn the_empty_cache_takes_every_cold_exit() {
-        for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
-            let magazine = EMPTY.magazine(class);
+        let empty: &Cache = &EMPTY;
+        for class in Classes::Natural.all(2 << 20).chain(Classes::Spaced.all(2 << 20)) {
+            let magazine = empty.magazine(class);
             assert_eq!(
                 (magazine.pop(), magazine.push_if_owned(64), magazine.carve(class.slot_bytes())),
                 (None, false, None)
             );
-            assert_ne!(EMPTY.view().tag(0x1234_5678, 21), magazine.tag());
+            assert_ne!(empty.view().tag(0x1234_5678, 21), magazine.tag());
         }
     }
 }

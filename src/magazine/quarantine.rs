@@ -127,12 +127,12 @@ mod tests {
     #[test]
     fn what_is_pushed_at_random_comes_back_once_and_not_in_order() {
         let mut slots = vec![0usize; 128];
-        let cache = Cache::empty();
+        let cache: &Cache = &Cache::<[Magazine; 7]>::empty();
         // SAFETY: an array of that length that outlives the cache and is used by it alone.
-        unsafe { cache.magazine(SizeClass::from_index(6)).move_to(slots.as_mut_ptr(), slots.len()) };
-        cache.magazine(SizeClass::from_index(6)).set_capacity(128);
+        unsafe { cache.magazine(SizeClass::natural(6)).move_to(slots.as_mut_ptr(), slots.len()) };
+        cache.magazine(SizeClass::natural(6)).set_capacity(128);
         cache.seed(42);
-        let magazine = cache.magazine(SizeClass::from_index(6));
+        let magazine = cache.magazine(SizeClass::natural(6));
         for address in 1..=64 {
             magazine.push_at_random(address, cache.random());
         }

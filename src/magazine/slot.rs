@@ -2,12 +2,13 @@
 
 use core::ptr::NonNull;
 
-use super::{Cache, EMPTY};
+use super::{Cache, EMPTY, Magazine};
+use crate::size_class::COUNT_MAX;
 use crate::sync::Cell;
 
 /// The thread-local of one family: the calling thread's cache of it, or the empty one.
 pub struct CacheSlot {
-    cache: Cell<*const Cache>,
+    cache: Cell<*const Cache<[Magazine; 0]>>,
     /// Slow calls since `since`, and the milliseconds, modulo 2³², of the first of them.
     calls: Cell<u32>,
     since: Cell<u32>,
@@ -17,31 +18,31 @@ impl CacheSlot {
     /// No cache yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { cache: Cell::new(&raw const EMPTY), calls: Cell::new(0), since: Cell::new(0) }
+        Self { cache: Cell::new((&raw const EMPTY).cast()), calls: Cell::new(0), since: Cell::new(0) }
     }
 
-    /// The thread's cache of the family, or the empty one.
+    /// The thread's cache of the family, which has so many classes, or the empty one.
     #[inline(always)]
-    #[must_use]
-    pub fn get(&self) -> &'static Cache {
-        // SAFETY: the slot holds the static empty cache or one that stays until it is taken out here again (F2 in `family`).
-        unsafe { &*self.cache.get() }
+    pub(crate) fn get(&self, class_count: usize) -> &'static Cache {
+        debug_assert!(class_count <= COUNT_MAX);
+        // SAFETY: the slot holds the static empty cache, which has as many classes as any, or one of the family's that stays until it
+        // is taken out here again (F2 in `family`).
+        unsafe { &*Cache::of_classes(self.cache.get(), class_count) }
     }
 
-    /// The thread's cache of the family, as it was [set](Self::set); `None` for the empty one.
-    pub(crate) fn own(&self) -> Option<NonNull<Cache>> {
-        let cache = self.cache.get();
-        if core::ptr::eq(cache, &raw const EMPTY) { None } else { NonNull::new(cache.cast_mut()) }
+    /// What the thread's cache of the family is a part of; `None` for the empty one.
+    pub(crate) fn whole(&self) -> Option<NonNull<()>> {
+        NonNull::new(self.get(0).whole().cast_mut())
     }
 
     /// Makes this the thread's cache, until [`clear`](Self::clear).
-    pub(crate) fn set(&self, cache: NonNull<Cache>) {
-        self.cache.set(cache.as_ptr());
+    pub(crate) fn set(&self, cache: &'static Cache) {
+        self.cache.set(core::ptr::from_ref(cache).cast());
     }
 
     /// Leaves the thread without a cache, which has to be earned again.
     pub(crate) fn clear(&self) {
-        self.cache.set(&raw const EMPTY);
+        self.cache.set((&raw const EMPTY).cast());
         self.calls.set(0);
     }
 

@@ -2,12 +2,12 @@
 //!
 //! | state of a slot | where it is |
 //! | --- | --- |
-//! | fresh | at or above `fresh`; never written since the unit was taken |
+//! | fresh | from the one with the number `fresh` on; never written since the unit was taken |
 //! | used | out: live, in a thread's cache, or in the depot |
 //! | recycled | in the free list, in slots of its own slab ([`trunk`](crate::trunk), [`tiny`](crate::tiny)) or beside the states ([`noted`]) |
 //! | purged | in no list: its page went back to the system ([`pages`]); where states are kept it stays in the list |
 //!
-//! Equation: `used + recycled + purged = fresh / slot`, without `purged` where states are kept, so what is recycled need not be counted. A slab
+//! Equation: `used + recycled + purged = fresh`, without `purged` where states are kept, so what is recycled need not be counted. A slab
 //! in which `used = 0` is empty and leaves its bin. Slots that somebody has claimed to order them or to give their pages back are used.
 //!
 //! **S1** All fields of a header but `memory` and `advice` are only touched under the lock of the slab's bin.
@@ -15,8 +15,8 @@
 mod list;
 mod noted;
 mod order;
+mod page_set;
 mod pages;
-mod pieces;
 mod shelves;
 
 #[cfg(all(unix, not(any(miri, loom))))]
@@ -67,6 +67,12 @@ impl Geometry<'_> {
         self.huge_pages.of_slab(number, self.unit_bytes(), self.class.slot_bytes())
     }
 
+    /// Slots of a slab. What is left behind the last one is never used.
+    #[inline(always)]
+    pub(crate) fn slot_count(&self) -> usize {
+        self.class.slots_in(self.unit_bytes())
+    }
+
     fn is_tiny(&self) -> bool {
         self.class.slot_bytes() < 4
     }
@@ -87,7 +93,6 @@ impl Geometry<'_> {
         header.fresh.set(0);
         header.trunks.reset();
         header.hint.set(0);
-        header.random.set(0);
         // What comes back to a hardened family is cleared at once, and is looked at where it can have been written to since.
         debug_assert_eq!(header.purged.get(), 0, "P2");
         header.zeroed.set(if self.checks.is_hardened() { is_new } else { zeroed });
@@ -101,13 +106,13 @@ impl Geometry<'_> {
 
     /// Whether free slots are guarded.
     pub(crate) fn has_guards(&self) -> bool {
-        self.checks.guards_slots_of(self.class.slot_bytes())
+        self.checks.guards_slots_of(self.class.slot_bytes()) && self.class.slot_bytes() % os::page_bytes() == 0
     }
 
     /// Makes all of an empty slab accessible; `false`: some of its slots may be guarded still, and it must stay a slab of this class.
     pub(crate) fn unguard(&self, slab: &SlabHeader) -> bool {
         debug_assert_eq!(slab.used.get(), 0);
-        let carved = slab.fresh.get() as usize;
+        let carved = slab.fresh.get() as usize * self.class.slot_bytes();
         // SAFETY: the slots that were ever handed out, all of them free now.
         !self.has_guards() || carved == 0 || unsafe { os::unguard(slab_memory(slab), carved) } != Opened::Refused
     }
@@ -122,7 +127,7 @@ impl Geometry<'_> {
             unsafe { self.forget(slab) };
         }
         if slab.purged.get() > 0 {
-            // SAFETY: a slab of this bin, whose lock is held (S1), with a purged piece.
+            // SAFETY: a slab of this bin, whose lock is held (S1), with a purged page.
             unsafe { self.clear_purged(slab) };
         }
         // SAFETY: an empty slab. Large slots that were free had no memory; the system says whether it is so.
@@ -147,21 +152,21 @@ impl Geometry<'_> {
     /// Slots in the free list.
     #[inline(always)]
     pub(crate) fn recycled(&self, slab: &SlabHeader) -> usize {
-        let free = ((slab.fresh.get() >> self.class.index()) - slab.used.get()) as usize;
-        if slab.purged.get() == 0 || !self.has_trunks() { free } else { free - self.purged_slots(slab) }
+        let free = (slab.fresh.get() - slab.used.get()) as usize;
+        if self.has_trunks() { free - slab.purged.get() as usize } else { free }
     }
 
     /// Slots that were never handed out since the unit was taken.
     pub(crate) fn fresh_room(&self, slab: &SlabHeader) -> usize {
-        (self.unit_bytes() - slab.fresh.get() as usize) / self.class.slot_bytes()
+        self.slot_count() - slab.fresh.get() as usize
     }
 
     /// Hands out up to `most` fresh slots as one range of addresses.
     pub(crate) fn carve(&self, slab: &SlabHeader, most: usize) -> Range<usize> {
         let count = most.min(self.fresh_room(slab));
-        let start = slab.memory().addr() + slab.fresh.get() as usize;
+        let start = slab.memory().addr() + slab.fresh.get() as usize * self.class.slot_bytes();
         let bytes = count * self.class.slot_bytes();
-        slab.fresh.set(slab.fresh.get() + bytes as u32);
+        slab.fresh.set(slab.fresh.get() + count as u32);
         slab.used.set(slab.used.get() + count as u32);
         self.debug_check(slab);
         start..start + bytes
@@ -169,15 +174,15 @@ impl Geometry<'_> {
 
     /// Whether a range is the end of what has been carved.
     pub(crate) fn is_last_carved(&self, slab: &SlabHeader, range: &Range<usize>) -> bool {
-        range.end - slab.memory().addr() == slab.fresh.get() as usize
+        range.end - slab.memory().addr() == slab.fresh.get() as usize * self.class.slot_bytes()
     }
 
     /// Takes back the untouched end of what has been carved.
     pub(crate) fn uncarve(&self, slab: &SlabHeader, range: &Range<usize>) {
         debug_assert!(self.is_last_carved(slab, range));
-        let base = slab.memory().addr();
-        slab.fresh.set((range.start - base) as u32);
-        slab.used.set(slab.used.get() - (range.len() / self.class.slot_bytes()) as u32);
+        let slots = self.class.slots_in(range.len()) as u32;
+        slab.fresh.set(slab.fresh.get() - slots);
+        slab.used.set(slab.used.get() - slots);
         self.debug_check(slab);
     }
 
@@ -185,12 +190,8 @@ impl Geometry<'_> {
     /// agree in all bits above the unit. A last line of defence: what a free verifies at the call does not see these bits.
     #[inline(always)]
     fn verify(&self, slab: &SlabHeader, addresses: &[usize]) {
-        let base = slab.memory().addr();
-        let wrong = match addresses {
-            &[address] => address.wrapping_sub(base),
-            _ => addresses.iter().fold(0, |wrong, address| wrong | address.wrapping_sub(base)),
-        };
-        if wrong & (self.class.slot_bytes() - 1) != 0 || wrong >> self.unit_shift != 0 {
+        let (base, slots) = (slab.memory().addr(), self.slot_count());
+        if addresses.iter().any(|address| self.class.slot_at(address.wrapping_sub(base)) >= slots) {
             self.report_no_slot(base, addresses);
         }
     }
@@ -198,10 +199,7 @@ impl Geometry<'_> {
     #[cold]
     #[inline(never)]
     fn report_no_slot(&self, base: usize, addresses: &[usize]) -> ! {
-        let slot_bytes = self.class.slot_bytes();
-        let is_slot = |&&address: &&usize| {
-            address.wrapping_sub(base) & (slot_bytes - 1) == 0 && address.wrapping_sub(base) >> self.unit_shift == 0
-        };
+        let is_slot = |&&address: &&usize| self.class.slot_at(address.wrapping_sub(base)) < self.slot_count();
         let address = addresses.iter().find(|address| !is_slot(address)).copied().unwrap_or(0);
         self.report_under_lock(FaultKind::InvalidFree, address, Truth::NoSlot)
     }
@@ -215,7 +213,7 @@ impl Geometry<'_> {
     /// The equation of the module's head, in debug builds.
     fn debug_check(&self, slab: &SlabHeader) {
         debug_assert!(
-            slab.used.get() as usize + self.purged_slots(slab) <= (slab.fresh.get() >> self.class.index()) as usize,
+            slab.used.get() + if self.has_trunks() { slab.purged.get() } else { 0 } <= slab.fresh.get(),
             "every slot is used, recycled, purged or fresh"
         );
         debug_assert!(
@@ -251,7 +249,7 @@ impl Geometry<'_> {
             // SAFETY: the list holds `recycled` slots, and no more are taken.
             unsafe { self.take_noted(slab, out) }?;
             if slab.purged.get() > 0 {
-                // SAFETY: the same contract; a piece is purged, and these are slots of the slab.
+                // SAFETY: the same contract; a page is purged, and these are slots of the slab.
                 unsafe { self.forget_purged(slab, out) };
             }
         } else if self.is_tiny() {
@@ -308,9 +306,8 @@ impl Geometry<'_> {
     #[inline(always)]
     pub(crate) unsafe fn give_run(&self, slab: &SlabHeader, lowest: usize, count: usize, ascending: bool) {
         let memory = slab_memory(slab);
-        // Bits below a slot become the highest: one comparison is enough for all that `verify` looks at.
-        let index = lowest.wrapping_sub(memory.addr().get()).rotate_right(self.class.index() as u32);
-        if index >= self.unit_bytes() >> self.class.index() {
+        let index = self.class.slot_at(lowest.wrapping_sub(memory.addr().get()));
+        if index >= self.slot_count() {
             self.report_no_slot(memory.addr().get(), &[lowest]);
         }
         // SAFETY: used slots are in no list, and the caller gives them up.

@@ -72,18 +72,18 @@ impl Geometry<'_> {
                 break;
             }
             self.verify(slab, &addresses[given..=given]);
-            let slot = offset >> self.class.index();
+            let slot = self.class.slots_in(offset);
             // Neighbours often come back together, and two slabs may be neighbours too: a run ends with its slab.
             let (length, ascends) = run_length(&addresses[given..], slot_bytes);
-            let count = length.min(if ascends { (self.unit_bytes() >> self.class.index()) - slot } else { slot + 1 });
+            let count = length.min(if ascends { self.slot_count() - slot } else { slot + 1 });
             let lowest = if ascends { slot } else { slot + 1 - count };
             // SAFETY: a slot of the slab.
             let place = unsafe { first.behind(lowest) };
             // SAFETY: slots of the slab, which the caller gives up.
             unsafe { place.go_all(count, State::CACHED, State::IN_BIN) }
-                .map_err(|wrong| base + ((lowest + wrong) << self.class.index()))?;
+                .map_err(|wrong| base + (lowest + wrong) * slot_bytes)?;
             // SAFETY: slots of the slab; the bin's lock is held.
-            unsafe { set_bits(bits, lowest, count) }.map_err(|twice| base + (twice << self.class.index()))?;
+            unsafe { set_bits(bits, lowest, count) }.map_err(|twice| base + twice * slot_bytes)?;
             given += count;
         }
         Ok(given)
@@ -98,7 +98,7 @@ impl Geometry<'_> {
         // SAFETY: the first slot of an open slab of this class.
         let first = unsafe { self.states().place(base) };
         for &address in addresses {
-            let slot = (address - base) >> self.class.index();
+            let slot = self.class.slots_in(address - base);
             // SAFETY: a slot of the slab.
             if !unsafe { first.behind(slot) }.go(State::CACHED, State::IN_BIN) {
                 return Err(address);
@@ -122,7 +122,7 @@ impl Geometry<'_> {
     /// # Safety
     /// As for [`take`](Self::take), and the list has at least `out.len()` slots.
     pub(super) unsafe fn take_noted(&self, slab: &SlabHeader, out: &mut [usize]) -> Result<(), usize> {
-        let (bits, base) = (self.bits(slab), slab.memory().addr());
+        let (bits, base, slot_bytes) = (self.bits(slab), slab.memory().addr(), self.class.slot_bytes());
         // SAFETY: the first slot of an open slab of this class.
         let first = unsafe { self.states().place(base) };
         let word_count = self.slot_words();
@@ -142,7 +142,7 @@ impl Geometry<'_> {
                     // Slots of hardened families rarely have neighbours in the list.
                     let (slot, last) = (index * 64 + bit as usize, rest.len() - 1);
                     set &= set - 1;
-                    rest[last] = base + (slot << self.class.index());
+                    rest[last] = base + slot * slot_bytes;
                     // SAFETY: a slot of the slab.
                     if !unsafe { first.behind(slot) }.go(State::IN_BIN, State::CACHED) {
                         // SAFETY: as for the read; those before were taken.
@@ -155,10 +155,10 @@ impl Geometry<'_> {
                 let count = ((set >> bit).trailing_ones() as usize).min(rest.len());
                 set &= !((u64::MAX >> (64 - count)) << bit);
                 let slot = index * 64 + bit as usize;
-                let address = base + (slot << self.class.index());
+                let address = base + slot * slot_bytes;
                 let (later, now) = rest.split_at_mut(rest.len() - count);
                 for (behind, place) in now.iter_mut().rev().enumerate() {
-                    *place = address + (behind << self.class.index());
+                    *place = address + behind * slot_bytes;
                 }
                 // SAFETY: a slot of the slab.
                 let place = unsafe { first.behind(slot) };
@@ -166,7 +166,7 @@ impl Geometry<'_> {
                 if let Err(wrong) = unsafe { place.go_all(count, State::IN_BIN, State::CACHED) } {
                     // SAFETY: as for the read; those before were taken.
                     unsafe { word.write(set) };
-                    return Err(address + (wrong << self.class.index()));
+                    return Err(address + wrong * slot_bytes);
                 }
                 rest = later;
             }
@@ -178,7 +178,9 @@ impl Geometry<'_> {
             index = if index + 1 == word_count { 0 } else { index + 1 };
         }
         debug_assert!(rest.is_empty(), "the slab counts its free slots (N1)");
-        slab.hint.set(index as u32);
+        if !mixed {
+            slab.hint.set(index as u32);
+        }
         Ok(())
     }
 
@@ -190,7 +192,7 @@ impl Geometry<'_> {
         // A xorshift generator (Marsaglia 2003), begun when the slab is first looked into, and led
         // elsewhere in each child of a fork. Relaxed: a number that is written where there is one
         // thread only.
-        let mut state = match slab.random.get() {
+        let mut state = match slab.hint.get() {
             0 => os::random() as u32,
             state => state ^ CHILD.load(Relaxed),
         };
@@ -198,7 +200,7 @@ impl Geometry<'_> {
         state ^= state << 13;
         state ^= state >> 17;
         state ^= state << 5;
-        slab.random.set(state);
+        slab.hint.set(state);
         state as usize
     }
 
@@ -210,7 +212,7 @@ impl Geometry<'_> {
         let fresh = slab.fresh.get() as usize;
         // SAFETY: the caller's promise.
         unsafe { self.states().forget(slab.memory().addr(), fresh) };
-        let words = (fresh >> self.class.index()).div_ceil(64);
+        let words = fresh.div_ceil(64);
         // SAFETY: the slab's own words, up to the last slot that was ever handed out.
         unsafe { self.bits(slab).write_bytes(0, words) };
     }
@@ -291,7 +293,7 @@ mod tests {
     #[test]
     fn a_child_looks_into_its_slabs_in_an_order_of_its_own() {
         let pool = Lock::new(UnitPool::new(16).with_states(true));
-        let class = SizeClass::from_index(6);
+        let class = SizeClass::natural(6);
         let checks = Checks::Hardened;
         let huge_pages = HugePages::Adaptive;
         let geometry =

@@ -22,7 +22,7 @@ impl Geometry<'_> {
     /// freed on their own since the last time. Lists without entries have an order and no runs.
     #[inline]
     pub(crate) fn is_disordered(&self, slab: &SlabHeader) -> bool {
-        let (recycled, slots) = (self.recycled(slab), self.unit_bytes() >> self.class.index());
+        let (recycled, slots) = (self.recycled(slab), self.slot_count());
         slab.trunks.loose() as usize >= recycled / 4 * 3
             && recycled >= LEAST_FREE.max(slots / LEAST_PART)
             && self.class.slot_bytes() > 4
@@ -38,15 +38,14 @@ impl Geometry<'_> {
 
     /// Makes a bitmap of a claimed list, which is empty then.
     pub(super) fn drain(&self, claim: &Claim, bits: &mut [u64]) {
-        let (slab, slot_bytes) = (claim.slab, self.class.slot_bytes());
+        let slab = claim.slab;
         let (mut count, mut seen) = (0, 0);
         // The trunks before, the next of which links to the trunk at hand.
         let mut before = [0; 3];
-        let put = |place: u32, slots: Range<usize>| {
+        let put = |place: u32, is_trunk: bool, slots: Range<usize>| {
             // Clients may have written to free slots, or freed some twice. Where the list is told from what it must be the process ends: the
             // count of the free slots is right only for a whole list.
-            let is_trunk = place as usize % slot_bytes == 0;
-            if slots.end > self.unit_bytes() / slot_bytes {
+            if slots.end > self.slot_count() {
                 self.report_written(slab, if is_trunk { before[0] } else { place });
             }
             if is_trunk {
@@ -59,8 +58,8 @@ impl Geometry<'_> {
             }
         };
         // SAFETY: a list of this slab's, which nobody else has (P3).
-        unsafe { claim.list.drain(slab_memory(slab), slot_bytes, put) };
-        if count != claim.slots {
+        unsafe { claim.list.drain(slab_memory(slab), self.class, put) };
+        if count != claim.listed {
             self.report_written(slab, seen);
         }
     }
@@ -87,8 +86,8 @@ impl Geometry<'_> {
     #[cold]
     #[inline(never)]
     fn report_written(&self, slab: &SlabHeader, place: u32) -> ! {
-        let offset = place as usize % self.class.slot_bytes();
-        let address = slab.memory().addr() + place as usize - offset;
+        let slot = self.class.slots_in(place as usize) * self.class.slot_bytes();
+        let (address, offset) = (slab.memory().addr() + slot, (place as usize).saturating_sub(slot));
         self.report_under_lock(FaultKind::WriteAfterFree, address, Truth::Offset(offset))
     }
 }

@@ -1,28 +1,36 @@
 //! Giving back the pages of a slab's free slots, while others of its slots are used.
 //!
-//! A *piece* is a page, or a slot where slots are longer: what can go back to the system alone. Whoever gives back claims free
-//! slots under the bin's lock, as a cache would take them, works on them without it, and settles under it again:
+//! Whoever gives back claims free slots under the bin's lock, as a cache would take them, works on them without it, and settles
+//! under it again:
 //!
 //! ```text
-//!   claim                         without the lock                                        settle
-//!   the whole list, O(1)     ──►  a bitmap of it; pieces that are wholly free go back;  ──►  list and bits of what went back
-//!   bits of wholly free pieces    the other slots become a list in order                     (what others gave meanwhile is joined)
+//!   claim                        without the lock                                       settle
+//!   the whole list, O(1)    ──►  a bitmap of it; pages that are wholly free go back;  ──►  list and bits of what went back
+//!   bits of wholly free pages    the other slots become a list in order                    (what others gave meanwhile is joined)
+//! ```
+//!
+//! A page is wholly free if all slots are that have a part on it. Slots may stand on two pages, or on many:
+//!
+//! ```text
+//!   slots   │ used │ free │ free │ free │ free │ used │
+//!   pages      │       0      │       1      │         2       page 1 can go back, and with it the slots that have a part on it
 //! ```
 //!
 //! What is claimed counts as used, so others go on taking from the slab and giving to it, and it cannot leave its bin.
 //!
-//! The bits of purged pieces of all units of a region stand in one place, which is touched only if something is purged: at the
+//! The bits of purged pages of all units of a region stand in one place, which is touched only if something is purged: at the
 //! end of unit 0, behind the last side table of the tiny classes; where states are kept, where the bits of the units would be that hold them.
 //!
-//! **P1** A piece is *purged*, its bit set, from when the system took its memory until one of its slots is handed out. All its
-//! slots are free meanwhile and read zero unless somebody writes to free memory; where free lists are trunks they are in no list. The header's
-//! `purged` is the number of bits. **P2** Only the holder of the bin's lock touches bits, and only while a piece of the slab is purged or becomes it:
-//! all are 0 while the unit is no slab. **P3** What is claimed is nobody else's until it is settled.
+//! **P1** A page is *purged*, its bit set, from when the system took its memory until one of its slots is handed out. A free slot
+//! with a part on such a page is purged; the header's `purged` counts them. Where free lists are trunks, purged slots are in no
+//! list, and read zero from end to end unless somebody writes to free memory: also on the pages beside. **P2** Only the holder of
+//! the bin's lock touches bits, and only while a page of the slab is purged or becomes it: all are 0 while the unit is no slab.
+//! **P3** What is claimed is nobody else's until it is settled. Where free lists are trunks, purged slots are claimed with the list.
 
 use core::ops::Range;
 use core::ptr::NonNull;
 
-use super::pieces::{PAGE_SHIFT_MIN, Pieces, WORDS_MAX, give_whole, take_whole};
+use super::page_set::{PAGE_SHIFT_MIN, PageSet, WORDS_MAX, all_set, clear_all, set_all};
 use super::{Geometry, slab_memory};
 use crate::fault::{FaultKind, Truth};
 use crate::header::{SlabHeader, UNIT_COUNT, UNIT_SHIFTS};
@@ -38,20 +46,24 @@ const JOINED_AT_ONCE: usize = 64;
 pub(crate) struct Claim {
     pub(crate) slab: &'static SlabHeader,
     pub(crate) slots: usize,
-    /// The slots, where free lists are trunks.
+    /// The slots that are not purged, where free lists are trunks, and how many they were.
     pub(super) list: Trunks,
-    /// The slots, where free lists are bits.
-    whole: Pieces,
-    /// What the system has taken.
-    pub(crate) purged: Pieces,
-    /// How many pieces may go back.
+    pub(super) listed: usize,
+    /// The pages whose slots are claimed, where free lists are bits.
+    whole: PageSet,
+    /// Pages of claimed slots that are purged.
+    purged: PageSet,
+    /// How many pages the system has taken since they were claimed, and the slots that are purged by that.
+    pub(crate) gone_pages: usize,
+    pub(crate) gone_slots: usize,
+    /// How many slots may be purged.
     most: usize,
     /// Whether the slab may be a huge page of which nothing has gone back yet.
     is_huge: bool,
 }
 
 impl Claim {
-    /// Says how many pieces may go back, and whether the slab can be a huge page.
+    /// Says how many slots may be purged, and whether the slab can be a huge page.
     pub(crate) fn limit(&mut self, most: usize, can_be_huge: bool) {
         self.most = most;
         self.is_huge &= can_be_huge;
@@ -62,8 +74,20 @@ impl Claim {
         self.list.forget_loose();
     }
 
-    fn new(slab: &'static SlabHeader, slots: usize, list: Trunks, whole: Pieces) -> Self {
-        Self { slab, slots, list, whole, purged: Pieces::NONE, most: usize::MAX, is_huge: slab.purged.get() == 0 }
+    /// Nothing of a slab.
+    fn new(slab: &'static SlabHeader) -> Self {
+        Self {
+            slab,
+            slots: 0,
+            list: Trunks::new(),
+            listed: 0,
+            whole: PageSet::NONE,
+            purged: PageSet::NONE,
+            gone_pages: 0,
+            gone_slots: 0,
+            most: usize::MAX,
+            is_huge: slab.purged.get() == 0,
+        }
     }
 }
 
@@ -103,21 +127,44 @@ impl Geometry<'_> {
 
     /// Words of a bitmap of a slab's slots.
     pub(super) fn slot_words(&self) -> usize {
-        (self.unit_bytes() >> self.class.index()).div_ceil(64)
+        self.slot_count().div_ceil(64)
     }
 
-    pub(crate) fn piece_shift(&self) -> u32 {
-        os::page_bytes().trailing_zeros().max(self.class.index() as u32)
+    /// As many slots as a page holds, or one where slots are longer.
+    pub(crate) fn slots_of_a_page(&self) -> usize {
+        self.class.slots_in(os::page_bytes()).max(1)
     }
 
-    /// Slots of a piece, as a power of two.
-    fn slots_shift(&self) -> u32 {
-        self.piece_shift() - self.class.index() as u32
+    /// The slots that have a part on pages that lie one after another.
+    fn slots_on(&self, pages: &Range<usize>) -> Range<usize> {
+        let shift = os::page_bytes().trailing_zeros();
+        let (first, last) = (pages.start << shift, (pages.end << shift) - 1);
+        // Behind the last slot may be a rest that is none.
+        let count = self.slot_count();
+        self.class.slots_in(first).min(count)..(self.class.slots_in(last) + 1).min(count)
     }
 
-    /// Slots of one piece.
-    pub(crate) fn piece_slots(&self) -> usize {
-        1 << self.slots_shift()
+    /// The slots that have a part on some pages, in ranges of which no two have a slot in common.
+    fn each_slots_on(&self, pages: &PageSet) -> impl Iterator<Item = Range<usize>> {
+        let mut end = 0;
+        pages.runs().map(move |run| {
+            let slots = self.slots_on(&run);
+            let rest = slots.start.max(end)..slots.end.max(end);
+            end = rest.end;
+            rest
+        })
+    }
+
+    fn count_slots_on(&self, pages: &PageSet) -> usize {
+        self.each_slots_on(pages).map(|slots| slots.len()).sum()
+    }
+
+    /// The pages all whose slots are in a bitmap of free slots, but for some.
+    fn whole_pages(&self, bits: &[u64], but: &PageSet) -> PageSet {
+        let mut whole = PageSet::NONE;
+        let is_whole = |&page: &usize| !but.has(page) && all_set(bits, self.slots_on(&(page..page + 1)));
+        (0..self.unit_bytes() / os::page_bytes()).filter(is_whole).for_each(|page| whole.insert(page));
+        whole
     }
 
     /// Whether free slots of this class can go back to the system while their slab stays. Guarded ones have gone, tiny ones stay.
@@ -127,7 +174,7 @@ impl Geometry<'_> {
 
     /// Free slots of a slab whose pages may hold memory.
     fn idle(&self, slab: &SlabHeader) -> usize {
-        self.recycled(slab) - if self.has_trunks() { 0 } else { self.purged_slots(slab) }
+        self.recycled(slab).saturating_sub(if self.has_trunks() { 0 } else { slab.purged.get() as usize })
     }
 
     /// Whether to look for pages to give back in a slab. With a `part`, only if so much of it is free, and clearly more than when that was last
@@ -136,9 +183,9 @@ impl Geometry<'_> {
     /// # Safety
     /// As for [`claim`](Self::claim).
     pub(crate) unsafe fn is_worth_a_look(&self, slab: &SlabHeader, part: Option<usize>) -> bool {
-        let (idle, slots) = (self.idle(slab), self.unit_bytes() >> self.class.index());
-        let Some(part) = part else { return idle >= self.piece_slots() };
-        let mut least = (slots / part).max(self.piece_slots());
+        let (idle, slots) = (self.idle(slab), self.slot_count());
+        let Some(part) = part else { return idle >= self.slots_of_a_page() };
+        let mut least = (slots / part).max(self.slots_of_a_page());
         if self.has_trunks() {
             let seen = slab.hint.get().min(idle as u32);
             slab.hint.set(seen);
@@ -147,36 +194,46 @@ impl Geometry<'_> {
         idle >= least
     }
 
-    /// Takes free slots of a slab to look for pages to give back: the whole list, or the pieces that are wholly free. `None`: there are none.
+    /// Takes free slots of a slab to look for pages to give back: all that are recycled or purged, or those of pages that are
+    /// wholly free and may hold memory. `None`: there are none.
     ///
     /// # Safety
     /// `slab` is a slab of this bin, and the caller holds the bin's lock (S1).
     pub(crate) unsafe fn claim(&self, slab: &'static SlabHeader) -> Option<Claim> {
-        let claim = if self.has_trunks() {
-            Claim::new(slab, self.recycled(slab), slab.trunks.take_all(), Pieces::NONE)
+        let mut claim = Claim::new(slab);
+        if self.has_trunks() {
+            claim.listed = self.recycled(slab);
+            claim.list.put_all(&slab.trunks.take_all());
+            claim.slots = claim.listed + slab.purged.get() as usize;
+            if slab.purged.get() > 0 {
+                // SAFETY: the same contract; a page is purged.
+                unsafe { self.change_purged(slab, |pages| claim.purged = core::mem::replace(pages, PageSet::NONE)) };
+            }
         } else {
             // SAFETY: the same contract.
-            let whole = unsafe { self.take_whole_pieces(slab) };
-            Claim::new(slab, whole.count() << self.slots_shift(), Trunks::new(), whole)
-        };
+            claim.whole = unsafe { self.take_whole_pages(slab) };
+            claim.slots = self.count_slots_on(&claim.whole);
+        }
         slab.used.set(slab.used.get() + claim.slots as u32);
         self.debug_check(slab);
         (claim.slots > 0).then_some(claim)
     }
 
-    /// Takes the slots of pieces that are wholly free and may have memory out of the list, where it is bits.
+    /// Takes the slots of pages that are wholly free and may have memory out of the list, where it is bits.
     ///
     /// # Safety
     /// As for [`claim`](Self::claim).
-    unsafe fn take_whole_pieces(&self, slab: &SlabHeader) -> Pieces {
-        let mut purged = Pieces::NONE;
+    unsafe fn take_whole_pages(&self, slab: &SlabHeader) -> PageSet {
+        let mut purged = PageSet::NONE;
         if slab.purged.get() > 0 {
-            // SAFETY: the same contract; a piece is purged.
-            unsafe { self.change_purged(slab, |pieces| purged = *pieces) };
+            // SAFETY: the same contract; a page is purged.
+            unsafe { self.change_purged(slab, |pages| purged = *pages) };
         }
         // SAFETY: the same contract, and the words are not used elsewhere meanwhile (N2).
         let bits = unsafe { core::slice::from_raw_parts_mut(self.bits(slab).as_ptr(), self.slot_words()) };
-        take_whole(bits, self.slots_shift(), &purged)
+        let whole = self.whole_pages(bits, &purged);
+        self.each_slots_on(&whole).for_each(|slots| clear_all(bits, slots));
+        whole
     }
 
     /// Gives the pages of claimed slots back to the system, as many as are wholly free; the other slots become a list in order.
@@ -185,53 +242,72 @@ impl Geometry<'_> {
         let slab = claim.slab;
         let Some(scratch) = scratch else {
             self.verify_zero(slab, &claim.whole);
-            claim.purged = self.purge(claim, &claim.whole);
-            return;
+            let whole = claim.whole;
+            return self.purge(claim, &whole);
         };
         let bits = scratch.words(self.slot_words());
         self.drain(claim, bits);
-        let whole = take_whole(bits, self.slots_shift(), &Pieces::NONE);
-        // Where purged pieces are noted is memory only from the first on.
+        self.each_slots_on(&claim.purged).for_each(|slots| set_all(bits, slots));
+        let whole = self.whole_pages(bits, &claim.purged);
+        // Where purged pages are noted is memory only from the first on.
         if !whole.is_empty() && self.pool.lock().side_tables(slab).is_some() {
-            claim.purged = self.purge(claim, &whole);
+            self.purge(claim, &whole);
+            self.clear_edges(claim);
         }
-        let mut refused = whole;
-        claim.purged.each().for_each(|piece| refused.remove(piece));
-        give_whole(bits, self.slots_shift(), &refused);
+        self.each_slots_on(&claim.purged).for_each(|slots| clear_all(bits, slots));
         self.list_again(claim, bits);
     }
 
-    /// Asks the system to take pieces of a claimed slab; returns those that it has taken.
-    fn purge(&self, claim: &Claim, pieces: &Pieces) -> Pieces {
-        let (slab, mut purged, shift) = (claim.slab, Pieces::NONE, self.piece_shift());
+    /// Asks the system to take pages of a claimed slab, and notes those that it has taken.
+    fn purge(&self, claim: &mut Claim, pages: &PageSet) {
+        let (slab, shift) = (claim.slab, os::page_bytes().trailing_zeros());
         let mut left = claim.most;
-        for run in pieces.runs() {
-            let run = run.start..run.end.min(run.start.saturating_add(left));
+        for run in pages.runs() {
+            let first = self.slots_on(&run).start;
+            // What is left of a slot that is purged in part is not much, if the pages end just before a slot does.
+            let end = first.saturating_add(left).saturating_mul(self.class.slot_bytes()) >> shift;
+            let run = run.start..run.end.min(end);
             if run.is_empty() {
                 break;
             }
-            left -= run.len();
-            // SAFETY: pieces are parts of the slab.
+            let slots = self.slots_on(&run).len();
+            left = left.saturating_sub(slots);
+            // SAFETY: pages of the slab.
             let start = unsafe { slab_memory(slab).add(run.start << shift) };
             // SAFETY: committed with the slab; all slots there are free and claimed (P3).
             if unsafe { os::purge(start, run.len() << shift) } {
-                run.for_each(|piece| purged.insert(piece));
+                claim.gone_pages += run.len();
+                claim.gone_slots += slots;
+                run.for_each(|page| claim.purged.insert(page));
             }
         }
-        if claim.is_huge && self.may_be_huge() && !purged.is_empty() {
+        if claim.is_huge && self.may_be_huge() && claim.gone_pages > 0 {
             // Else the system would make it a huge page again before long, and all that went back would be there again.
             self.pool.lock().keep_small(slab);
         }
-        purged
+    }
+
+    /// Clears what purged slots of a claim have on the pages before and behind those that are purged (P1).
+    fn clear_edges(&self, claim: &Claim) {
+        let (shift, slot_bytes) = (os::page_bytes().trailing_zeros(), self.class.slot_bytes());
+        for run in claim.purged.runs() {
+            let slots = self.slots_on(&run);
+            let edges = [slots.start * slot_bytes..run.start << shift, run.end << shift..slots.end * slot_bytes];
+            for edge in edges.into_iter().filter(|edge| !edge.is_empty()) {
+                let start = claim.slab.memory().wrapping_add(edge.start);
+                // SAFETY: parts of free slots of the slab, all of them claimed (P3), and drained from the list.
+                unsafe { start.write_bytes(0, edge.len()) };
+            }
+        }
     }
 
     /// Ends the process if a free slot of a hardened family has been written to: when it is gone that cannot be seen any more.
-    fn verify_zero(&self, slab: &SlabHeader, pieces: &Pieces) {
+    fn verify_zero(&self, slab: &SlabHeader, pages: &PageSet) {
         if !self.checks.is_hardened() {
             return;
         }
-        let (shift, word_bytes) = (self.piece_shift(), size_of::<u64>());
-        for run in pieces.runs() {
+        let (shift, word_bytes) = (os::page_bytes().trailing_zeros(), size_of::<u64>());
+        for run in pages.runs() {
             let offset = run.start << shift;
             let start = slab.memory().wrapping_add(offset).cast::<u64>();
             // SAFETY: committed with the slab; free slots that are claimed (P3), to which nobody may write.
@@ -241,7 +317,7 @@ impl Geometry<'_> {
                 let word = words[line * 512..].iter().position(|&word| word != 0).unwrap_or(0) + line * 512;
                 let byte = words[word].to_ne_bytes().iter().position(|&byte| byte != 0).unwrap_or(0);
                 let place = offset + word * word_bytes + byte;
-                let within = place & (self.class.slot_bytes() - 1);
+                let within = place - self.class.slots_in(place) * self.class.slot_bytes();
                 let address = slab.memory().addr() + place - within;
                 self.report_under_lock(FaultKind::WriteAfterFree, address, Truth::Offset(within));
             }
@@ -261,7 +337,9 @@ impl Geometry<'_> {
                 // SAFETY: the same contract.
                 return unsafe { self.claim(slab) };
             }
-            let theirs = Claim::new(slab, given, slab.trunks.take_all(), Pieces::NONE);
+            let mut theirs = Claim::new(slab);
+            (theirs.slots, theirs.listed) = (given, given);
+            theirs.list.put_all(&slab.trunks.take_all());
             self.join(claim, &theirs);
             // These are in the header's list, and were not claimed.
             claim.slots -= given;
@@ -269,11 +347,11 @@ impl Geometry<'_> {
         } else {
             // SAFETY: the same contract, and the words are not used elsewhere meanwhile (N2).
             let bits = unsafe { core::slice::from_raw_parts_mut(self.bits(slab).as_ptr(), self.slot_words()) };
-            give_whole(bits, self.slots_shift(), &claim.whole);
+            self.each_slots_on(&claim.whole).for_each(|slots| set_all(bits, slots));
         }
         if !claim.purged.is_empty() {
             // SAFETY: the same contract; the place was committed before anything was purged.
-            unsafe { self.change_purged(slab, |pieces| claim.purged.each().for_each(|piece| pieces.insert(piece))) };
+            unsafe { self.change_purged(slab, |pages| pages.insert_all(&claim.purged)) };
         }
         slab.used.set(slab.used.get() - claim.slots as u32);
         if self.has_trunks() {
@@ -286,7 +364,7 @@ impl Geometry<'_> {
     /// Adds what else has been claimed of the slab to a claim.
     pub(crate) fn join(&self, claim: &mut Claim, more: &Claim) {
         let (memory, slot_bytes) = (slab_memory(claim.slab), self.class.slot_bytes());
-        let mut left = more.slots;
+        let mut left = more.listed;
         while left > 0 {
             let mut some = [0; JOINED_AT_ONCE];
             let some = &mut some[..left.min(JOINED_AT_ONCE)];
@@ -294,58 +372,62 @@ impl Geometry<'_> {
             // SAFETY: the claimed list has so many slots, and is nobody else's (P3).
             unsafe { more.list.pop(memory, slot_bytes, some) };
             for address in some {
-                let index = (*address - memory.addr().get()) >> self.class.index();
+                let index = self.class.slots_in(*address - memory.addr().get());
                 // SAFETY: taken from a list just now.
                 unsafe { claim.list.push(memory, slot_bytes, Run::new(index as u32, 1), true) };
             }
         }
+        claim.listed += more.listed;
+        claim.purged.insert_all(&more.purged);
         claim.slots += more.slots;
     }
 
-    /// Slots of purged pieces.
-    #[cold]
-    pub(crate) fn purged_slots(&self, slab: &SlabHeader) -> usize {
-        usize::from(slab.purged.get()) << self.slots_shift()
-    }
-
-    /// Hands out slots of purged pieces, up to `most`, as a range that reads zero. What is left of a piece goes to the list.
+    /// Hands out purged slots, up to `most`, as a range that reads zero. Others that have no part on a purged page any more go to the
+    /// list.
     ///
     /// # Safety
-    /// As for [`claim`](Self::claim), in a slab whose free list is trunks, with a purged piece.
+    /// As for [`claim`](Self::claim), in a slab whose free list is trunks, with a purged page.
     pub(crate) unsafe fn take_purged(&self, slab: &SlabHeader, most: usize) -> Range<usize> {
-        let (mut first, mut count) = (0, 0);
-        let take = |pieces: &mut Pieces| {
-            first = pieces.next(0, true).unwrap_or(0);
-            let end = pieces.next(first, false).unwrap_or(64 * WORDS_MAX);
-            count = (end - first).min((most >> self.slots_shift()).max(1));
-            (first..first + count).for_each(|piece| pieces.remove(piece));
+        let (shift, slot_bytes) = (os::page_bytes().trailing_zeros(), self.class.slot_bytes());
+        let (mut taken, mut rest) = (0..0, 0..0);
+        let take = |pages: &mut PageSet| {
+            let first = pages.next(0, true).unwrap_or(0);
+            let end = pages.next(first, false).unwrap_or(64 * WORDS_MAX);
+            let slots = self.slots_on(&(first..end));
+            taken = slots.start..slots.end.min(slots.start + most);
+            // The pages up to the last that these have a part on.
+            let until = end.min((taken.end * slot_bytes).div_ceil(1 << shift));
+            (first..until).for_each(|page| pages.remove(page));
+            rest = taken.end..if until == end { slots.end } else { self.class.slots_in(until << shift) };
         };
         // SAFETY: the same contract.
         unsafe { self.change_purged(slab, take) };
-        let (first_slot, slots) = (first << self.slots_shift(), count << self.slots_shift());
-        let taken = slots.min(most);
-        slab.used.set(slab.used.get() + taken as u32);
-        let (memory, slot_bytes) = (slab_memory(slab), self.class.slot_bytes());
-        let mut rest = first_slot + taken..first_slot + slots;
+        slab.used.set(slab.used.get() + taken.len() as u32);
+        let memory = slab_memory(slab);
         while !rest.is_empty() {
             let run = Run::new(rest.start as u32, rest.len().min(Run::LENGTH_MAX));
             rest.start += run.length();
-            // SAFETY: free slots of a piece that is purged no more, so in no list.
+            // SAFETY: free slots that are purged no more, so in no list.
             unsafe { slab.trunks.push(memory, slot_bytes, run, true) };
         }
         self.debug_check(slab);
-        let start = memory.addr().get() + first_slot * slot_bytes;
-        start..start + taken * slot_bytes
+        let base = memory.addr().get();
+        base + taken.start * slot_bytes..base + taken.end * slot_bytes
     }
 
-    /// Notes that slots are handed out whose pieces may be purged.
+    /// Notes that slots are handed out whose pages may be purged.
     ///
     /// # Safety
-    /// As for [`claim`](Self::claim), in a slab with a purged piece; the addresses are slots of it.
+    /// As for [`claim`](Self::claim), in a slab with a purged page; the addresses are slots of it.
     #[cold]
     pub(super) unsafe fn forget_purged(&self, slab: &SlabHeader, addresses: &[usize]) {
-        let (base, shift) = (slab.memory().addr(), self.piece_shift());
-        let forget = |pieces: &mut Pieces| addresses.iter().for_each(|&slot| pieces.remove((slot - base) >> shift));
+        let (base, shift) = (slab.memory().addr(), os::page_bytes().trailing_zeros());
+        let forget = |pages: &mut PageSet| {
+            for offset in addresses.iter().map(|slot| slot - base) {
+                let last = (offset + self.class.slot_bytes() - 1) >> shift;
+                (offset >> shift..=last).for_each(|page| pages.remove(page));
+            }
+        };
         // SAFETY: the same contract.
         unsafe { self.change_purged(slab, forget) };
     }
@@ -353,26 +435,26 @@ impl Geometry<'_> {
     /// Clears the bits of an empty slab (P2).
     ///
     /// # Safety
-    /// As for [`claim`](Self::claim), in a slab with a purged piece.
+    /// As for [`claim`](Self::claim), in a slab with a purged page.
     #[cold]
     pub(super) unsafe fn clear_purged(&self, slab: &SlabHeader) {
         // SAFETY: the same contract.
-        unsafe { self.change_purged(slab, |pieces| *pieces = Pieces::NONE) };
+        unsafe { self.change_purged(slab, |pages| *pages = PageSet::NONE) };
     }
 
     /// # Safety
-    /// As for [`claim`](Self::claim), and a piece of the slab is purged, or the place of the bits has been committed.
-    unsafe fn change_purged(&self, slab: &SlabHeader, change: impl FnOnce(&mut Pieces)) {
-        let (place, mut pieces, words) = (self.purged_place(slab), Pieces::NONE, piece_words(self.unit_shift));
+    /// As for [`claim`](Self::claim), and a page of the slab is purged, or the place of the bits has been committed.
+    unsafe fn change_purged(&self, slab: &SlabHeader, change: impl FnOnce(&mut PageSet)) {
+        let (place, mut pages, words) = (self.purged_place(slab), PageSet::NONE, page_words(self.unit_shift));
         // SAFETY: the unit's own words, committed, and nobody else's while the lock is held (P2).
-        unsafe { core::ptr::copy_nonoverlapping(place, pieces.0.as_mut_ptr(), words) };
-        change(&mut pieces);
+        unsafe { core::ptr::copy_nonoverlapping(place, pages.0.as_mut_ptr(), words) };
+        change(&mut pages);
         // SAFETY: as above.
-        unsafe { core::ptr::copy_nonoverlapping(pieces.0.as_ptr(), place, words) };
-        slab.purged.set(pieces.count() as u16);
+        unsafe { core::ptr::copy_nonoverlapping(pages.0.as_ptr(), place, words) };
+        slab.purged.set(self.count_slots_on(&pages) as u32);
     }
 
-    /// Where the bits of a slab's purged pieces are.
+    /// Where the bits of a slab's purged pages are.
     fn purged_place(&self, slab: &SlabHeader) -> *mut u64 {
         let memory = slab.memory().addr();
         let unit = (memory >> self.unit_shift) % UNIT_COUNT;
@@ -381,22 +463,22 @@ impl Geometry<'_> {
         core::ptr::with_exposed_provenance_mut(
             region
                 + purged_offset(self.unit_shift, self.checks.keeps_states())
-                + unit * piece_words(self.unit_shift) * 8,
+                + unit * page_words(self.unit_shift) * 8,
         )
     }
 }
 
-/// Words of bits that a unit's pieces need.
-const fn piece_words(unit_shift: u32) -> usize {
+/// Words of bits that a unit's pages need.
+const fn page_words(unit_shift: u32) -> usize {
     (1usize << (unit_shift - PAGE_SHIFT_MIN)).div_ceil(64)
 }
 
-/// Where in a region the bits of purged pieces begin.
+/// Where in a region the bits of purged pages begin.
 const fn purged_offset(unit_shift: u32, keeps_states: bool) -> usize {
     if keeps_states {
         (UNIT_COUNT << unit_shift) >> LEAST_SHIFT
     } else {
-        (1 << unit_shift) - UNIT_COUNT * piece_words(unit_shift) * 8
+        (1 << unit_shift) - UNIT_COUNT * page_words(unit_shift) * 8
     }
 }
 
@@ -405,8 +487,8 @@ const _: () = {
     while shift <= *UNIT_SHIFTS.end() {
         let (tiny, last) = (Tiny::new(1, 1 << shift), UNIT_COUNT - 1);
         let behind = tiny.table_offset(last) + tiny.table_bytes();
-        assert!(behind <= purged_offset(shift, false), "the bits of purged pieces lie behind the last side table");
-        let bytes = UNIT_COUNT * piece_words(shift) * 8;
+        assert!(behind <= purged_offset(shift, false), "the bits of purged pages lie behind the last side table");
+        let bytes = UNIT_COUNT * page_words(shift) * 8;
         assert!(bytes <= super::noted::SPARE_BYTES >> (*UNIT_SHIFTS.end() - shift), "they fit where no slot's bit is");
         shift += 1;
     }

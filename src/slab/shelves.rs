@@ -2,7 +2,7 @@
 //!
 //! **B1** A slab is in `partial` exactly while `recycled > 0`, and in `thin` exactly while it has purged slots and is not in `partial`. **B2**
 //! `used_slots` is the sum of `used` over the slabs, and `claimed_slots` are among them. **B3** A slab with fresh slots is `current`: no other could
-//! ever be carved again. **B4** `carved_slots` is the sum of `fresh / slot` over the slabs, `purged_slots` that of their purged slots; free slots that
+//! ever be carved again. **B4** `carved_slots` is the sum of `fresh` over the slabs, `purged_slots` that of their purged slots; free slots that
 //! may hold memory are `carved_slots − used_slots − purged_slots`.
 
 use core::ops::Range;
@@ -122,7 +122,7 @@ impl Shelves {
             return None;
         }
         let range = geometry.carve(slab, usize::MAX);
-        let slots = range.len() / geometry.class.slot_bytes();
+        let slots = geometry.class.slots_in(range.len());
         self.used_slots += slots;
         self.carved_slots += slots;
         self.claimed_slots += slots;
@@ -143,7 +143,7 @@ impl Shelves {
             return false;
         }
         self.current = Some(slab);
-        let slots = range.len() / geometry.class.slot_bytes();
+        let slots = geometry.class.slots_in(range.len());
         self.used_slots -= slots;
         self.carved_slots -= slots;
         geometry.uncarve(slab, range);
@@ -151,6 +151,11 @@ impl Shelves {
             self.retire(geometry, slab);
         }
         true
+    }
+
+    /// Counts anew what is purged of a slab that had so many purged slots (B4).
+    fn count_purged(&mut self, before: u32, slab: &SlabHeader) {
+        self.purged_slots = self.purged_slots + slab.purged.get() as usize - before as usize;
     }
 
     /// Free slots that may hold memory (B4).
@@ -192,8 +197,10 @@ impl Shelves {
 
     /// As [`Geometry::claim`], of a slab of these.
     pub(crate) fn claim(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) -> Option<Claim> {
+        let purged = slab.purged.get();
         // SAFETY: a slab of this bin, whose lock is held.
         let claim = self.change(geometry, slab, || unsafe { geometry.claim(slab) })?;
+        self.count_purged(purged, slab);
         self.used_slots += claim.slots;
         self.claimed_slots += claim.slots;
         Some(claim)
@@ -201,9 +208,10 @@ impl Shelves {
 
     /// As [`Geometry::settle`].
     pub(crate) fn settle(&mut self, geometry: &Geometry<'_>, claim: &mut Claim) -> Option<Claim> {
-        let slab = claim.slab;
+        let (slab, purged) = (claim.slab, claim.slab.purged.get());
         // SAFETY: a slab of this bin, whose lock is held: it could not leave because what was claimed is used.
         let more = self.change(geometry, slab, || unsafe { geometry.settle(claim) });
+        self.count_purged(purged, slab);
         if let Some(more) = more {
             self.used_slots += more.slots;
             self.claimed_slots += more.slots;
@@ -211,8 +219,6 @@ impl Shelves {
         }
         self.used_slots -= claim.slots;
         self.claimed_slots -= claim.slots;
-        let purged = claim.purged.count() * geometry.piece_slots();
-        self.purged_slots += purged;
         self.note_idle();
         if slab.used.get() == 0 {
             self.retire(geometry, slab);
@@ -226,9 +232,7 @@ impl Shelves {
             let purged = slab.purged.get();
             // SAFETY: a slab in `partial` is this bin's, whose lock is held.
             count += unsafe { geometry.take(slab, &mut out[count..]) }.map_err(Twice)?;
-            if slab.purged.get() != purged {
-                self.purged_slots -= usize::from(purged - slab.purged.get()) * geometry.piece_slots();
-            }
+            self.count_purged(purged, slab);
             if geometry.recycled(slab) == 0 {
                 self.partial.remove(slab);
                 if slab.purged.get() > 0 {
@@ -245,10 +249,10 @@ impl Shelves {
     pub(crate) fn take_unused(&mut self, geometry: &Geometry<'_>, most: usize) -> Option<Fresh> {
         let Some(slab) = self.thin.first() else { return self.carve(geometry, most) };
         let purged = slab.purged.get();
-        // SAFETY: a slab in `thin` is this bin's, whose lock is held, and has a purged piece and no list.
+        // SAFETY: a slab in `thin` is this bin's, whose lock is held, and has a purged page and no list.
         let range = self.change(geometry, slab, || unsafe { geometry.take_purged(slab, most) });
-        self.purged_slots -= usize::from(purged - slab.purged.get()) * geometry.piece_slots();
-        self.used_slots += range.len() / geometry.class.slot_bytes();
+        self.count_purged(purged, slab);
+        self.used_slots += geometry.class.slots_in(range.len());
         Some(Fresh { range, zeroed: true })
     }
 
@@ -262,7 +266,7 @@ impl Shelves {
             }
         };
         let range = geometry.carve(slab, most);
-        let slots = range.len() / geometry.class.slot_bytes();
+        let slots = geometry.class.slots_in(range.len());
         self.used_slots += slots;
         self.carved_slots += slots;
         self.tail = Tail::Used;
@@ -323,9 +327,9 @@ impl Shelves {
             {
                 (length, ascending) = run_length(rest, slot_bytes);
                 // Two slabs may be neighbours too: a run ends with its slab.
-                let offset = first & ((1 << unit_shift) - 1);
-                let beyond = if ascending { (1 << unit_shift) - 1 - offset } else { offset };
-                length = length.min((beyond >> geometry.class.index()) + 1);
+                let slot = geometry.class.slots_in(first & ((1 << unit_shift) - 1));
+                let beyond = if ascending { geometry.slot_count().saturating_sub(slot + 1) } else { slot };
+                length = length.min(beyond + 1);
                 lowest = if ascending { first } else { rest[length - 1] };
             }
             rest = &rest[length..];
@@ -368,10 +372,8 @@ impl Shelves {
             return;
         }
         self.unlink(Self::shelf(geometry, slab), slab);
-        if slab.purged.get() > 0 {
-            self.purged_slots -= geometry.purged_slots(slab);
-        }
-        self.carved_slots -= slab.fresh.get() as usize >> geometry.class.index();
+        self.purged_slots -= slab.purged.get() as usize;
+        self.carved_slots -= slab.fresh.get() as usize;
         if self.current.is_some_and(|current| core::ptr::eq(current, slab)) {
             self.current = None;
         }

@@ -57,7 +57,7 @@ pub(crate) fn last() -> &'static Cache {
 #[inline(never)]
 pub(crate) fn cache_of(heap: &'static FamilyCore) -> &'static Cache {
     let place = place_of(heap).filter(|place| place.heap.get() == heap.heap_id());
-    let cache = place.map_or(empty(), |place| place.slot.get());
+    let cache = place.map_or(empty(), |place| place.slot.get(heap.class_count()));
     if cache.heap() != 0 {
         note_last(heap, cache);
     }
@@ -113,7 +113,7 @@ impl Heaps {
         let Some(cache) = ThreadCache::in_slot(&place.slot) else { return };
         place.slot.clear();
         place.heap.set(0);
-        if core::ptr::eq(last(), &raw const cache.cache) {
+        if core::ptr::addr_eq(last(), cache.cache) {
             LAST.set(empty());
         }
         cache.family.dismiss_cache(cache);
@@ -164,10 +164,10 @@ impl Thread {
         place.memory.set(Some(cache));
         place.heap.set(heap.heap_id());
         place.rival.set(0);
-        place.slot.set(cache.cast());
         // SAFETY: just made, and this thread's until it is dismissed.
         let cache: &'static ThreadCache = unsafe { cache.as_ref() };
-        note_last(heap, &cache.cache);
+        place.slot.set(cache.cache);
+        note_last(heap, cache.cache);
         Some(cache)
     }
 

@@ -145,7 +145,7 @@ fn attach(family: &'static FamilyCore, slot: &CacheSlot) -> Option<&'static Thre
     // SAFETY: just made, and this thread's until it ends (F2).
     let cache: &'static ThreadCache = unsafe { place.as_ref() };
     cache.next_in_thread.set(thread.first.replace(Some(cache)));
-    slot.set(place.cast());
+    slot.set(cache.cache);
     Some(cache)
 }
 
@@ -160,7 +160,7 @@ fn with_cache(family: &'static FamilyCore, visit: impl Fn(&Cache)) {
     }
     let caches = THREAD.get().into_iter().flat_map(Thread::caches);
     for cache in caches.filter(|cache| core::ptr::eq(cache.family, family)) {
-        visit(&cache.cache);
+        visit(cache.cache);
     }
 }
 

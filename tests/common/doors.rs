@@ -5,7 +5,7 @@ use std::fmt;
 use std::ptr::NonNull;
 
 use allocator_api2::alloc::Allocator;
-use family_alloc::{Checks, Family, Stats};
+use family_alloc::{Checks, Classes, Family, Stats};
 
 type Memory = Option<NonNull<[u8]>>;
 /// A call that changes a layout: grow, grow_zeroed or shrink.
@@ -16,6 +16,7 @@ pub(crate) struct Doors {
     pub(crate) name: &'static str,
     pub(crate) slab_bytes: usize,
     pub(crate) checks: Checks,
+    pub(crate) classes: Classes,
     /// Those of `GlobalAlloc`: layouts come back as they were, alignments stay, sizes are not 0, and nothing is said of slack.
     pub(crate) is_exact: bool,
     pub(crate) allocate: fn(Layout) -> Memory,
@@ -34,6 +35,7 @@ impl Doors {
             name: F::NAME,
             slab_bytes: F::SLAB_BYTES,
             checks: F::CHECKS,
+            classes: F::CLASSES,
             is_exact: false,
             allocate: |layout| Allocator::allocate(&F::default(), layout).ok(),
             allocate_zeroed: |layout| Allocator::allocate_zeroed(&F::default(), layout).ok(),
@@ -55,6 +57,7 @@ impl Doors {
             name: F::NAME,
             slab_bytes: F::SLAB_BYTES,
             checks: F::CHECKS,
+            classes: F::CLASSES,
             is_exact: true,
             // SAFETY: whoever has these doors asks for no size of 0.
             allocate: |layout| usable(unsafe { F::default().alloc(layout) }, layout),
@@ -77,16 +80,15 @@ impl Doors {
         if self.is_exact { layout.size() } else { self.occupied(layout) }
     }
 
-    /// Bytes that a layout occupies: a power of two in slabs, whole pages above.
+    /// Bytes that a layout occupies: a slot of the family's classes in slabs, whole pages above.
     pub(crate) fn occupied(&self, layout: Layout) -> usize {
         if layout.size() == 0 {
             return 0;
         }
-        let need = layout.size().max(layout.align()).max(self.least_slot_bytes());
         if self.is_large(layout) {
-            need.next_multiple_of(super::memory::page_bytes())
+            layout.size().max(layout.align()).next_multiple_of(super::memory::page_bytes())
         } else {
-            need.next_power_of_two()
+            slot_bytes(self.classes, layout, self.least_slot_bytes())
         }
     }
 
@@ -100,8 +102,27 @@ impl Doors {
 
     /// Whether a layout is mapped singly.
     pub(crate) fn is_large(&self, layout: Layout) -> bool {
-        layout.size() > 0 && layout.size().max(layout.align()) > self.slab_bytes / 2
+        layout.size() > 0 && slot_bytes(self.classes, layout, 1) > longest_slot(self.classes, self.slab_bytes)
     }
+}
+
+/// The length of a slot for a layout, of at least so many bytes, as the documentation has it.
+pub(crate) fn slot_bytes(classes: Classes, layout: Layout, least: usize) -> usize {
+    let need = layout.size().max(least);
+    match classes {
+        Classes::Spaced => {
+            // What is a multiple of the alignment already, and not only the next length.
+            let need = need.next_multiple_of(layout.align());
+            // Multiples of 8, or of an eighth of the power of two below.
+            need.next_multiple_of(((need - 1).checked_ilog2().map_or(1, |shift| 1 << shift) / 8).max(8))
+        }
+        _ => need.max(layout.align()).next_power_of_two(),
+    }
+}
+
+/// The longest slot of a family with slabs of so many bytes.
+pub(crate) fn longest_slot(classes: Classes, slab_bytes: usize) -> usize {
+    if classes == Classes::Spaced { slab_bytes / 8 } else { slab_bytes / 2 }
 }
 
 impl fmt::Debug for Doors {
@@ -123,7 +144,14 @@ pub(crate) fn is_aligned(address: usize, align: usize) -> bool {
     address & (align - 1) == 0
 }
 
-/// The alignment that every allocation of a layout has.
-pub(crate) fn promised_align(layout: Layout) -> usize {
-    layout.align().max(layout.size().next_power_of_two().min(4096))
+impl Doors {
+    /// The alignment that every allocation of a layout has.
+    pub(crate) fn promised_align(&self, layout: Layout) -> usize {
+        let bytes = match (layout.size(), self.classes) {
+            (0, _) => 1,
+            (_, Classes::Spaced) => self.occupied(layout),
+            (size, _) => size.next_power_of_two(),
+        };
+        layout.align().max((1 << bytes.trailing_zeros()).min(4096))
+    }
 }

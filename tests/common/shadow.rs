@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
-use super::doors::{Doors, is_aligned, layout, promised_align};
+use super::doors::{Doors, is_aligned, layout};
 use super::pattern;
 
 /// The least slab: no two families may ever have slots in the same so many bytes.
@@ -132,7 +132,7 @@ impl Model {
     pub(crate) fn insert(&mut self, slot: &Slot) {
         let Range { start, end } = slot.range();
         let doors = slot.doors;
-        assert!(is_aligned(start, promised_align(slot.layout)), "{slot:?}: alignment");
+        assert!(is_aligned(start, doors.promised_align(slot.layout)), "{slot:?}: alignment");
         assert_eq!(slot.memory.len(), doors.usable(slot.layout), "{slot:?}: not the whole slot");
         if slot.layout.size() == 0 {
             return;
@@ -167,15 +167,15 @@ impl Model {
 /// Everything that a family counts is what the slots say.
 pub(crate) fn check_counters(doors: &Doors, slots: &[Slot]) {
     let (mut live, mut large) = ((0, 0), (0, 0));
-    // Slots of each power of two.
-    let mut small = [0_usize; usize::BITS as usize];
+    // Slots of each length.
+    let mut small = BTreeMap::<usize, usize>::new();
     for slot in slots.iter().filter(|slot| slot.doors.name == doors.name && slot.layout.size() > 0) {
         let bytes = slot.range().len();
         live = (live.0 + 1, live.1 + bytes);
         if doors.is_large(slot.layout) {
             large = (large.0 + 1, large.1 + bytes);
         } else {
-            small[bytes.ilog2() as usize] += 1;
+            *small.entry(bytes).or_default() += 1;
         }
     }
     let stats = (doors.stats)();
@@ -183,15 +183,16 @@ pub(crate) fn check_counters(doors: &Doors, slots: &[Slot]) {
     assert!(stats.peak_live_allocations >= stats.live_allocations && stats.peak_live_bytes >= stats.live_bytes);
     let mut grown_count = 0;
     for class in &stats.classes {
-        let live = small[class.slot_bytes.ilog2() as usize];
+        let live = small.remove(&class.slot_bytes).unwrap_or(0);
         // A few that have grown stand among the large ones though a slot would hold them.
         let grown = live.checked_sub(class.live_slots).unwrap_or_else(|| panic!("{class:?}: {stats}"));
         assert!(grown == 0 || class.slot_bytes >= GROWN_FROM_BYTES, "slots of {} bytes: {stats}", class.slot_bytes);
         grown_count += grown;
         large = (large.0 + grown, large.1 + grown * class.slot_bytes);
         let all = class.live_slots + class.cached_slots + class.depot_slots + class.free_slots;
-        assert_eq!(all * class.slot_bytes, class.slab_count * doors.slab_bytes, "{stats}");
+        assert_eq!(all, class.slab_count * (doors.slab_bytes / class.slot_bytes), "{stats}");
     }
+    assert!(small.is_empty(), "{small:?} are slots of no class");
     assert!(grown_count <= GROWN_COUNT, "{stats}");
     assert_eq!((stats.large_allocations, stats.large_bytes), large, "{stats}");
 }
