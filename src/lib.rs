@@ -52,10 +52,10 @@ pub use allocator_api2_03;
 #[doc(no_inline)]
 pub use allocator_api2_04;
 pub use checks::Checks;
-pub use family::{Families, FamilyRef, families};
+pub use family::{Families, FamilyRef, LimitRefusal, families, last_refusal};
 pub use fault::{Fault, FaultHandler, FaultKind, set_fault_handler};
 pub use front::Family;
-pub use heap::{Heap, HeapBuilder, HeapError};
+pub use heap::{Heap, HeapBuilder, HeapError, Parent};
 pub use huge_pages::HugePages;
 pub use size_class::Classes;
 pub use stats::{ClassStats, ClassTable, Stats, StatsChange};

@@ -53,18 +53,27 @@ pub(super) struct HeapPart {
 unsafe impl Sync for HeapPart {}
 
 /// The options of a heap.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct HeapOptions {
     pub(crate) slab_bytes: usize,
     pub(crate) checks: Checks,
     pub(crate) cache_bytes: usize,
     pub(crate) huge_pages: HugePages,
+    /// Bytes, and who is charged as well.
+    pub(crate) limit: usize,
+    pub(crate) parent: Option<&'static FamilyCore>,
 }
 
 impl HeapOptions {
     /// Small slabs, so that a heap with a few objects is small, and small pages.
-    pub(crate) const DEFAULT: Self =
-        Self { slab_bytes: 64 << 10, checks: Checks::Default, cache_bytes: CACHE_BYTES, huge_pages: HugePages::Never };
+    pub(crate) const DEFAULT: Self = Self {
+        slab_bytes: 64 << 10,
+        checks: Checks::Default,
+        cache_bytes: CACHE_BYTES,
+        huge_pages: HugePages::Never,
+        limit: usize::MAX,
+        parent: None,
+    };
 
     fn kind(&self) -> usize {
         let size = (self.slab_bytes.trailing_zeros() - UNIT_SHIFTS.start()) as usize;
@@ -75,6 +84,7 @@ impl HeapOptions {
 /// Why a heap could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
+    OverParent,
     TooMany,
     NoAddressSpace,
     NoMemory,
@@ -240,16 +250,30 @@ impl FamilyCore {
     /// Begins the next life of a core that the caller has to itself.
     fn begin(&'static self, name: &str, options: &HeapOptions) -> Result<(), Refusal> {
         let Some(heap) = &self.heap else { return Err(Refusal::TooMany) };
+        if options.parent.is_some_and(|parent| {
+            parent.limit() < usize::MAX && parent.limit() < options.limit && options.limit < usize::MAX
+        }) {
+            return Err(Refusal::OverParent);
+        }
         Directory::of(self.unit_shift).open().ok_or(Refusal::NoAddressSpace)?;
         self.register().ok_or(Refusal::TooMany)?;
+        if let Some(parent) = options.parent {
+            parent.register().ok_or(Refusal::NoAddressSpace)?;
+        }
+        let generation = heap.life.next_generation().ok_or(Refusal::TooMany)?;
         // SAFETY: E1: nobody else has the core, and its last name was forgotten.
         unsafe { heap.name.store(&self.name, name) }.ok_or(Refusal::NoMemory)?;
         // SAFETY: as above, here and below.
         unsafe { self.cache_bytes.set(options.cache_bytes) };
+        self.set_limit(options.limit);
+        if let Some(parent) = options.parent {
+            parent.hold();
+        }
+        // SAFETY: as above; what was charged to the last heap was refunded when it ended.
+        unsafe { self.set_parent(options.parent) };
         self.live_seen.reset();
         self.live_bytes_seen.reset();
         let number = self.number.load(Relaxed);
-        let Some(generation) = heap.life.next_generation() else { return Err(Refusal::TooMany) };
         // SAFETY: as above.
         unsafe { self.id.set(u64::from(generation) << u32::BITS | u64::from(number)) };
         heap.life.begin();
@@ -317,6 +341,8 @@ impl FamilyCore {
         waiting::add();
         // SAFETY: nobody holds the heap, and who looks at its name holds it.
         unsafe { heap.name.forget(&self.name) };
+        debug_assert_eq!(self.charged_bytes(), 0, "C1: nothing is out");
+        let parent = self.parent();
         let options = HeapOptions {
             slab_bytes: 1 << self.unit_shift,
             checks: self.checks,
@@ -324,6 +350,9 @@ impl FamilyCore {
             ..HeapOptions::DEFAULT
         };
         CORES.lock().put(options.kind(), self);
+        if let Some(parent) = parent {
+            parent.let_go();
+        }
     }
 
     /// Maps the depots of a heap of which several threads have caches, if there is memory for them.

@@ -13,25 +13,27 @@ mod fork;
 mod hardened;
 mod heaps;
 mod house;
+mod large;
 mod life;
+mod limits;
 mod live;
 mod names;
 mod registry;
 mod report;
 
 use core::alloc::Layout;
-use core::ptr::NonNull;
 
 use caches::Caches;
 use heaps::HeapPart;
 use life::Settled;
+use limits::Limits;
 
 use crate::bin::{Bin, DepotMemory, Taken};
 use crate::capacity::{CACHE_BYTES, batch_slots, depot_slots, depot_start, fresh_slots, magazine_slots};
 use crate::checks::Checks;
 use crate::header::{Directory, UNIT_COUNT};
 use crate::huge_pages::HugePages;
-use crate::large::{Large, Larges, Mismatch, mapped_bytes};
+use crate::large::Larges;
 use crate::magazine::{Cache, CacheSlot};
 use crate::os;
 use crate::region::UnitPool;
@@ -39,13 +41,13 @@ use crate::size_class::{COUNT_MAX, Classes, NATURAL_COUNT, SizeClass};
 use crate::slab::Geometry;
 use crate::stats::{ClassStats, Stats};
 use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed};
-use crate::waiting;
 
 pub(crate) use caches::ThreadCache;
 #[cfg(loom)]
 pub(crate) use heaps::forget_all;
 pub(crate) use heaps::{HeapOptions, Refusal, slot_of_none};
 pub(crate) use house::is_look_due;
+pub use limits::{LimitRefusal, last_refusal};
 pub use registry::{Families, FamilyRef, families};
 
 /// Bits of a tag that hold the class; the family's number stands above.
@@ -83,6 +85,7 @@ pub struct FamilyCore {
     live_bytes_seen: Gauge,
     /// Whether anything has happened since the house was last kept, or something is left to do: see `house`.
     restless: AtomicU32,
+    limits: Limits,
     /// Number and generation of a heap, of which none comes twice; 0 for a static family.
     id: Settled<u64>,
     /// What only a heap has.
@@ -148,6 +151,7 @@ impl FamilyCore {
             live_seen: Gauge::new(),
             live_bytes_seen: Gauge::new(),
             restless: AtomicU32::new(0),
+            limits: Limits::new(),
             id: Settled::new(0),
             heap: None,
         }
@@ -247,22 +251,41 @@ impl FamilyCore {
         let cache = cache.cache;
         let magazine = cache.magazine(class);
         self.note_live(cache, class);
-        magazine.refill(batch_slots(magazine.capacity()), |places| self.take(cache, class, places));
-        magazine.note(class);
-        magazine.held(class) > 0
+        let refill = || {
+            magazine.refill(batch_slots(magazine.capacity()), |places| self.take(cache, class, places));
+            magazine.note(class);
+            magazine.held(class) > 0
+        };
+        // What the thread holds of other classes may be what a limit has no room for.
+        refill()
+            || self.is_limited() && {
+                self.flush_all(cache);
+                refill()
+            }
     }
 
     /// Takes recycled slots from the bin and returns how many, or gives the magazine a new fresh range.
-    fn take(&self, cache: &Cache, class: SizeClass, places: &mut [usize]) -> usize {
+    fn take(&'static self, cache: &Cache, class: SizeClass, places: &mut [usize]) -> usize {
         let magazine = cache.magazine(class);
         let (bin, geometry, depot) = self.bin(class);
         let fresh = fresh_slots(class, magazine.capacity(), magazine_slots(class, self.checks, self.cache_bytes()));
+        let slot_bytes = class.slot_bytes();
+        let Some(charge) = self.charge(places.len().max(fresh) * slot_bytes, slot_bytes) else { return 0 };
+        let most = charge.bytes() / slot_bytes;
+        let (count, fresh) = (places.len().min(most), fresh.min(most));
         let taken = self.with_what_is_kept(|| {
-            bin.take(&geometry, depot, places, fresh).unwrap_or_else(|twice| self.report_twice(twice, class))
+            bin.take(&geometry, depot, &mut places[..count], fresh)
+                .unwrap_or_else(|twice| self.report_twice(twice, class))
         });
         match taken {
-            Some(Taken::Recycled(count)) => return count,
-            Some(Taken::Fresh(range)) => magazine.set_fresh(range),
+            Some(Taken::Recycled(count)) => {
+                charge.keep(count * slot_bytes);
+                return count;
+            }
+            Some(Taken::Fresh(range)) => {
+                charge.keep(range.range.len());
+                magazine.set_fresh(range);
+            }
             None => {}
         }
         0
@@ -292,6 +315,7 @@ impl FamilyCore {
             // SAFETY: the slots in a magazine are used slots of its bin that its thread alone has (M1), and it gives them up.
             let given = unsafe { bin.give(&geometry, depot, slots) };
             given.unwrap_or_else(|twice| self.report_twice(twice, class));
+            self.refund(slots.len() * class.slot_bytes());
         });
     }
 
@@ -312,10 +336,11 @@ impl FamilyCore {
         }
         let fresh = magazine.take_fresh();
         if !fresh.is_empty() {
-            let (bin, geometry, _) = self.bin(class);
+            let ((bin, geometry, _), bytes) = (self.bin(class), fresh.len());
             // SAFETY: the rest of a range that this magazine's thread took, and gives up.
             let given = unsafe { bin.give_fresh(&geometry, fresh) };
             given.unwrap_or_else(|twice| self.report_twice(twice, class));
+            self.refund(bytes);
         }
         magazine.note(class);
     }
@@ -324,9 +349,11 @@ impl FamilyCore {
     pub(crate) fn take_one(&'static self, class: SizeClass) -> Option<(usize, bool)> {
         self.register()?;
         let (bin, geometry, depot) = self.bin(class);
+        let charge = self.charge(class.slot_bytes(), class.slot_bytes())?;
         let taken = self.with_what_is_kept(|| {
             bin.take_one(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class))
         })?;
+        charge.keep(class.slot_bytes());
         self.note(1, class.slot_bytes());
         Some(taken)
     }
@@ -340,6 +367,7 @@ impl FamilyCore {
         // SAFETY: a live slot is a used slot of this bin, and the caller gives it up.
         let given = unsafe { bin.give(&geometry, depot, &[address]) };
         given.unwrap_or_else(|twice| self.report_twice(twice, class));
+        self.refund(class.slot_bytes());
         self.note(-1, class.slot_bytes());
     }
 
@@ -352,108 +380,6 @@ impl FamilyCore {
     pub(crate) fn owns(&self, address: usize, class: SizeClass) -> bool {
         let number = self.number.load(Relaxed);
         number != 0 && Directory::of(self.unit_shift).view().tag(address, self.unit_shift) == self.tag(class)
-    }
-
-    /// Bytes of the large allocation for a layout: a slot's where the allocation grew out of one. No mapping is `usize::MAX` bytes long.
-    fn mapping_bytes(&self, layout: Layout) -> usize {
-        match self.class_of(layout) {
-            class if self.serves(class) => class.slot_bytes(),
-            _ => mapped_bytes(layout).unwrap_or(usize::MAX),
-        }
-    }
-
-    /// A large allocation for what has outgrown its slot and will be of this class. `None`: a slot has to serve.
-    pub(crate) fn allocate_grown(&'static self, class: SizeClass) -> Option<Large> {
-        self.register()?;
-        let large = self.large.allocate_grown(class.slot_bytes(), os::milliseconds())?;
-        // It is freed by the way of a slot, and must never be taken for one.
-        if !Directory::of(self.unit_shift).tells_apart(large.memory.addr().get()) {
-            // SAFETY: allocated just now and given to nobody.
-            let freed = unsafe { self.large.deallocate(large.memory, large.bytes, os::milliseconds()) };
-            debug_assert!(freed.is_ok(), "what was allocated can be freed");
-            return None;
-        }
-        self.note(1, large.bytes);
-        Some(large)
-    }
-
-    pub(crate) fn allocate_large(&'static self, layout: Layout, want_zero: bool) -> Option<Large> {
-        self.register()?;
-        let now = os::milliseconds();
-        self.visited(now);
-        let large = self.large.allocate(layout, want_zero, now)?;
-        self.note(1, large.bytes);
-        Some(large)
-    }
-
-    /// # Safety
-    /// If `memory` is a live large allocation of this family that `layout` fits, nobody uses it any more.
-    pub(crate) unsafe fn deallocate_large(&'static self, memory: NonNull<u8>, layout: Layout) {
-        let now = os::milliseconds();
-        self.visited(now);
-        let bytes = self.mapping_bytes(layout);
-        if !self.is_registered() {
-            self.report_invalid_free(memory.addr().get(), layout);
-        }
-        // SAFETY: the caller gives it up.
-        let freed = unsafe { self.large.deallocate(memory, bytes, now) };
-        waiting::add();
-        match freed {
-            Ok(()) => self.note(-1, bytes),
-            Err(mismatch) => self.report_invalid_large(memory.addr().get(), layout, mismatch),
-        }
-    }
-
-    /// Ends the process if `memory` is no live large allocation of this family that `layout` fits.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn verify_large(&self, memory: NonNull<u8>, layout: Layout) {
-        if !self.is_registered() {
-            self.report_invalid_free(memory.addr().get(), layout);
-        }
-        let verified = self.large.verify(memory, self.mapping_bytes(layout));
-        if let Err(mismatch) = verified {
-            self.report_invalid_large(memory.addr().get(), layout, mismatch);
-        }
-    }
-
-    /// Changes the length of a large allocation without copying; with `want_zero` what is new reads zero. `None`: not possible,
-    /// nothing has changed.
-    ///
-    /// # Safety
-    /// As for [`deallocate_large`](Self::deallocate_large), if it returns another address.
-    pub(crate) unsafe fn resize_large(
-        &'static self,
-        memory: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-        want_zero: bool,
-    ) -> Option<Large> {
-        let (old_bytes, bytes) = (self.mapping_bytes(old), self.mapping_bytes(new));
-        if !self.is_registered() {
-            self.report_invalid_free(memory.addr().get(), old);
-        }
-        // SAFETY: the caller gives the old range up if it is moved.
-        let resized =
-            unsafe { self.large.resize(memory, old_bytes, (bytes, new.align(), want_zero), os::milliseconds()) };
-        match resized {
-            Ok(resized) => {
-                let large = resized?;
-                self.live_bytes_seen.add(large.bytes.wrapping_sub(old_bytes) as isize);
-                Some(large)
-            }
-            Err(mismatch) => self.report_invalid_large(memory.addr().get(), old, mismatch),
-        }
-    }
-
-    fn report_invalid_large(&self, address: usize, layout: Layout, mismatch: Mismatch) -> ! {
-        match mismatch {
-            Mismatch::Unknown => self.report_invalid_free(address, layout),
-            Mismatch::Freed => self.report_freed_large(address, layout),
-            // What is longer than its layout's slot did not come from one.
-            Mismatch::Length(_) if self.serves(self.class_of(layout)) => self.report_invalid_free(address, layout),
-            Mismatch::Length(bytes) => self.report_wrong_length(address, layout, bytes),
-        }
     }
 
     /// All classes of the family, shortest slots first.

@@ -134,6 +134,11 @@ impl Drop for Held {
 }
 
 impl FamilyRef {
+    /// A family that is in use.
+    pub(super) fn of(core: &'static FamilyCore) -> Self {
+        Self { core, generation: core.living_generation().unwrap_or(0) }
+    }
+
     /// The family, to work on it. `None`: a heap that has ended.
     pub(crate) fn hold(self) -> Option<Held> {
         self.core.hold_if(self.generation).then(|| Held(self.core))

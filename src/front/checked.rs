@@ -2,7 +2,7 @@
 
 use core::alloc::Layout;
 
-use super::{Cache, CacheSlot, Handle, has_right_tag, put_back};
+use super::{Cache, CacheSlot, Handle, has_right_tag, put_back, take_one};
 use crate::family::FamilyCore;
 use crate::magazine::Magazine;
 use crate::size_class::{Classes, SizeClass};
@@ -147,7 +147,7 @@ fn obtain(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Op
         return Some(carved);
     }
     let Some(cache) = cache_for(family, slot, class) else {
-        return family.take_one(class).map(|(address, zeroed)| (address, zeroed, State::CACHED));
+        return take_one(family, class).map(|(address, zeroed)| (address, zeroed, State::CACHED));
     };
     if !family.refill(cache, class) {
         return None;

@@ -149,6 +149,48 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
         Self::__core().live_bytes(Self::default().cache())
     }
 
+    /// Bytes of slots and mappings that are live or that threads have cached, of this family and of the heaps whose parent it is: what
+    /// the limit is for. One load.
+    ///
+    /// ```
+    /// use family_alloc::{Box, Family, Heap, family};
+    ///
+    /// family! { struct Tenants; }
+    ///
+    /// let tenant = Heap::builder("tenant 42").parent(&Tenants).build()?;
+    /// let boxed = Box::new_in([0_u8; 100], tenant);
+    /// assert_eq!(Tenants::charged_bytes(), 128);
+    /// # drop(boxed);
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    #[must_use]
+    fn charged_bytes() -> usize {
+        Self::__core().charged_bytes()
+    }
+
+    /// The most that [`charged_bytes`](Self::charged_bytes) may become, if there is a limit.
+    #[must_use]
+    fn limit() -> Option<usize> {
+        Some(Self::__core().limit()).filter(|&bytes| bytes != usize::MAX)
+    }
+
+    /// Sets a limit for the family and the heaps whose parent it is, or none, from now on. What is above it stays, and nothing is
+    /// allocated until enough is freed. A refused allocation is an error where the caller can take one; with
+    /// [`GlobalAlloc`](core::alloc::GlobalAlloc) it ends the process.
+    ///
+    /// ```
+    /// use family_alloc::{Family, Vec, family};
+    ///
+    /// family! { struct Cache; }
+    ///
+    /// Cache::set_limit(Some(1 << 20));
+    /// assert!(Vec::<u8, _>::new_in(Cache).try_reserve(2 << 20).is_err());
+    /// assert_eq!(Cache::limit(), Some(1 << 20));
+    /// ```
+    fn set_limit(bytes: Option<usize>) {
+        Self::__core().set_limit(bytes.unwrap_or(usize::MAX));
+    }
+
     /// Gives free memory back to the system at once: what the calling thread has cached, empty slabs, and freed large
     /// mappings that are kept for reuse. Returns the bytes of the slabs and mappings that held memory. What other threads
     /// have cached stays with them.

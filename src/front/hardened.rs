@@ -11,7 +11,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::checked::{freed_twice, in_last_region, is_other_region, place};
-use super::{Cache, CacheSlot, Handle, put_back, slab_class, verify_empty};
+use super::{Cache, CacheSlot, Handle, put_back, slab_class, take_one, verify_empty};
 use crate::capacity::{CACHE_BYTES, batch_slots, magazine_slots, quarantine_slots};
 use crate::checks::Checks;
 use crate::family::FamilyCore;
@@ -282,7 +282,7 @@ fn allocate_slowly<H: Handle>(handle: H, class: SizeClass) -> Option<usize> {
 
 fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Option<usize> {
     let Some(cache) = cache_for(family, slot, class) else {
-        let (address, is_new) = family.take_one(class)?;
+        let (address, is_new) = take_one(family, class)?;
         prepare_one(family, address, class, is_new);
         return Some(address);
     };

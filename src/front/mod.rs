@@ -31,7 +31,7 @@ use crate::family::{FamilyCore, is_look_due};
 use crate::magazine::Cache;
 use crate::magazine::CacheSlot;
 use crate::size_class::SizeClass;
-use crate::thread::cache_for;
+use crate::thread::{cache_for, make_room};
 use crate::waiting;
 
 /// The class of a layout that is served from slabs; `None` above that.
@@ -179,12 +179,17 @@ fn allocate_exhausted<H: Handle>(handle: H, class: SizeClass) -> (usize, bool) {
 #[cold]
 #[inline(never)]
 fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Option<(usize, bool)> {
-    let Some(cache) = cache_for(family, slot, class) else { return family.take_one(class) };
+    let Some(cache) = cache_for(family, slot, class) else { return take_one(family, class) };
     if !family.refill(cache, class) {
         return None;
     }
     let magazine = cache.cache.magazine(class);
     magazine.pop().map(|address| (address, false)).or_else(|| magazine.carve(class.slot_bytes()))
+}
+
+/// A slot for a thread without a cache, and whether it reads zero.
+fn take_one(family: &'static FamilyCore, class: SizeClass) -> Option<(usize, bool)> {
+    family.take_one(class).or_else(|| if make_room(family) { family.take_one(class) } else { None })
 }
 
 /// The other half of [`deallocate`]: the array's room is used up, the thread has no cache, or the free is wrong.
@@ -243,14 +248,18 @@ unsafe fn put_back(family: &'static FamilyCore, slot: &CacheSlot, address: usize
 #[cold]
 #[inline(never)]
 fn allocate_large<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u8]>> {
-    let large = handle.core().allocate_large(layout, false)?;
-    Some(NonNull::slice_from_raw_parts(large.memory, large.bytes))
+    obtain_large(handle.core(), layout, false)
 }
 
 #[cold]
 #[inline(never)]
 fn allocate_large_zeroed<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u8]>> {
-    let large = handle.core().allocate_large(layout, true)?;
+    obtain_large(handle.core(), layout, true)
+}
+
+fn obtain_large(family: &'static FamilyCore, layout: Layout, want_zero: bool) -> Option<NonNull<[u8]>> {
+    let allocate = || family.allocate_large(layout, want_zero);
+    let large = allocate().or_else(|| if make_room(family) { allocate() } else { None })?;
     Some(NonNull::slice_from_raw_parts(large.memory, large.bytes))
 }
 

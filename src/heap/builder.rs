@@ -7,10 +7,11 @@ use core::fmt;
 use super::Heap;
 use crate::checks::Checks;
 use crate::family::{FamilyCore, HeapOptions, Refusal};
+use crate::front::Family;
 use crate::huge_pages::HugePages;
 
 /// The options of a heap, as those of [`family!`](macro@crate::family); from [`Heap::builder`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "a heap is made by `build`"]
 pub struct HeapBuilder<'name> {
     name: &'name str,
@@ -29,6 +30,8 @@ pub struct HeapBuilder<'name> {
 pub enum HeapError {
     /// The option of this name has a value that is not allowed.
     BadOption(&'static str),
+    /// The limit is above that of the heap's parent.
+    OverParent,
     /// So many families and heaps are alive that there are no numbers left: there are 134 million.
     TooManyHeaps,
     /// There is no address space for the table in which slabs of this size are looked up.
@@ -41,6 +44,7 @@ impl fmt::Display for HeapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadOption(option) => write!(f, "the heap's `{option}` has a value that is not allowed"),
+            Self::OverParent => f.write_str("the heap's limit is above its parent's"),
             Self::TooManyHeaps => f.write_str("there are too many heaps"),
             Self::NoAddressSpace => f.write_str("there is no address space for the heap"),
             Self::OutOfMemory => f.write_str("there is no memory for the heap"),
@@ -49,6 +53,36 @@ impl fmt::Display for HeapError {
 }
 
 impl core::error::Error for HeapError {}
+
+impl fmt::Debug for HeapBuilder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeapBuilder").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What can be the [parent](HeapBuilder::parent) of a heap: a [`Heap`] or a [`Family`].
+pub trait Parent: Sealed {}
+
+impl Parent for Heap {}
+impl<F: Family> Parent for F {}
+
+/// Nobody else implements [`Parent`].
+pub trait Sealed {
+    #[doc(hidden)]
+    fn core(&self) -> &'static FamilyCore;
+}
+
+impl Sealed for Heap {
+    fn core(&self) -> &'static FamilyCore {
+        self.0
+    }
+}
+
+impl<F: Family> Sealed for F {
+    fn core(&self) -> &'static FamilyCore {
+        F::__core()
+    }
+}
 
 impl<'name> HeapBuilder<'name> {
     pub(super) const fn new(name: &'name str) -> Self {
@@ -82,11 +116,26 @@ impl<'name> HeapBuilder<'name> {
         self
     }
 
+    /// The most that live and cached slots and mappings of the heap may be together, in bytes, with those of heaps whose parent it is; no
+    /// limit by default. An allocation that has no room is refused, after what the calling thread has cached of the heap was given back:
+    /// `try_reserve` and the like return an error, and [`last_refusal`](crate::last_refusal) says which limit it was.
+    pub const fn limit(mut self, bytes: usize) -> Self {
+        self.options.limit = bytes;
+        self
+    }
+
+    /// The family or heap that is charged as well for what this heap holds, and whose limit holds for both together. The parent
+    /// lives as long as its heaps do.
+    pub fn parent(mut self, parent: &'name impl Parent) -> Self {
+        self.options.parent = Some(parent.core());
+        self
+    }
+
     /// Makes the heap.
     ///
     /// # Errors
     ///
-    /// An option is not allowed, there are too many heaps, or no memory or address space for another.
+    /// An option is not allowed, the limit is above the parent's, there are too many heaps, or no memory or address space for another.
     ///
     /// ```
     /// use family_alloc::{Checks, Heap, HugePages};
@@ -108,6 +157,7 @@ impl<'name> HeapBuilder<'name> {
             return Err(HeapError::BadOption("cache_bytes"));
         }
         FamilyCore::begin_heap(self.name, &self.options).map(Heap).map_err(|refusal| match refusal {
+            Refusal::OverParent => HeapError::OverParent,
             Refusal::TooMany => HeapError::TooManyHeaps,
             Refusal::NoAddressSpace => HeapError::NoAddressSpace,
             Refusal::NoMemory => HeapError::OutOfMemory,

@@ -6,7 +6,7 @@ mod handle;
 use core::fmt;
 use core::hash::{Hash, Hasher};
 
-pub use builder::{HeapBuilder, HeapError};
+pub use builder::{HeapBuilder, HeapError, Parent};
 
 use crate::family::FamilyCore;
 use crate::stats::Stats;
@@ -125,6 +125,36 @@ impl Heap {
     #[must_use]
     pub fn live_bytes(&self) -> usize {
         thread::live_bytes(self.0)
+    }
+
+    /// Bytes of slots and mappings that are live or that threads have cached, of this heap and of those whose parent it is: what the
+    /// [limit](HeapBuilder::limit) is for.
+    #[must_use]
+    pub fn charged_bytes(&self) -> usize {
+        self.0.charged_bytes()
+    }
+
+    /// The most that [`charged_bytes`](Self::charged_bytes) may become, if there is a limit.
+    #[must_use]
+    pub fn limit(&self) -> Option<usize> {
+        Some(self.0.limit()).filter(|&bytes| bytes != usize::MAX)
+    }
+
+    /// Sets the limit, or none, from now on. What is above it stays, and nothing is allocated until enough is freed.
+    ///
+    /// ```
+    /// use family_alloc::{Heap, Vec};
+    ///
+    /// let tenant = Heap::builder("tenant 42").limit(64 << 10).build()?;
+    /// let mut v = Vec::<u8, _>::new_in(tenant.clone());
+    /// assert!(v.try_reserve(100_000).is_err());
+    /// tenant.set_limit(Some(1 << 20));
+    /// assert!(v.try_reserve(100_000).is_ok());
+    /// assert!(tenant.charged_bytes() <= 1 << 20);
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    pub fn set_limit(&self, bytes: Option<usize>) {
+        self.0.set_limit(bytes.unwrap_or(usize::MAX));
     }
 
     /// Gives free memory back to the system at once, as [`Family::trim`](crate::Family::trim); also what other heaps have left.

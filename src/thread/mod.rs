@@ -169,6 +169,15 @@ fn flush(family: &'static FamilyCore) {
     with_cache(family, |cache| family.flush_all(cache));
 }
 
+/// Gives back what the calling thread has cached of a family that a limit may have refused something; whether that may help.
+pub(crate) fn make_room(family: &'static FamilyCore) -> bool {
+    let is_limited = family.is_limited();
+    if is_limited {
+        flush(family);
+    }
+    is_limited
+}
+
 /// Gives back what the calling thread has cached of a family, and all that is free then; returns the bytes of the slabs and mappings.
 pub(crate) fn trim(family: &'static FamilyCore) -> usize {
     flush(family);

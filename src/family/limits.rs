@@ -1,0 +1,234 @@
+//! Limits: what a family and those under it may hold, live and cached, in bytes of slots and mappings.
+//!
+//! ```text
+//!   batch of slots, or mapping ──charge──► this family ──► its parent ──► … ──► charged: taken, kept
+//!                                              │ one of them would be above its limit
+//!                                              └──► refunded in those below, less is tried, or it is refused
+//! ```
+//!
+//! What leaves a bin is charged, and refunded when it is back: a thread's cache counts. What a slab has free
+//! does not, nor what is kept of freed large allocations.
+//!
+//! **C1** `charged` is the sum of what the family's bins have out and its large allocations have, and of `charged`
+//! of those whose parent it is; for a moment more, while somebody has charged and not taken yet. **C2** It is
+//! at most the limit, or what it was when the limit was set.
+
+use super::FamilyCore;
+use super::life::Settled;
+use super::registry::{FamilyRef, families};
+use crate::sync::{AtomicUsize, Cell, Relaxed, thread_local};
+
+/// What of a family has to do with limits.
+pub(super) struct Limits {
+    charged: AtomicUsize,
+    /// The limit less than `usize::MAX`: 0 where there is none.
+    below_max: AtomicUsize,
+    /// Who is charged as well.
+    parent: Settled<Option<&'static FamilyCore>>,
+}
+
+/// What was charged to a family and to those above it; refunded unless it is kept.
+pub(super) struct Charge {
+    family: &'static FamilyCore,
+    bytes: usize,
+}
+
+/// What a limit has refused last; from [`last_refusal`].
+///
+/// ```
+/// use family_alloc::{Heap, Vec, last_refusal};
+///
+/// let heap = Heap::builder("tenant 42").limit(1 << 20).build()?;
+/// let mut v = Vec::<u8, _>::new_in(heap);
+/// assert!(v.try_reserve(2 << 20).is_err());
+/// let refusal = last_refusal().unwrap();
+/// assert_eq!((refusal.limit.name(), refusal.limit_bytes, refusal.asked_bytes), ("tenant 42", 1 << 20, 2 << 20));
+/// # Ok::<(), family_alloc::HeapError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct LimitRefusal {
+    /// The family whose limit it was: the one that was asked, or one above it.
+    pub limit: FamilyRef,
+    /// Its limit, in bytes.
+    pub limit_bytes: usize,
+    /// Bytes that were charged to it then.
+    pub charged_bytes: usize,
+    /// Bytes that were asked for: of a slot, or of whole pages.
+    pub asked_bytes: usize,
+}
+
+impl LimitRefusal {
+    /// The families under the limit that hold most now, those that hold more first; the one with the limit is among them.
+    ///
+    /// ```
+    /// use family_alloc::{Heap, Vec, last_refusal};
+    ///
+    /// let process = Heap::builder("process").limit(4 << 20).build()?;
+    /// let tenant = Heap::builder("tenant").parent(&process).build()?;
+    /// let v = Vec::<u8, _>::with_capacity_in(3 << 20, tenant.clone());
+    /// assert!(Vec::<u8, _>::new_in(tenant).try_reserve(2 << 20).is_err());
+    /// let largest = last_refusal().unwrap().largest();
+    /// assert_eq!(largest.map(|family| family.map_or("", |family| family.name())), ["process", "tenant", ""]);
+    /// # drop(v);
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    #[must_use]
+    pub fn largest(&self) -> [Option<FamilyRef>; 3] {
+        let mut largest = [(0, None); 3];
+        for family in families() {
+            let Some(held) = family.hold() else { continue };
+            let bytes = held.charged_bytes();
+            if held.lineage().any(|above| core::ptr::eq(above, self.limit.core)) && bytes > largest[2].0 {
+                largest[2] = (bytes, Some(family));
+                largest.sort_unstable_by_key(|(bytes, _)| core::cmp::Reverse(*bytes));
+            }
+        }
+        largest.map(|(_, family)| family)
+    }
+}
+
+thread_local! {
+    static LAST: Cell<Option<LimitRefusal>> = const { Cell::new(None) };
+}
+
+/// What a limit has refused to the calling thread last. An allocation that is refused for want of memory changes nothing here.
+///
+/// ```
+/// assert!(family_alloc::last_refusal().is_none());
+/// ```
+#[must_use]
+pub fn last_refusal() -> Option<LimitRefusal> {
+    LAST.with(Cell::get)
+}
+
+impl Limits {
+    pub(super) const fn new() -> Self {
+        Self { charged: AtomicUsize::new(0), below_max: AtomicUsize::new(0), parent: Settled::new(None) }
+    }
+
+    pub(super) const fn with_limit(bytes: usize) -> Self {
+        Self { below_max: AtomicUsize::new(usize::MAX - bytes), ..Self::new() }
+    }
+
+    fn limit(&self) -> usize {
+        // Relaxed: a number that publishes nothing, as all here.
+        usize::MAX - self.below_max.load(Relaxed)
+    }
+
+    /// Adds up to `bytes`, a multiple of `unit` and at least one; returns how many, 0 if there is no room.
+    fn charge(&self, bytes: usize, unit: usize) -> usize {
+        let mut charged = self.charged.load(Relaxed);
+        loop {
+            let room = self.limit().saturating_sub(charged);
+            let granted = bytes.min(room - room % unit);
+            if granted == 0 {
+                return 0;
+            }
+            match self.charged.compare_exchange(charged, charged + granted, Relaxed, Relaxed) {
+                Ok(_) => return granted,
+                Err(now) => charged = now,
+            }
+        }
+    }
+
+    fn refund(&self, bytes: usize) {
+        self.charged.fetch_sub(bytes, Relaxed);
+    }
+}
+
+impl Charge {
+    /// Bytes that were charged.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Keeps so many bytes charged, and refunds the rest.
+    pub(super) fn keep(mut self, bytes: usize) {
+        self.bytes -= bytes;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.family.refund(self.bytes);
+    }
+}
+
+impl FamilyCore {
+    /// The same family, with a limit in bytes.
+    #[must_use]
+    pub const fn with_limit(self, bytes: usize) -> Self {
+        Self { limits: Limits::with_limit(bytes), ..self }
+    }
+
+    /// The family and those above it.
+    fn lineage(&'static self) -> impl Iterator<Item = &'static Self> {
+        core::iter::successors(Some(self), |family| family.limits.parent.get())
+    }
+
+    /// Charges up to `bytes`, a multiple of `unit`, to the family and to those above it: what all of them have room for. `None`:
+    /// there is no room for one.
+    pub(super) fn charge(&'static self, bytes: usize, unit: usize) -> Option<Charge> {
+        let mut granted = bytes;
+        for (depth, family) in self.lineage().enumerate() {
+            let here = family.limits.charge(granted, unit);
+            // What those below were charged more is refunded.
+            self.lineage().take(depth).for_each(|below| below.limits.refund(granted - here));
+            if here == 0 {
+                family.note_refusal(unit);
+                return None;
+            }
+            granted = here;
+        }
+        Some(Charge { family: self, bytes: granted })
+    }
+
+    /// Refunds what is back.
+    pub(super) fn refund(&'static self, bytes: usize) {
+        if bytes > 0 {
+            self.lineage().for_each(|family| family.limits.refund(bytes));
+        }
+    }
+
+    #[cold]
+    fn note_refusal(&'static self, asked_bytes: usize) {
+        let limit = FamilyRef::of(self);
+        let (limit_bytes, charged_bytes) = (self.limits.limit(), self.charged_bytes());
+        LAST.with(|last| last.set(Some(LimitRefusal { limit, limit_bytes, charged_bytes, asked_bytes })));
+    }
+
+    /// Bytes of slots and mappings that are live or cached, here and in those under this family.
+    pub(crate) fn charged_bytes(&self) -> usize {
+        self.limits.charged.load(Relaxed)
+    }
+
+    /// The most that `charged_bytes` may become; `usize::MAX` where there is no limit.
+    pub(crate) fn limit(&self) -> usize {
+        self.limits.limit()
+    }
+
+    /// Whether there is a limit on the family or above it.
+    pub(crate) fn is_limited(&'static self) -> bool {
+        self.lineage().any(|family| family.limit() != usize::MAX)
+    }
+
+    /// Sets the limit. What is above it stays.
+    pub(crate) fn set_limit(&self, bytes: usize) {
+        self.limits.below_max.store(usize::MAX - bytes, Relaxed);
+    }
+
+    /// Who is charged as well.
+    pub(super) fn parent(&self) -> Option<&'static Self> {
+        self.limits.parent.get()
+    }
+
+    /// Says who is charged as well.
+    ///
+    /// # Safety
+    /// The caller has the heap to itself, and nothing is charged to it.
+    pub(super) unsafe fn set_parent(&self, parent: Option<&'static Self>) {
+        // SAFETY: the same contract.
+        unsafe { self.limits.parent.set(parent) };
+    }
+}
