@@ -51,14 +51,14 @@ pub(crate) enum Pages {
 }
 
 impl HugePages {
-    /// The pages of a bin's slab, if it is the bin's first, second, … one.
-    pub(crate) const fn of_slab(self, number: usize, slab_bytes: usize, slot_bytes: usize) -> Pages {
+    /// The pages of a bin's slab, if it is the bin's first, second, … one, and so many bytes are left over at its end.
+    pub(crate) const fn of_slab(self, number: usize, slab_bytes: usize, slot_bytes: usize, rest: usize) -> Pages {
         match self {
             Self::Never => Pages::Small,
             Self::Always => Pages::Huge,
             Self::Adaptive if slab_bytes < WHOLE_BYTES => Pages::AsTheSystemLikes,
             Self::Adaptive if number < HUGE_FROM_SLABS || slot_bytes > DENSE_BYTES => Pages::Small,
-            Self::Adaptive if slab_bytes % slot_bytes >= REST_BYTES => Pages::Small,
+            Self::Adaptive if rest >= REST_BYTES => Pages::Small,
             Self::Adaptive => Pages::Huge,
         }
     }

@@ -66,6 +66,10 @@ const UNIT_SHIFT: u32 = 3;
 const STEPS_SHIFT: u32 = 3;
 /// Slots of the longest spaced class in a slab: so few bytes are left over behind them as one of these is long.
 const SPACED_SLOTS_LEAST: usize = 8;
+/// Of longer slots a part of a page at a slab's end would be more than all other metadata.
+const LONG_BYTES: usize = 8 << 10;
+/// The page of most systems.
+const PAGE_BYTES: usize = 4 << 10;
 
 impl Classes {
     /// The class of a layout of at least one byte: none with slots shorter than `least` bytes, a power of two. A layout
@@ -207,6 +211,18 @@ impl SizeClass {
         }
     }
 
+    /// How many slots a slab of this length has. Of long spaced ones only so many that they end with a page: what is left over is
+    /// then no memory.
+    #[inline(always)]
+    pub(crate) const fn slots_of(self, slab_bytes: usize) -> usize {
+        let slots = self.slots_in(slab_bytes);
+        if matches!(self.classes, Classes::Natural) || self.slot_bytes() <= LONG_BYTES {
+            return slots;
+        }
+        // As many slots together are whole pages, or one is.
+        slots & !((PAGE_BYTES >> self.slot_bytes().trailing_zeros()).saturating_sub(1))
+    }
+
     /// The number of the slot that begins at this offset. Where none does, or none of a slab, it is more than a slab has.
     #[inline(always)]
     pub(crate) const fn slot_at(self, offset: usize) -> usize {
@@ -332,6 +348,10 @@ mod tests {
             let bytes = class.slot_bytes();
             let slots = SLAB_BYTES / bytes;
             assert_eq!(class.slots_in(SLAB_BYTES), slots, "{class:?}");
+            let used = class.slots_of(SLAB_BYTES);
+            let is_long = class.classes() == Classes::Spaced && bytes > 8192;
+            let ends = |slots: usize| !is_long || slots * bytes % 4096 == 0;
+            assert_eq!((0..=slots).rev().find(|&slots| ends(slots)), Some(used), "{class:?}");
             let few = (0..slots).step_by(slots.div_ceil(if cfg!(miri) { 3 } else { 3000 })).chain([slots - 1]);
             for slot in few.chain([slots, region_bytes / bytes - 1]) {
                 let offset = slot * bytes;

@@ -271,7 +271,7 @@ impl States {
     pub(crate) unsafe fn place_of_start(self, address: usize) -> Option<Place> {
         let unit_bytes = 1 << self.unit_shift;
         let slot = self.class.slot_at(address & (unit_bytes - 1));
-        if slot >= self.class.slots_in(unit_bytes) {
+        if slot >= self.class.slots_of(unit_bytes) {
             return None;
         }
         // SAFETY: the same contract, here and below.
@@ -401,7 +401,7 @@ mod tests {
             let region = 7 * region_bytes;
             for class in Classes::Spaced.all(unit_bytes).filter(|class| class.slot_bytes() >= 16) {
                 let states = States::new(unit_shift, class);
-                let slots = class.slots_in(unit_bytes);
+                let slots = class.slots_of(unit_bytes);
                 for unit in [STATE_UNIT_COUNT, STATE_UNIT_COUNT + 1, UNIT_COUNT - 1] {
                     let first = region + unit * unit_bytes;
                     let begin = (region_bytes + unit * unit_bytes) / 16;

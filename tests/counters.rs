@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ptr::NonNull;
 
 use allocator_api2::vec::Vec as FamilyVec;
-use common::doors::{Doors, layout, longest_slot, slot_bytes};
+use common::doors::{Doors, layout, longest_slot, slot_bytes, slots_of_slab};
 use family_alloc::{Classes, Family, FamilyAlloc, Stats, families, family};
 
 const MIB: usize = 1 << 20;
@@ -33,7 +33,7 @@ fn assert_adds_up(stats: &Stats, slab_bytes: usize) {
     assert_eq!(stats.free_bytes, sum(|class| class.free_slots * class.slot_bytes), "{stats}");
     let in_slabs = stats.live_bytes - stats.large_bytes + stats.cached_bytes + stats.depot_bytes + stats.free_bytes;
     // Spaced slots leave something over at a slab's end.
-    let slots_of = |class: &family_alloc::ClassStats| slab_bytes / class.slot_bytes;
+    let slots_of = |class: &family_alloc::ClassStats| slots_of_slab(stats.spacing, slab_bytes, class.slot_bytes);
     let whole: usize = stats.classes.iter().map(|class| class.slab_count * slots_of(class) * class.slot_bytes).sum();
     assert_eq!(in_slabs, whole, "every slot of the slabs is somewhere: {stats}");
     assert!(stats.slab_bytes <= stats.reserved_bytes, "{stats}");

@@ -26,9 +26,11 @@ family! {
     struct Watched { checks: Checked }
     struct WatchedSmall { checks: Checked, slab_bytes: 64 * 1024 }
     struct Guarded { checks: Hardened }
+    struct Spaced { classes: Spaced }
+    struct WatchedSpaced { classes: Spaced, checks: Checked, slab_bytes: 64 * 1024 }
 }
 
-static FAMILIES: [Doors; 8] = [
+static FAMILIES: [Doors; 10] = [
     Doors::of::<Plain>(),
     Doors::of::<Small>(),
     Doors::of::<OtherSmall>(),
@@ -37,6 +39,8 @@ static FAMILIES: [Doors; 8] = [
     Doors::of::<Watched>(),
     Doors::of::<WatchedSmall>(),
     Doors::of::<Guarded>(),
+    Doors::of::<Spaced>(),
+    Doors::of::<WatchedSpaced>(),
 ];
 
 const THREADS: usize = 4;

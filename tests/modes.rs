@@ -14,10 +14,14 @@ family! {
     struct Guarded { checks: Hardened }
     struct WatchedSmall { checks: Checked, slab_bytes: 64 * 1024 }
     struct GuardedSmall { checks: Hardened, slab_bytes: 64 * 1024 }
+    struct WatchedSpaced { checks: Checked, classes: Spaced }
+    struct GuardedSpaced { checks: Hardened, classes: Spaced, slab_bytes: 512 * 1024 }
     struct Short { checks: Checked }
     struct ShortGuarded { checks: Hardened }
     struct Forked { checks: Hardened }
     struct Refilled { checks: Checked, slab_bytes: 64 * 1024 }
+    struct RefilledSpaced { checks: Checked, slab_bytes: 128 * 1024, classes: Spaced }
+    struct RefilledGuardedSpaced { checks: Hardened, slab_bytes: 1 << 20, classes: Spaced }
     struct RefilledGuarded { checks: Hardened, slab_bytes: 64 * 1024 }
 }
 
@@ -76,13 +80,15 @@ fn slots_pass_between_threads_without_a_false_report() {
     pass_around::<WatchedSmall>(60_000);
     pass_around::<Guarded>(30_000);
     pass_around::<GuardedSmall>(30_000);
+    pass_around::<WatchedSpaced>(30_000);
+    pass_around::<GuardedSpaced>(15_000);
 }
 
 /// A slab that was emptied serves any class again, with all its states forgotten and no guard left.
 #[test]
 fn slabs_are_used_again_by_other_classes() {
     fn refill<F: Family>() {
-        for size in [16, 1 << 15, 64, 4096, 1 << 14, 100] {
+        for size in [16, 1 << 15, 64, 4096, 1 << 14, 100, 72_000, 24, 5000] {
             let count = (4 << 20) / size;
             let slots: Vec<Slot> = (0..count).map(|_| allocate::<F>(size)).collect();
             slots.into_iter().for_each(free::<F>);
@@ -92,6 +98,8 @@ fn slabs_are_used_again_by_other_classes() {
     std::thread::scope(|scope| {
         scope.spawn(refill::<Refilled>);
         scope.spawn(refill::<RefilledGuarded>);
+        scope.spawn(refill::<RefilledSpaced>);
+        scope.spawn(refill::<RefilledGuardedSpaced>);
     });
 }
 

@@ -14,7 +14,7 @@ use common::memory::{page_bytes, resident_bytes};
 use common::pattern;
 use common::random::Random;
 use common::shadow::{Slot, check_counters};
-use family_alloc::{Checks, family};
+use family_alloc::{Checks, Classes, family};
 
 const MIB: usize = 1 << 20;
 
@@ -25,10 +25,13 @@ family! {
     struct CheckedSmall { checks: Checked, slab_bytes: 64 * 1024 }
     struct Hardened { checks: Hardened }
     struct Unchecked { checks: Unchecked }
+    struct Spaced { classes: Spaced }
+    struct CheckedSpaced { classes: Spaced, checks: Checked }
+    struct HardenedSpaced { classes: Spaced, checks: Hardened, slab_bytes: 512 * 1024 }
 }
 
 /// Families of every kind.
-fn all() -> [Doors; 6] {
+fn all() -> [Doors; 9] {
     [
         Doors::of::<Plain>(),
         Doors::of::<PlainSmall>(),
@@ -36,6 +39,9 @@ fn all() -> [Doors; 6] {
         Doors::of::<CheckedSmall>(),
         Doors::of::<Hardened>(),
         Doors::of::<Unchecked>(),
+        Doors::of::<Spaced>(),
+        Doors::of::<CheckedSpaced>(),
+        Doors::of::<HardenedSpaced>(),
     ]
 }
 
@@ -142,7 +148,11 @@ fn a_random_part_of_small_slots_goes_back() {
 fn a_random_part_of_slots_of_every_size_goes_back() {
     child::isolated("a_random_part_of_slots_of_every_size_goes_back", || {
         for doors in all() {
-            for size in [8, 16, 256, 1024, 4096, 8192, 32 << 10] {
+            // Those of spaced classes lie across the ends of pages.
+            let spaced = [24, 112, 176, 1280, 3584, 5120, 18_432, 32 << 10];
+            let natural = [8, 16, 256, 1024, 4096, 8192, 32 << 10];
+            let is_spaced = doors.classes == Classes::Spaced;
+            for size in if is_spaced { &spaced[..] } else { &natural }.iter().copied() {
                 let mut random = Random::new(size as u64);
                 part_stays(doors, size, 10 * MIB, |_, _| random.below(16) == 0);
             }
@@ -164,7 +174,8 @@ fn nothing_is_lost_where_no_page_is_free() {
 #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
 fn what_survivors_leave_goes_back() {
     child::isolated("what_survivors_leave_goes_back", || {
-        for doors in [Doors::of::<Plain>(), Doors::of::<Checked>()] {
+        let spaced = [Doors::of::<Spaced>(), Doors::of::<CheckedSpaced>()];
+        for doors in [Doors::of::<Plain>(), Doors::of::<Checked>()].into_iter().chain(spaced) {
             let mut random = Random::new(7);
             let mut slots = list(500_000);
             let before = resident_bytes();

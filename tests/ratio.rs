@@ -15,17 +15,20 @@
 mod common;
 
 use common::child;
+use common::doors::slots_of_slab;
 use common::memory::{page_bytes, resident};
-use family_alloc::{Checks, Family, family};
+use family_alloc::{Checks, Classes, Family, family};
 
 family! {
     struct Full;
     struct Watched { checks: Checked }
+    struct Spaced { classes: Spaced }
 }
 
 const SLAB_BYTES: usize = Full::SLAB_BYTES;
 const REGION_BYTES: usize = 64 * SLAB_BYTES;
 const MAX_SLOT_BYTES: usize = 1 << 20;
+const MAX_SPACED_BYTES: usize = 256 << 10;
 /// From here on one slab has too few slots to fill magazine and depot.
 const FEW_SLOTS_FROM_BYTES: usize = 4096;
 /// Of these, so often are some freed and allocated until the thread has earned all that its cache will hold.
@@ -82,9 +85,25 @@ fn side_units<F: Family>() -> usize {
     if matches!(F::CHECKS, Checks::Checked | Checks::Hardened) { 8 } else { 1 }
 }
 
-/// Bytes of a region's slots.
+/// Bytes of a region's slabs.
 fn full_bytes<F: Family>() -> usize {
     REGION_BYTES - side_units::<F>() * SLAB_BYTES
+}
+
+/// Slots of a class in so many bytes of slabs.
+fn slots_in<F: Family>(slabs_bytes: usize, bytes: usize) -> usize {
+    slabs_bytes / SLAB_BYTES * slots_of_slab(F::CLASSES, SLAB_BYTES, bytes)
+}
+
+/// Where the slots of a class begin in a range of slabs.
+fn starts<F: Family>(start: usize, end: usize, bytes: usize) -> impl Iterator<Item = usize> {
+    let slots = slots_of_slab(F::CLASSES, SLAB_BYTES, bytes);
+    let of_slab = move |slab: usize| (0..slots).map(move |slot| slab + slot * bytes);
+    (start..end).step_by(SLAB_BYTES).flat_map(of_slab)
+}
+
+fn largest_slot<F: Family>() -> usize {
+    if F::CLASSES == Classes::Spaced { MAX_SPACED_BYTES } else { MAX_SLOT_BYTES }
 }
 
 fn allocate<F: Family>(bytes: usize) -> *mut u8 {
@@ -98,9 +117,9 @@ fn free<F: Family>(address: usize, bytes: usize) {
     unsafe { F::free(std::ptr::with_exposed_provenance_mut(address), bytes) };
 }
 
-/// Allocates fresh slots from `start` on to `end`, checking that they are consecutive, and writes to all their pages.
+/// Allocates the fresh slots of slabs but the first, checking that they are consecutive, and writes to all their pages.
 fn fill<F: Family>(start: usize, end: usize, bytes: usize) {
-    for expected in (start..end).step_by(bytes) {
+    for expected in starts::<F>(start, end, bytes).skip(1) {
         let memory = allocate::<F>(bytes);
         assert_eq!(memory.expose_provenance(), expected, "consecutive fresh slots are consecutive addresses");
         touch(memory, bytes);
@@ -109,7 +128,7 @@ fn fill<F: Family>(start: usize, end: usize, bytes: usize) {
 
 /// Frees and allocates every other slot of a filled range.
 fn fill_again<F: Family>(start: usize, end: usize, bytes: usize) {
-    let every_other = || (start..end).step_by(2 * bytes);
+    let every_other = || starts::<F>(start, end, bytes).step_by(2);
     every_other().for_each(|address| free::<F>(address, bytes));
     for _ in every_other() {
         touch(allocate::<F>(bytes), bytes);
@@ -127,20 +146,23 @@ fn measure_class<F: Family>(bytes: usize, most: f64) -> (f64, f64) {
     // In the first region enough slots to fill magazine and depot, fresh and used again as the measured ones will be…
     let used_bytes = if bytes < FEW_SLOTS_FROM_BYTES { SLAB_BYTES } else { full_bytes };
     let first = begin_region::<F>(bytes);
-    fill::<F>(first + bytes, first + used_bytes, bytes);
+    fill::<F>(first, first + used_bytes, bytes);
     let rounds = if bytes < FEW_SLOTS_FROM_BYTES { 1 } else { ROUNDS };
     (0..rounds).for_each(|_| fill_again::<F>(first, first + used_bytes, bytes));
     // … and the rest of it, untouched.
-    for _ in 0..(full_bytes - used_bytes) / MAX_SLOT_BYTES {
-        allocate::<F>(MAX_SLOT_BYTES);
+    for _ in 0..(full_bytes - used_bytes) / largest_slot::<F>() {
+        allocate::<F>(largest_slot::<F>());
     }
+    // The bins of all classes, once for a family.
+    let _ = F::stats();
+    let slots_bytes = slots_in::<F>(full_bytes, bytes) * bytes;
     let region = || {
         let before = settled();
         let start = begin_region::<F>(bytes);
-        fill::<F>(start + bytes, start + full_bytes, bytes);
-        let fresh = ratio(before, full_bytes);
+        fill::<F>(start, start + full_bytes, bytes);
+        let fresh = ratio(before, slots_bytes);
         fill_again::<F>(start, start + full_bytes, bytes);
-        (fresh, ratio(before, full_bytes))
+        (fresh, ratio(before, slots_bytes))
     };
     // A page of tags serves sixteen regions, and now and then a page is touched that is the program's own. So where one region
     // costs more than `most`, the next is measured.
@@ -221,6 +243,37 @@ fn a_full_class_has_as_little_metadata_as_promised() {
         assert!(*fresh >= 1.0 && *again >= 1.0, "slots of {bytes} bytes: less than every page was touched");
         assert!(most <= ours && most <= published, "slots of {bytes} bytes: {most}, at most {ours} and {published}");
     }
+}
+
+/// What is left over at the end of a slab is metadata too: so much as a page of it may be touched. As little as is published for
+/// the next power of two.
+#[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "pages are measured, and this backend has none of its own")]
+fn spaced_classes_have_as_little_metadata_as_the_next_power_of_two() {
+    const NAME: &str = "spaced_classes_have_as_little_metadata_as_the_next_power_of_two";
+    if let Some(case) = child::case() {
+        let bytes = case.parse().expect("a number of bytes");
+        let (fresh, again) = measure_class::<Spaced>(bytes, spaced_bound(bytes));
+        println!("\nratio {fresh} {again}");
+        return;
+    }
+    let cases =
+        [24, 48, 72, 120, 144, 416, 960, 1792, 3584, 5120, 9216, 14_336, 28_672, 57_344, 81_920, 245_760, 262_144];
+    let measured = measure_all(NAME, &cases);
+    for (&bytes, (fresh, again)) in cases.iter().zip(&measured) {
+        println!("{bytes:>8} {fresh:>12.8} {again:>12.8}, at most {:>12.8}", spaced_bound(bytes));
+    }
+    for (&bytes, (fresh, again)) in cases.iter().zip(&measured) {
+        assert!(*fresh >= 1.0 && *again >= 1.0, "slots of {bytes} bytes: less than every page was touched");
+        let most = fresh.max(*again);
+        assert!(most <= spaced_bound(bytes), "slots of {bytes} bytes: {most}, at most {}", spaced_bound(bytes));
+    }
+}
+
+/// The published bound of the next power of two. Of long slots a slab may hold a sixteenth less, with the same header.
+fn spaced_bound(bytes: usize) -> f64 {
+    let bound = bounds(bytes.next_power_of_two()).0;
+    if bytes < 16_384 { bound } else { 1.0 + (bound - 1.0) * 16.0 / 15.0 }
 }
 
 /// A byte and a bit for each slot, but no less than a page for a slab's bytes and one for its bits.

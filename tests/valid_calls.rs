@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use allocator_api2::alloc::Allocator;
 use common::doors::{Doors, layout};
 use common::random::Random;
-use family_alloc::{Family, family};
+use family_alloc::{Classes, Family, family};
 
 const THREADS: usize = 4;
 /// As often all threads end and others begin; what is live then is passed on to them.
@@ -282,7 +282,9 @@ impl Worker<'_> {
 #[track_caller]
 fn many_valid_calls<F: Family + GlobalAlloc + Allocator>(name: &str) {
     let is_long = std::env::var_os("FAMILY_ALLOC_TEST_LONG").is_some();
-    let wanted = if is_long { 1_000_000_000 } else { common::times(4_000_000) };
+    // The half of natural families.
+    let short = if F::CLASSES == Classes::Spaced { 2_000_000 } else { 4_000_000 };
+    let wanted = if is_long { 1_000_000_000 } else { common::times(short) };
     let calls = &Calls::of::<F>();
     let market = &Mutex::new(Vec::new());
     let mut count = Count::default();
@@ -334,4 +336,16 @@ fn none_is_reported_in_a_checked_family() {
 fn none_is_reported_in_a_hardened_family() {
     family! { struct Guarded { checks: Hardened } }
     many_valid_calls::<Guarded>("hardened");
+}
+
+#[test]
+fn none_is_reported_in_families_with_spaced_classes() {
+    family! {
+        struct Spaced { classes: Spaced }
+        struct WatchedSpaced { checks: Checked, classes: Spaced }
+        struct GuardedSpaced { checks: Hardened, classes: Spaced }
+    }
+    many_valid_calls::<Spaced>("default, spaced");
+    many_valid_calls::<WatchedSpaced>("checked, spaced");
+    many_valid_calls::<GuardedSpaced>("hardened, spaced");
 }

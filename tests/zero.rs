@@ -20,7 +20,12 @@ const MIB: usize = 1 << 20;
 #[test]
 fn growing_with_zeroes_to_where_another_allocation_was_clears_that() {
     family! { struct Grown; }
-    let doors = Doors::of::<Grown>();
+    growing_clears(Doors::of::<Grown>());
+    family! { struct GrownSpaced { classes: Spaced } }
+    growing_clears(Doors::of::<GrownSpaced>());
+}
+
+fn growing_clears(doors: Doors) {
     // The second alignment cannot be had by moving pages, so the contents are copied to a mapping that was used before.
     for (old, new) in [(layout(3 * MIB, 1), layout(6 * MIB, 8 * MIB)), (layout(3 * MIB, 1), layout(6 * MIB, 1))] {
         let memory = (doors.allocate)(old).expect("memory");
@@ -90,5 +95,35 @@ fn free_all(doors: Doors, slot: Layout, slots: Vec<NonNull<[u8]>>) {
     for memory in slots {
         // SAFETY: each was allocated with this layout and is freed once.
         unsafe { (doors.deallocate)(memory.cast(), slot) };
+    }
+}
+
+/// Slots that lie across the ends of pages: what was on the pages that went back reads zero, and so does what was beside.
+#[test]
+fn slots_of_pages_that_went_back_read_zero_to_their_ends() {
+    family! { struct Spaced { classes: Spaced } }
+    let doors = Doors::of::<Spaced>();
+    for bytes in [24, 48, 112, 1280, 3584, 5120, 6656, 14_336] {
+        let slot = layout(bytes, 1);
+        let slots: Vec<_> = (0..4 * MIB / bytes).map(|_| (doors.allocate)(slot).expect("memory")).collect();
+        slots.iter().for_each(|&memory| pattern::fill(memory, 3));
+        // Runs of free slots of all lengths, with one that stays between them.
+        let mut run = 0;
+        let (stay, go): (Vec<_>, Vec<_>) = slots.iter().enumerate().partition(|&(index, _)| {
+            let stays = index == run * (run + 1) / 2 % (slots.len() + 1);
+            run += usize::from(stays);
+            stays
+        });
+        for &(_, &memory) in &go {
+            // SAFETY: allocated above with this layout.
+            unsafe { (doors.deallocate)(memory.cast(), slot) };
+        }
+        (doors.trim)();
+        for _ in 0..go.len() {
+            let memory = (doors.allocate_zeroed)(slot).expect("memory");
+            assert!(pattern::is_zero_from(memory, 0), "{bytes} bytes: {memory:p}");
+            pattern::fill(memory, 5);
+        }
+        assert!(stay.iter().all(|&(_, &memory)| pattern::holds(memory.cast(), bytes, 3)), "{bytes} bytes");
     }
 }

@@ -34,7 +34,7 @@ impl FamilyCore {
         }
         let offset = address & ((1 << self.unit_shift) - 1);
         let slot = class.slots_in(offset);
-        if slot >= class.slots_in(1 << self.unit_shift) {
+        if slot >= class.slots_of(1 << self.unit_shift) {
             // Behind the last slot of a slab.
             self.report_invalid_free(address, layout);
         }
@@ -69,7 +69,7 @@ impl FamilyCore {
         }
         let tag = Directory::of(self.unit_shift).tag(address);
         let offset = address & ((1 << self.unit_shift) - 1);
-        let is_slot = |class: &SizeClass| class.slot_at(offset) < class.slots_in(1 << self.unit_shift);
+        let is_slot = |class: &SizeClass| class.slot_at(offset) < class.slots_of(1 << self.unit_shift);
         let class = self.all_classes().find(|class| self.tag(*class) == tag).filter(is_slot);
         // SAFETY: a slab of this family and class is there.
         class.is_some_and(|class| unsafe { self.place(address, class) }.get().is_live())

@@ -64,13 +64,15 @@ impl Geometry<'_> {
 
     /// The pages of the bin's first, second, … slab.
     fn pages_of_slab(&self, number: usize) -> Pages {
-        self.huge_pages.of_slab(number, self.unit_bytes(), self.class.slot_bytes())
+        let slot_bytes = self.class.slot_bytes();
+        let rest = self.unit_bytes() - self.slot_count() * slot_bytes;
+        self.huge_pages.of_slab(number, self.unit_bytes(), slot_bytes, rest)
     }
 
     /// Slots of a slab. What is left behind the last one is never used.
     #[inline(always)]
     pub(crate) fn slot_count(&self) -> usize {
-        self.class.slots_in(self.unit_bytes())
+        self.class.slots_of(self.unit_bytes())
     }
 
     fn is_tiny(&self) -> bool {

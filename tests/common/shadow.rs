@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
-use super::doors::{Doors, is_aligned, layout};
+use super::doors::{Doors, is_aligned, layout, slots_of_slab};
 use super::pattern;
 
 /// The least slab: no two families may ever have slots in the same so many bytes.
@@ -190,7 +190,8 @@ pub(crate) fn check_counters(doors: &Doors, slots: &[Slot]) {
         grown_count += grown;
         large = (large.0 + grown, large.1 + grown * class.slot_bytes);
         let all = class.live_slots + class.cached_slots + class.depot_slots + class.free_slots;
-        assert_eq!(all, class.slab_count * (doors.slab_bytes / class.slot_bytes), "{stats}");
+        let of_slab = slots_of_slab(doors.classes, doors.slab_bytes, class.slot_bytes);
+        assert_eq!(all, class.slab_count * of_slab, "{stats}");
     }
     assert!(small.is_empty(), "{small:?} are slots of no class");
     assert!(grown_count <= GROWN_COUNT, "{stats}");

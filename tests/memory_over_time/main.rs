@@ -41,6 +41,7 @@ family! {
     struct States { checks: Checked }
     struct Fenced { checks: Hardened }
     struct Blobs { slab_bytes: 64 * 1024 }
+    struct Entries { classes: Spaced }
 }
 
 /// What a program runs with: twenty families, or `System` in place of each.

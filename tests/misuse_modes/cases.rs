@@ -7,6 +7,7 @@ use crate::resizes::*;
 use crate::subject::{Door, Try};
 use crate::twice::*;
 use crate::{Case, Guarded, GuardedOther, Plain, PlainOther, Sizes, Watched, WatchedOther};
+use crate::{GuardedSpaced, GuardedSpacedOther, Spaced, SpacedOther, WatchedSpaced, WatchedSpacedOther};
 
 macro_rules! cases {
     ($($name:ident in $sizes:ident $(by $door:ident)?;)*) => {
@@ -18,6 +19,9 @@ macro_rules! cases {
                 |door, size| $name(Try::<Plain, PlainOther> { door, size, families: std::marker::PhantomData }),
                 |door, size| $name(Try::<Watched, WatchedOther> { door, size, families: std::marker::PhantomData }),
                 |door, size| $name(Try::<Guarded, GuardedOther> { door, size, families: std::marker::PhantomData }),
+                |door, size| $name(Try::<Spaced, SpacedOther> { door, size, families: std::marker::PhantomData }),
+                |door, size| $name(Try::<WatchedSpaced, WatchedSpacedOther> { door, size, families: std::marker::PhantomData }),
+                |door, size| $name(Try::<GuardedSpaced, GuardedSpacedOther> { door, size, families: std::marker::PhantomData }),
             ],
         }),*]
     };

@@ -71,7 +71,7 @@ case!(size_off_by_one_at_every_class_edge, |t| {
 case!(size_off_by_one_below_every_class_edge, |t| {
     let longer = t.size + 1;
     let address = t.allocate_in::<F>(bytes(longer));
-    if longer > F::SLAB_BYTES / 2 {
+    if t.is_large_size(longer) {
         let length = longer.next_multiple_of(4096);
         let truth = format!("it lies in the large allocation of {length} bytes at {address:#x} of family {}", F::NAME);
         t.expect_invalid(address, bytes(t.size), &truth);
@@ -131,13 +131,15 @@ case!(align_wrong_on_dealloc, |t| {
 case!(align_wrong_same_class_ok, |t| {
     let address = t.allocate();
     expect(NOTHING);
-    t.free_in::<F>(address, layout(t.size, t.slot_bytes(t.size)));
+    // The lowest set bit of the slot's length.
+    let align = 1 << t.slot_bytes(t.size).trailing_zeros();
+    t.free_in::<F>(address, layout(t.size, align));
 });
 
 case!(overaligned_freed_as_default, |t| {
-    let align = t.slot_bytes(t.size) * 2;
+    let align = (t.slot_bytes(t.size) * 2).next_power_of_two();
     let address = t.allocate_in::<F>(layout(t.size, align));
-    let truth = if align > F::SLAB_BYTES / 2 {
+    let truth = if t.is_large_size(align) {
         format!("it lies in the large allocation of {align} bytes at {address:#x} of family {}", F::NAME)
     } else {
         t.slot_of(align, F::NAME)

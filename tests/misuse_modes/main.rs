@@ -48,9 +48,17 @@ family! {
     struct WatchedOther { checks: Checked }
     struct Guarded { checks: Hardened }
     struct GuardedOther { checks: Hardened }
+    struct Spaced { classes: Spaced }
+    struct SpacedOther { classes: Spaced }
+    struct WatchedSpaced { checks: Checked, classes: Spaced }
+    struct WatchedSpacedOther { checks: Checked, classes: Spaced }
+    struct GuardedSpaced { checks: Hardened, classes: Spaced }
+    struct GuardedSpacedOther { checks: Hardened, classes: Spaced }
 }
 
+/// Those of the table, and behind them the same with spaced classes.
 const MODES: [&str; 3] = ["default", "checked", "hardened"];
+const ALL_MODES: usize = 2 * MODES.len();
 
 /// One misuse, for each mode.
 struct Case {
@@ -58,7 +66,7 @@ struct Case {
     sizes: Sizes,
     /// The doors that it concerns, if not both.
     only: &'static [Door],
-    bodies: [fn(Door, usize); MODES.len()],
+    bodies: [fn(Door, usize); ALL_MODES],
 }
 
 /// The sizes that a case makes sense for.
@@ -93,7 +101,24 @@ const EDGES: [usize; 21] = {
 };
 
 impl Sizes {
-    fn list(self) -> &'static [usize] {
+    fn of_mode(self, mode: usize) -> &'static [usize] {
+        if mode < MODES.len() { self.natural() } else { self.spaced() }
+    }
+
+    /// Few, but some of each kind: 24 bytes are three words, and slots of 1792 bytes lie across the ends of pages.
+    fn spaced(self) -> &'static [usize] {
+        match self {
+            Self::All => &[24, 1792, 81_920, 4 * MIB],
+            Self::Slabs => &[24, 1792, 81_920],
+            Self::AboveAStep => &[1792, 81_920, 4 * MIB],
+            Self::Large => &[MIB / 4 + 4096, 4 * MIB],
+            Self::Slack => &[22, 100, 5000, 70_000, 300_001],
+            Self::Edges => &[24, 40, 128, 144, 1792, 65_536, 73_728, 262_144],
+            Self::Line => &[64],
+        }
+    }
+
+    fn natural(self) -> &'static [usize] {
         match self {
             Self::All => &[8, 100, 4096, 65_536, MIB, 4 * MIB],
             Self::Slabs => &[8, 100, 4096, 65_536, MIB],
@@ -104,6 +129,12 @@ impl Sizes {
             Self::Line => &[64],
         }
     }
+}
+
+/// What a mode is called.
+fn name_of(mode: usize) -> String {
+    let spaced = if mode < MODES.len() { "" } else { " and spaced" };
+    format!("{}{spaced}", MODES[mode % MODES.len()])
 }
 
 /// Which case, mode, door and size.
@@ -120,10 +151,10 @@ fn runs() -> Vec<Run> {
     // Addresses of 32 bits have no bits that are always zero.
     let can_be = |name: &str| usize::BITS == 64 || !name.contains("high_bits");
     for (case, known) in CASES.iter().enumerate().filter(|(_, known)| can_be(known.name)) {
-        for mode in 0..MODES.len() {
+        for mode in 0..ALL_MODES {
             for door in [Door::Allocator, Door::Global] {
                 if known.only.is_empty() || known.only.contains(&door) {
-                    runs.extend(known.sizes.list().iter().map(|&size| Run { case, mode, door, size }));
+                    runs.extend(known.sizes.of_mode(mode).iter().map(|&size| Run { case, mode, door, size }));
                 }
             }
         }
@@ -213,7 +244,7 @@ fn run_all(test: &str, guards: bool, wanted: impl Fn(&Run) -> bool + Sync) -> Ou
     let (all, next) = (runs(), AtomicUsize::new(0));
     let (outcomes, failures) = (Mutex::new(Outcomes::new()), Mutex::new(Vec::new()));
     let one = |index: usize, Run { case, mode, door, size }: Run| {
-        let what = format!("{}, {}, {door:?}, size {size}", CASES[case].name, MODES[mode]);
+        let what = format!("{}, {}, {door:?}, size {size}", CASES[case].name, name_of(mode));
         match outcome(test, index, repeats, guards) {
             Ok(found) => {
                 if repeats > 1 {
@@ -251,7 +282,8 @@ fn every_misuse_ends_as_the_table_says() {
         return in_child(&case);
     }
     let only = std::env::var("FAMILY_ALLOC_MISUSE_CASE").ok();
-    let outcomes = run_all(TEST, true, |run| only.as_ref().is_none_or(|only| CASES[run.case].name == only));
+    let is_wanted = |run: &Run| run.mode < MODES.len() && only.as_ref().is_none_or(|only| CASES[run.case].name == only);
+    let outcomes = run_all(TEST, true, is_wanted);
     if only.is_none() {
         table::compare_or_write(&outcomes, has_guards());
     }
@@ -265,5 +297,14 @@ fn hardened_families_do_without_guards() {
     if let Some(case) = child::case() {
         return in_child(&case);
     }
-    run_all(TEST, false, |run| MODES[run.mode] == "hardened" && run.size >= 64 << 10);
+    run_all(TEST, false, |run| MODES[run.mode % MODES.len()] == "hardened" && run.size >= 64 << 10);
+}
+
+#[test]
+fn families_with_spaced_classes_find_as_much() {
+    const TEST: &str = "families_with_spaced_classes_find_as_much";
+    if let Some(case) = child::case() {
+        return in_child(&case);
+    }
+    run_all(TEST, true, |run| run.mode >= MODES.len());
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use allocator_api2::alloc::Allocator;
 use family_alloc::{Checks, Family};
 
-use crate::common::doors::layout;
+use crate::common::doors::{layout, longest_slot, slot_bytes};
 
 /// A family that can be called by every door.
 pub(crate) trait Subject: Family + Allocator + GlobalAlloc {}
@@ -141,7 +141,11 @@ impl<F: Subject, Other: Subject> Try<F, Other> {
     }
 
     pub(crate) fn is_large(self) -> bool {
-        self.size > F::SLAB_BYTES / 2
+        self.is_large_size(self.size)
+    }
+
+    pub(crate) fn is_large_size(self, size: usize) -> bool {
+        size > longest_slot(F::CLASSES, F::SLAB_BYTES)
     }
 
     pub(crate) fn keeps_states(self) -> bool {
@@ -159,11 +163,11 @@ impl<F: Subject, Other: Subject> Try<F, Other> {
 
     /// Bytes of the slot of a size.
     pub(crate) fn slot_bytes(self, size: usize) -> usize {
-        size.next_power_of_two().max(if self.keeps_states() { 16 } else { 1 })
+        slot_bytes(F::CLASSES, bytes(size), if self.keeps_states() { 16 } else { 1 })
     }
 
     fn class(self, size: usize) -> String {
-        if size > F::SLAB_BYTES / 2 { "large".to_owned() } else { format!("{}-byte class", self.slot_bytes(size)) }
+        if self.is_large_size(size) { "large".to_owned() } else { format!("{}-byte class", self.slot_bytes(size)) }
     }
 
     /// What an address is that belongs to a slot of this size.
@@ -208,7 +212,7 @@ impl<F: Subject, Other: Subject> Try<F, Other> {
 
     /// The layout whose alignment is twice as long as what is at `address`, after which that is reported.
     pub(crate) fn expect_wrong_align(self, address: usize) -> Layout {
-        let wrong = layout(self.size, self.slot_bytes(self.size) * 2);
+        let wrong = layout(self.size, (self.slot_bytes(self.size) * 2).next_power_of_two());
         if self.is_large() {
             self.expect_wrong_length(address, self.size);
         } else {
@@ -219,7 +223,12 @@ impl<F: Subject, Other: Subject> Try<F, Other> {
 
     /// The line of a live large allocation of this try's size.
     pub(crate) fn expect_wrong_length(self, address: usize, wrong: usize) {
-        let right = self.size.next_multiple_of(4096);
+        self.expect_other_length(address, wrong, self.size);
+    }
+
+    /// The line of a live large allocation of a size.
+    pub(crate) fn expect_other_length(self, address: usize, wrong: usize, size: usize) {
+        let right = size.next_multiple_of(4096);
         expect(&format!(
             "family_alloc: wrong size at the free of {address:#x} (size {wrong}, large, family {}): it was allocated with {right} bytes",
             F::NAME

@@ -1,7 +1,7 @@
 //! As little as can be in magazines, depots and fresh ranges, so that every state is near.
 
 use crate::checks::Checks;
-use crate::size_class::{CLASS_COUNT, SizeClass};
+use crate::size_class::SizeClass;
 
 pub(crate) const EARNING_CALLS: u32 = 0;
 pub(crate) const CALM_MILLISECONDS: u32 = 1000;
@@ -43,12 +43,6 @@ pub(crate) const fn fresh_slots(_: SizeClass, _: usize, _: usize) -> usize {
     1
 }
 
-pub(crate) const DEPOT_STARTS: [usize; CLASS_COUNT + 1] = {
-    let mut starts = [0; CLASS_COUNT + 1];
-    let mut index = 0;
-    while index < CLASS_COUNT {
-        starts[index + 1] = starts[index] + depot_slots(SizeClass::from_index(index));
-        index += 1;
-    }
-    starts
-};
+pub(crate) fn depot_start(class: SizeClass) -> usize {
+    (0..class.index()).map(|index| depot_slots(class.classes().class(index))).sum()
+}

@@ -17,9 +17,9 @@ use crate::{Checks, Family, os};
 /// Bytes of a slab in all models: the smallest.
 pub(crate) const SLAB_BYTES: usize = 64 << 10;
 /// The largest class: two slots are a slab, and slots come back to it at once, because it has no depot.
-pub(crate) const HALF: SizeClass = SizeClass::from_index(15);
+pub(crate) const HALF: SizeClass = SizeClass::natural(15);
 /// Four slots are a slab, and the depot takes one batch of one slot.
-pub(crate) const QUARTER: SizeClass = SizeClass::from_index(14);
+pub(crate) const QUARTER: SizeClass = SizeClass::natural(14);
 
 /// How often a thread is preempted at most, where `LOOM_MAX_PREEMPTIONS` does not say.
 const PREEMPTIONS: usize = 2;
