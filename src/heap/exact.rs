@@ -13,14 +13,16 @@ fn marked<F: Family>(memory: Option<NonNull<[u8]>>, layout: Layout) -> Option<No
 }
 
 /// [`allocate`] for a layout that will come back as it is.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 #[must_use]
 pub fn allocate_exact<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
     marked::<F>(allocate::<F>(layout), layout)
 }
 
 /// [`allocate_zeroed`] for a layout that will come back as it is; only the first `size` bytes are sure to read zero.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 #[must_use]
 pub fn allocate_zeroed_exact<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
     marked::<F>(allocate_zeroed::<F>(layout), layout)
@@ -30,7 +32,8 @@ pub fn allocate_zeroed_exact<F: Family>(layout: Layout) -> Option<NonNull<[u8]>>
 ///
 /// # Safety
 /// As for [`deallocate`], and the size is the requested one if the memory came from one of these doors.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 pub unsafe fn deallocate_exact<F: Family>(ptr: NonNull<u8>, layout: Layout) {
     match slab_class::<F>(layout) {
         Some(class) if F::CHECKS.is_hardened() && layout.size() != 0 => {
@@ -51,7 +54,8 @@ pub unsafe fn deallocate_exact<F: Family>(ptr: NonNull<u8>, layout: Layout) {
 ///
 /// # Safety
 /// As for these, and as for [`deallocate_exact`].
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 #[must_use]
 pub unsafe fn resize_exact<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
     if F::CHECKS.is_hardened() {

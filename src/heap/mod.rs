@@ -66,7 +66,8 @@ fn dangling(layout: Layout) -> NonNull<[u8]> {
 }
 
 /// Allocates the whole slot that a layout needs. `None`: out of memory. A size of 0 costs nothing.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 #[must_use]
 pub fn allocate<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
     if layout.size() == 0 {
@@ -93,7 +94,8 @@ fn allocate_slot<F: Family>(class: SizeClass) -> Option<NonNull<[u8]>> {
 }
 
 /// Like [`allocate`], and all of the slot reads zero.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 #[must_use]
 pub fn allocate_zeroed<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
     if layout.size() == 0 {
@@ -122,7 +124,8 @@ pub fn allocate_zeroed<F: Family>(layout: Layout) -> Option<NonNull<[u8]>> {
 ///
 /// # Safety
 /// `ptr` is live, of this family, and `layout` fits it.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 pub unsafe fn deallocate<F: Family>(ptr: NonNull<u8>, layout: Layout) {
     if layout.size() == 0 {
         return verify_empty::<F>(ptr, layout);

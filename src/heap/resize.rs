@@ -46,7 +46,8 @@ fn stays_aligned<F: Family>(ptr: NonNull<u8>, class: SizeClass, new: Layout) -> 
 ///
 /// # Safety
 /// `ptr` is live, of this family, `old` fits it, and `new.size() >= old.size()`.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 #[must_use]
 pub unsafe fn grow<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
     debug_assert!(new.size() >= old.size(), "grow is given a layout of at least the old size");
@@ -58,7 +59,8 @@ pub unsafe fn grow<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Opt
 ///
 /// # Safety
 /// As for [`grow`].
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 #[must_use]
 pub unsafe fn grow_zeroed<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
     if old.size() == 0 {
@@ -113,7 +115,8 @@ unsafe fn clear(memory: NonNull<[u8]>, range: core::ops::Range<usize>) {
 ///
 /// # Safety
 /// `ptr` is live, of this family, `old` fits it, and `new.size() <= old.size()`.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 #[must_use]
 pub unsafe fn shrink<F: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
     debug_assert!(new.size() <= old.size(), "shrink is given a layout of at most the old size");
