@@ -15,6 +15,7 @@ mod house;
 mod live;
 mod registry;
 mod report;
+mod sanitizer;
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -183,6 +184,7 @@ impl FamilyCore {
         let taken = self.with_what_is_kept(|| {
             bin.take(&geometry, depot, places, fresh).unwrap_or_else(|twice| self.report_twice(twice, class))
         });
+        self.tell_of_roots();
         match taken {
             Some(Taken::Recycled(count)) => return count,
             Some(Taken::Fresh(range)) => magazine.set_fresh(range),
@@ -250,6 +252,8 @@ impl FamilyCore {
         let taken = self.with_what_is_kept(|| {
             bin.take_one(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class))
         })?;
+        self.tell_of_roots();
+        self.tell_if_free(taken.0, class, false);
         self.note(1, class.slot_bytes());
         Some(taken)
     }
@@ -259,6 +263,7 @@ impl FamilyCore {
     /// # Safety
     /// `address` is a live slot of this family and class that nobody uses any more.
     pub(crate) unsafe fn give_one(&'static self, class: SizeClass, address: usize) {
+        self.tell_if_free(address & !(class.slot_bytes() - 1), class, true);
         let (bin, geometry, depot) = self.bin(class);
         // SAFETY: a live slot is a used slot of this bin, and the caller gives it up.
         let given = unsafe { bin.give(&geometry, depot, &[address]) };

@@ -106,6 +106,8 @@ impl Larges {
         set.singles.insert(memory.as_ptr().expose_provenance(), wish.bytes);
         set.admit(wish.bytes);
         drop(set);
+        // SAFETY: mapped for this allocation alone.
+        unsafe { os::add_root(memory, wish.bytes) };
         self.give_back_due(now);
         Some(memory)
     }
@@ -256,6 +258,10 @@ impl Larges {
             set.singles.change(address, |entry| Entry { length: bytes, ..entry });
             set.count_change(old_bytes, bytes);
             drop(set);
+            // SAFETY: told when it was entered.
+            unsafe { os::remove_root(own(memory), old_bytes) };
+            // SAFETY: the same mapping, longer by what was kept behind it.
+            unsafe { os::add_root(own(memory), bytes) };
             // SAFETY: part of the allocation from now on.
             unsafe { os::advise_huge(own(memory), bytes) };
             return Ok(Some(own(memory)));
@@ -263,6 +269,8 @@ impl Larges {
         // It is in nobody's hands but the caller's meanwhile: its address may be somebody else's before the call returns.
         set.singles.take_out(address);
         drop(set);
+        // SAFETY: told when it was entered; it will be entered again.
+        unsafe { os::remove_root(own(memory), old_bytes) };
         let remap = |from: usize| {
             // SAFETY: L1: a live allocation is the family's own, with what is kept behind it, if anything; the caller gives the
             // old range up. Where these are two mappings the system refuses.
@@ -278,6 +286,8 @@ impl Larges {
         set.singles.insert(now, length);
         set.count_change(old_bytes, length);
         drop(set);
+        // SAFETY: the mapping as it is now.
+        unsafe { os::add_root(pointer(now), length) };
         if let Some(now) = remapped.filter(|_| bytes > old_bytes) {
             // SAFETY: live, and given to nobody else.
             unsafe { os::advise_huge(now, bytes) };

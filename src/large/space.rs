@@ -192,7 +192,7 @@ impl Larges {
 
     /// Reserves a range with room for a wish, unless somebody has since there were `generation`. `None`: the system refuses.
     pub(super) fn reserve(&self, wish: &Wish, generation: usize) -> Option<()> {
-        let _growth = self.growth.lock();
+        let growth = self.growth.lock();
         let (outgrown, reserved, is_new) = {
             let set = self.set.lock();
             (set.runs.outgrown(), set.runs.reserved_bytes(), set.runs.generation != generation)
@@ -217,12 +217,16 @@ impl Larges {
         // SAFETY: reserved just now.
         unsafe { os::advise_small(memory, bytes) };
         self.set.lock().runs.add(memory, bytes, side);
+        drop(growth);
+        // SAFETY: a range of the family's, which is not released where this has an effect.
+        unsafe { os::add_root(memory, bytes) };
         Some(())
     }
 
     /// Releases ranges in which nothing is left, but for so many.
     fn release_ranges(&self, keep: usize) {
-        if !self.has_runs() {
+        // What a sanitizer was told of stays: it could only be told otherwise while no lock is held.
+        if !self.has_runs() || os::scans() {
             return;
         }
         let _growth = self.growth.lock();

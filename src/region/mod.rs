@@ -70,6 +70,8 @@ pub(crate) struct UnitPool {
     huge_count: usize,
     /// Regions whose unit 0 is committed for its headers only.
     fence_count: usize,
+    /// Regions with units that a sanitizer has not been told of.
+    untold: Option<&'static RegionHeader>,
 }
 
 // SAFETY: the pool refers to region headers of its own family only, which belong to the lock around it (H2 in `header`).
@@ -87,6 +89,7 @@ impl UnitPool {
             dirty_count: 0,
             huge_count: 0,
             fence_count: 0,
+            untold: None,
         }
     }
 
@@ -363,7 +366,7 @@ impl UnitPool {
     }
 
     /// Notes the units of a region that were reserved just now: `more` behind the first `count`.
-    fn note_reserved(&mut self, region: &RegionHeader, space: NonNull<u8>, count: usize, more: usize) {
+    fn note_reserved(&mut self, region: &'static RegionHeader, space: NonNull<u8>, count: usize, more: usize) {
         region.unit_count.set((count + more) as u16);
         region.clean.set(region.clean.get() | (u64::MAX >> (UNIT_COUNT - more)) << count);
         self.reserved_bytes += more << self.unit_shift;
@@ -373,6 +376,25 @@ impl UnitPool {
         // Until they are slabs. Some write what cannot even be read.
         // SAFETY: as above.
         unsafe { os::keep_out_of_dumps(space, bytes) };
+        if os::scans() {
+            self.note_untold(region);
+        }
+    }
+
+    #[cold]
+    fn note_untold(&mut self, region: &'static RegionHeader) {
+        let mut noted = core::iter::successors(self.untold, |other| other.next_untold.get());
+        if !noted.any(|other| core::ptr::eq(other, region)) {
+            region.next_untold.set(self.untold.replace(region));
+        }
+    }
+
+    /// Units that were reserved since a sanitizer was last told: where they begin, and their bytes. They count as told.
+    pub(crate) fn take_untold(&mut self) -> Option<(NonNull<u8>, usize)> {
+        let region = self.untold?;
+        self.untold = region.next_untold.take();
+        let (told, count) = (region.told_count.replace(region.unit_count.get()), region.unit_count.get());
+        Some((unit_memory(region, 1 << told, self.unit_shift), usize::from(count - told) << self.unit_shift))
     }
 
     fn commit(&self, region: &RegionHeader, bit: u64) -> Option<NonNull<u8>> {
