@@ -120,7 +120,7 @@ impl FamilyCore {
             depots: AtomicPtr::new(core::ptr::null_mut()),
             bins: [const { Bin::new() }; CLASS_COUNT],
             pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states()).named(name)),
-            large: Larges::new(checks.is_hardened(), 1 << Self::largest_class(slab_bytes)),
+            large: Larges::new(checks.is_hardened(), 1 << Self::largest_class(slab_bytes)).named(name),
             caches: Lock::new(Caches::new()),
             live_seen: Gauge::new(),
             live_bytes_seen: Gauge::new(),

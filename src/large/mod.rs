@@ -94,6 +94,8 @@ pub(crate) struct Larges {
     growth: Lock<()>,
     set: Lock<LargeSet>,
     is_guarded: bool,
+    /// What the family's mappings are called.
+    name: &'static str,
 }
 
 pub(crate) struct LargeSet {
@@ -128,7 +130,11 @@ impl Larges {
             grown_count: 0,
             looked: 0,
         };
-        Self { growth: Lock::new(()), set: Lock::new(set), is_guarded: guarded }
+        Self { growth: Lock::new(()), set: Lock::new(set), is_guarded: guarded, name: "" }
+    }
+
+    pub(crate) const fn named(self, name: &'static str) -> Self {
+        Self { name, ..self }
     }
 
     pub(crate) fn figures(&self) -> Figures {

@@ -176,11 +176,16 @@ impl Larges {
     fn map_with_margins(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
         let margin = self.margin();
         if margin == 0 {
-            return os::map(bytes, align);
+            let memory = os::map(bytes, align)?;
+            // SAFETY: mapped just now.
+            unsafe { os::name(memory, bytes, self.name) };
+            return Some(memory);
         }
         let memory = os::map_between(bytes, align, margin)?;
         // SAFETY: the margin before the memory.
         let before = unsafe { memory.sub(margin) };
+        // SAFETY: mapped just now, with its margins.
+        unsafe { os::name(before, bytes + 2 * margin, self.name) };
         // SAFETY: the margin behind the memory.
         let behind = unsafe { memory.add(bytes) };
         self.fence(before);

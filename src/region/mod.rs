@@ -12,17 +12,20 @@
 //!
 //! The system is asked without the pool's lock, a few units at a time. These are neither clean nor dirty meanwhile: nobody can take them.
 
+mod dumps;
 mod side;
 #[cfg(test)]
 mod tests;
 
 use core::ptr::NonNull;
 
-use crate::header::{Directory, RegionHeader, SlabHeader, UNIT_COUNT};
+use crate::header::{Directory, Dumped, RegionHeader, SlabHeader, UNIT_COUNT};
 use crate::huge_pages::Pages;
 use crate::os;
 use crate::sync::{Lock, Relaxed};
 use crate::waiting;
+
+pub(crate) use dumps::dump_more;
 
 /// How long an empty slab keeps its pages: a program that empties and fills again within that time does not pay for them twice.
 pub(crate) const PURGE_AFTER_MILLISECONDS: u64 = 1000;
@@ -131,12 +134,13 @@ impl UnitPool {
             region.dirty.set(dirty & !bit);
             self.dirty_count -= 1;
         }
-        if is_new {
-            // SAFETY: a unit of the region, committed just now.
-            unsafe { os::put_into_dumps(memory, self.unit_bytes()) };
-        }
         // SAFETY: a unit of the region.
         let header = unsafe { self.directory().header(memory.addr().get()) };
+        if is_new && (pages == Pages::Huge || !dumps::may_be_partial(self.unit_bytes())) {
+            // SAFETY: a unit of the region, committed just now.
+            unsafe { os::put_into_dumps(memory, self.unit_bytes()) };
+            header.dumped.set(Dumped::All as u8);
+        }
         self.advise(header, memory, pages, zeroed);
         self.huge_count += usize::from(header.advice.get() == Pages::Huge as u8);
         if region.clean.get() | region.dirty.get() == 0 {
