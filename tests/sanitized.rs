@@ -39,6 +39,11 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+/// One of the bytes of an allocation.
+fn byte(memory: NonNull<u8>, index: usize) -> NonNull<u8> {
+    memory.map_addr(|start| start.saturating_add(index))
+}
+
 fn family_and_size(case: &str) -> (Doors, usize) {
     let (name, size) = case.split_once(' ').expect("a family and a size");
     let family = FAMILIES.iter().find(|family| family.name == name).expect("a family of these");
@@ -54,12 +59,13 @@ fn a_use_after_free_is_reported() {
         let allocate = || (doors.allocate)(layout(size, 1)).expect("memory").cast::<u8>();
         let _others: [NonNull<u8>; 3] = std::array::from_fn(|_| allocate());
         let memory = allocate();
+        let last = byte(memory, size - 1);
         // SAFETY: the last byte of a live allocation.
-        unsafe { memory.add(size - 1).write(1) };
+        unsafe { last.write(1) };
         // SAFETY: allocated above with this layout.
         unsafe { (doors.deallocate)(memory, layout(size, 1)) };
         // SAFETY: not kept: this is what must be reported.
-        black_box(unsafe { memory.add(size - 1).read_volatile() });
+        black_box(unsafe { last.read_volatile() });
         return;
     }
     for (family, size) in FAMILIES.iter().flat_map(|family| SIZES.map(|size| (family.name, size))) {
@@ -80,7 +86,7 @@ fn make_calls(doors: &Doors, seed: u64) {
         // SAFETY: inside a live allocation of that size, here and below.
         unsafe { memory.write_bytes(7, size.min(5000)) };
         // SAFETY: as above.
-        unsafe { memory.add(size - 1).write(7) };
+        unsafe { byte(memory, size - 1).write(7) };
     };
     for call in 0..50_000 {
         let most = [20, 300, 5000, 100_000, 3_000_000][random.below(if call % 50 == 0 { 5 } else { 3 })];
@@ -89,7 +95,7 @@ fn make_calls(doors: &Doors, seed: u64) {
             0 | 1 => {
                 let memory = (doors.allocate_zeroed)(layout(size, 1)).expect("memory").cast::<u8>();
                 // SAFETY: as above.
-                assert_eq!(unsafe { memory.add(size / 2).read() }, 0);
+                assert_eq!(unsafe { byte(memory, size / 2).read() }, 0);
                 fill(memory, size);
                 live.push((memory, size));
             }
