@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `family_alloc_core_allocator` | families implement it: `allocator-api` is on and the compiler has the trait |
 //! | `family_alloc_core_allocator_unstable` | the compiler has the trait only behind `feature(allocator_api)` |
+//! | `family_alloc_instrumented` | AddressSanitizer's compiler looks at every access to memory |
 //!
 //! Where the compiler cannot have the trait (stable before 1.100), `allocator-api` does nothing: a feature is switched
 //! on for all who depend on this crate at once, and an error would punish the ones that never asked.
@@ -72,6 +73,11 @@ fn main() {
     }
     println!("cargo::rustc-check-cfg=cfg(family_alloc_core_allocator)");
     println!("cargo::rustc-check-cfg=cfg(family_alloc_core_allocator_unstable)");
+    println!("cargo::rustc-check-cfg=cfg(family_alloc_instrumented)");
+    // The compiler says so only where `-Zsanitizer` is allowed at all.
+    if env::var("CARGO_CFG_SANITIZE").is_ok_and(|all| all.split(',').any(|sanitizer| sanitizer == "address")) {
+        println!("cargo::rustc-cfg=family_alloc_instrumented");
+    }
 
     let implemented = env::var_os("CARGO_FEATURE_ALLOCATOR_API").is_some();
     let named = env::var_os("CARGO_FEATURE_ALLOCATOR_API2_02").is_some();

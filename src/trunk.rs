@@ -146,9 +146,9 @@ impl Trunks {
         if entries != 0 && entries != NO_ROOM {
             let last = word(memory, top);
             // SAFETY: the entry at `top` was written by a `push`.
-            if let Some(joined) = Run(unsafe { last.read() }).joined(run) {
+            if let Some(joined) = Run(unsafe { load(last) }).joined(run) {
                 // SAFETY: as above.
-                unsafe { last.write(joined.0) };
+                unsafe { store(last, joined.0) };
                 return;
             }
         }
@@ -159,7 +159,7 @@ impl Trunks {
             self.top.set(top + 4);
             self.entries.set(entries + 1);
             // SAFETY: the first trunk is a free slot with room for an entry more.
-            unsafe { word(memory, top + 4).write(run.0) };
+            unsafe { store(word(memory, top + 4), run.0) };
         }
     }
 
@@ -178,7 +178,7 @@ impl Trunks {
             first += u32::from(ascending);
             let offset = slot * slot_bytes as u32;
             // SAFETY: the slot is free from now on, so its first word is the list's.
-            unsafe { word(memory, offset).write(self.next[1].get()) };
+            unsafe { store(word(memory, offset), self.next[1].get()) };
             let top = self.top.replace(offset);
             self.next[1].set(self.next[0].get());
             if top == NONE {
@@ -195,7 +195,7 @@ impl Trunks {
                 self.top.set(offset + 4);
                 self.entries.set(1);
                 // SAFETY: the trunk is a free slot with room for an entry.
-                return unsafe { word(memory, offset + 4).write(Run::new(first, length).0) };
+                return unsafe { store(word(memory, offset + 4), Run::new(first, length).0) };
             }
         }
     }
@@ -208,7 +208,7 @@ impl Trunks {
     unsafe fn pop_trunk(&self, memory: NonNull<u8>, slot_bytes: usize) -> u32 {
         let trunk = self.top.get();
         // SAFETY: word 0 of a trunk is the link that `begin` wrote.
-        let link = unsafe { word(memory, trunk).read() };
+        let link = unsafe { load(word(memory, trunk)) };
         if link != NONE {
             prefetch(word(memory, link));
         }
@@ -243,7 +243,7 @@ impl Trunks {
             let trunk = unsafe { self.pop_trunk(memory, slot_bytes) };
             for place in (1..=entries).map(|entry| trunk + 4 * entry) {
                 // SAFETY: `push` wrote the trunk's entries.
-                let run = Run(unsafe { word(memory, place).read() });
+                let run = Run(unsafe { load(word(memory, place)) });
                 each(place, false, run.index() as usize..run.index() as usize + run.length());
             }
         }
@@ -269,14 +269,14 @@ impl Trunks {
             }
             let last = word(memory, top);
             // SAFETY: the entry at `top` was written by `push`.
-            let run = Run(unsafe { last.read() });
+            let run = Run(unsafe { load(last) });
             let count = rest.len().min(run.length());
             if count == run.length() {
                 self.top.set(top.wrapping_sub(4));
                 self.entries.set(self.entries.get() - 1);
             } else {
                 // SAFETY: as above.
-                unsafe { last.write(Run::new(run.index() + count as u32, run.length() - count).0) };
+                unsafe { store(last, Run::new(run.index() + count as u32, run.length() - count).0) };
             }
             let (now, later) = rest.split_at_mut(count);
             let end = base + (run.index() as usize + count) * slot_bytes;
@@ -322,6 +322,61 @@ pub(crate) fn run_length(addresses: &[usize], slot_bytes: usize) -> (usize, bool
 #[inline(always)]
 fn word(memory: NonNull<u8>, offset: u32) -> *mut u32 {
     memory.as_ptr().wrapping_add(offset as usize).cast()
+}
+
+/// Reads a word of a trunk. Free slots are poisoned where AddressSanitizer is there: its compiler looks at every access, but not at
+/// assembly.
+///
+/// # Safety
+/// The word was written by [`store`], and nobody else uses it meanwhile.
+#[inline(always)]
+unsafe fn load(word: *const u32) -> u32 {
+    #[cfg(all(family_alloc_instrumented, target_arch = "x86_64"))]
+    {
+        let value: u32;
+        // SAFETY: the same contract.
+        unsafe {
+            core::arch::asm!("mov {0:e}, [{1}]", out(reg) value, in(reg) word, options(nostack, preserves_flags))
+        };
+        value
+    }
+    #[cfg(all(family_alloc_instrumented, target_arch = "aarch64"))]
+    {
+        let value: u32;
+        // SAFETY: the same contract.
+        unsafe {
+            core::arch::asm!("ldr {0:w}, [{1}]", out(reg) value, in(reg) word, options(nostack, preserves_flags))
+        };
+        value
+    }
+    #[cfg(not(all(family_alloc_instrumented, any(target_arch = "x86_64", target_arch = "aarch64"))))]
+    // SAFETY: the same contract.
+    unsafe {
+        word.read()
+    }
+}
+
+/// Writes a word of a trunk, as [`load`] reads it.
+///
+/// # Safety
+/// The word is one of a free slot, and nobody else uses it meanwhile.
+#[inline(always)]
+unsafe fn store(word: *mut u32, value: u32) {
+    #[cfg(all(family_alloc_instrumented, target_arch = "x86_64"))]
+    // SAFETY: the same contract.
+    unsafe {
+        core::arch::asm!("mov [{0}], {1:e}", in(reg) word, in(reg) value, options(nostack, preserves_flags))
+    };
+    #[cfg(all(family_alloc_instrumented, target_arch = "aarch64"))]
+    // SAFETY: the same contract.
+    unsafe {
+        core::arch::asm!("str {1:w}, [{0}]", in(reg) word, in(reg) value, options(nostack, preserves_flags))
+    };
+    #[cfg(not(all(family_alloc_instrumented, any(target_arch = "x86_64", target_arch = "aarch64"))))]
+    // SAFETY: the same contract.
+    unsafe {
+        word.write(value)
+    };
 }
 
 /// Has the processor load what will be read soon.

@@ -20,6 +20,7 @@ mod live;
 mod names;
 mod registry;
 mod report;
+mod sanitizer;
 
 use core::alloc::Layout;
 
@@ -146,7 +147,7 @@ impl FamilyCore {
             bins: Bin::several(),
             more_bins: &[],
             pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states()).named(name)),
-            large: Larges::new(checks.is_hardened(), Self::longest_slot(Classes::Natural, slab_bytes)),
+            large: Larges::new(checks.is_hardened(), Self::longest_slot(Classes::Natural, slab_bytes)).named(name),
             caches: Lock::new(Caches::new()),
             live_seen: Gauge::new(),
             live_bytes_seen: Gauge::new(),
@@ -174,7 +175,7 @@ impl FamilyCore {
     pub const fn with_classes(self, classes: Classes, more_bins: &'static [Bin]) -> Self {
         let slab_bytes = 1 << self.unit_shift;
         assert!(more_bins.len() >= Self::more_bins(classes, slab_bytes), "each class has a bin");
-        let large = Larges::new(self.checks.is_hardened(), Self::longest_slot(classes, slab_bytes));
+        let large = self.large.with_slots_up_to(Self::longest_slot(classes, slab_bytes));
         Self { classes, more_bins, large, ..self }
     }
 
@@ -277,6 +278,7 @@ impl FamilyCore {
             bin.take(&geometry, depot, &mut places[..count], fresh)
                 .unwrap_or_else(|twice| self.report_twice(twice, class))
         });
+        self.tell_of_roots();
         match taken {
             Some(Taken::Recycled(count)) => {
                 charge.keep(count * slot_bytes);
@@ -354,6 +356,8 @@ impl FamilyCore {
             bin.take_one(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class))
         })?;
         charge.keep(class.slot_bytes());
+        self.tell_of_roots();
+        self.tell_if_free(taken.0, class, false);
         self.note(1, class.slot_bytes());
         Some(taken)
     }
@@ -363,6 +367,8 @@ impl FamilyCore {
     /// # Safety
     /// `address` is a live slot of this family and class that nobody uses any more.
     pub(crate) unsafe fn give_one(&'static self, class: SizeClass, address: usize) {
+        let offset = address & ((1 << self.unit_shift) - 1);
+        self.tell_if_free(address - offset + class.slots_in(offset) * class.slot_bytes(), class, true);
         let (bin, geometry, depot) = self.bin(class);
         // SAFETY: a live slot is a used slot of this bin, and the caller gives it up.
         let given = unsafe { bin.give(&geometry, depot, &[address]) };

@@ -17,14 +17,16 @@ fn marked<H: Handle>(handle: H, memory: Option<NonNull<[u8]>>, layout: Layout) -
 }
 
 /// [`allocate`] for a layout that will come back as it is.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 #[must_use]
 pub fn allocate_exact<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u8]>> {
     marked(handle, allocate(handle, layout), layout)
 }
 
 /// [`allocate_zeroed`] for a layout that will come back as it is; only the first `size` bytes are sure to read zero.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 #[must_use]
 pub fn allocate_zeroed_exact<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u8]>> {
     marked(handle, allocate_zeroed(handle, layout), layout)
@@ -34,7 +36,8 @@ pub fn allocate_zeroed_exact<H: Handle>(handle: H, layout: Layout) -> Option<Non
 ///
 /// # Safety
 /// As for [`deallocate`], and the size is the requested one if the memory came from one of these doors.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 pub unsafe fn deallocate_exact<H: Handle>(handle: H, ptr: NonNull<u8>, layout: Layout) {
     match slab_class(handle, layout) {
         Some(class) if handle.checks().is_hardened() && layout.size() != 0 => {
@@ -55,7 +58,8 @@ pub unsafe fn deallocate_exact<H: Handle>(handle: H, ptr: NonNull<u8>, layout: L
 ///
 /// # Safety
 /// As for these, and as for [`deallocate_exact`].
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 #[must_use]
 pub unsafe fn resize_exact<H: Handle>(handle: H, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
     if handle.checks().is_hardened() {

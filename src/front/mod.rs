@@ -57,7 +57,8 @@ fn dangling(layout: Layout) -> NonNull<[u8]> {
 }
 
 /// Allocates the whole slot that a layout needs. `None`: out of memory. A size of 0 costs nothing.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 #[must_use]
 pub(crate) fn allocate<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u8]>> {
     if layout.size() == 0 {
@@ -84,7 +85,8 @@ fn allocate_slot<H: Handle>(handle: H, class: SizeClass) -> Option<NonNull<[u8]>
 }
 
 /// Like [`allocate`], and all of the slot reads zero.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 #[must_use]
 pub(crate) fn allocate_zeroed<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u8]>> {
     if layout.size() == 0 {
@@ -113,7 +115,8 @@ pub(crate) fn allocate_zeroed<H: Handle>(handle: H, layout: Layout) -> Option<No
 ///
 /// # Safety
 /// `ptr` is live, of this family, and `layout` fits it.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 pub(crate) unsafe fn deallocate<H: Handle>(handle: H, ptr: NonNull<u8>, layout: Layout) {
     if layout.size() == 0 {
         return verify_empty(handle, ptr, layout);

@@ -46,7 +46,8 @@ fn stays_aligned<H: Handle>(handle: H, ptr: NonNull<u8>, class: SizeClass, new: 
 ///
 /// # Safety
 /// `ptr` is live, of this family, `old` fits it, and `new.size() >= old.size()`.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 #[must_use]
 pub(crate) unsafe fn grow<H: Handle>(handle: H, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
     debug_assert!(new.size() >= old.size(), "grow is given a layout of at least the old size");
@@ -58,7 +59,8 @@ pub(crate) unsafe fn grow<H: Handle>(handle: H, ptr: NonNull<u8>, old: Layout, n
 ///
 /// # Safety
 /// As for [`grow`].
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 #[must_use]
 pub(crate) unsafe fn grow_zeroed<H: Handle>(
     handle: H,
@@ -118,7 +120,8 @@ unsafe fn clear(memory: NonNull<[u8]>, range: core::ops::Range<usize>) {
 ///
 /// # Safety
 /// `ptr` is live, of this family, `old` fits it, and `new.size() <= old.size()`.
-#[inline(always)]
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
 #[must_use]
 pub(crate) unsafe fn shrink<H: Handle>(handle: H, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
     debug_assert!(new.size() <= old.size(), "shrink is given a layout of at most the old size");

@@ -94,6 +94,8 @@ pub(crate) struct Larges {
     growth: Lock<()>,
     set: Lock<LargeSet>,
     is_guarded: bool,
+    /// What the family's mappings are called.
+    name: &'static str,
 }
 
 pub(crate) struct LargeSet {
@@ -128,7 +130,16 @@ impl Larges {
             grown_count: 0,
             looked: 0,
         };
-        Self { growth: Lock::new(()), set: Lock::new(set), is_guarded: guarded }
+        Self { growth: Lock::new(()), set: Lock::new(set), is_guarded: guarded, name: "" }
+    }
+
+    /// The same, for a family with other slots.
+    pub(crate) const fn with_slots_up_to(self, slot_bytes_max: usize) -> Self {
+        Self::new(self.is_guarded, slot_bytes_max).named(self.name)
+    }
+
+    pub(crate) const fn named(self, name: &'static str) -> Self {
+        Self { name, ..self }
     }
 
     pub(crate) fn figures(&self) -> Figures {
@@ -153,7 +164,7 @@ impl Larges {
         let wish = Wish { bytes, align: layout.align().max(os::page_bytes()), want_zero, grows: false };
         let is_run = self.has_runs() && bytes <= RUN_BYTES_MAX;
         let memory = if is_run { self.allocate_run(&wish, now) } else { self.allocate_single(&wish, now) }?;
-        Some(Large { memory, bytes })
+        Some(in_use(Large { memory, bytes }))
     }
 
     /// Allocates what has grown out of a slot and would still fit into one, where there is room to grow on. `None`: a slot serves as well.
@@ -163,7 +174,7 @@ impl Larges {
         }
         let wish = Wish { bytes, align: os::page_bytes(), want_zero: false, grows: true };
         let memory = self.try_run(&wish, now)?;
-        Some(Large { memory, bytes })
+        Some(in_use(Large { memory, bytes }))
     }
 
     /// A run, if need be after what is free was given back: it may be what is missing.
@@ -201,10 +212,14 @@ impl Larges {
         let address = memory.addr().get();
         let mut set = self.set.lock();
         let is_run = set.verify(address, bytes)?;
+        // SAFETY: whole pages of an allocation that its client has given up; this takes no lock.
+        unsafe { os::poison(pointer(address), bytes) };
         set.dismiss(bytes);
         if !is_run {
             set.singles.forget(address);
             drop(set);
+            // SAFETY: a single mapping of this length, which was told when it was entered.
+            unsafe { os::remove_root(pointer(address), bytes) };
             self.keep(address, bytes, now);
             return Ok(());
         }
@@ -256,7 +271,7 @@ impl Larges {
             (false, _) => unsafe { self.resize_single(memory, old_bytes, bytes, may_move, want_zero) }?,
         };
         self.give_back_due(now);
-        Ok(resized.map(|memory| Large { memory, bytes }))
+        Ok(resized.map(|memory| in_use(Large { memory, bytes })))
     }
 
     /// # Safety
@@ -344,6 +359,7 @@ impl Larges {
             let huge = self.set.lock().runs.note_huge(moved.addr().get(), bytes);
             advise_huge(huge);
         }
+        in_use(Large { memory: moved, bytes });
         // SAFETY: both are live and at least `old_bytes` long; a new allocation overlaps no live one.
         unsafe { core::ptr::copy_nonoverlapping(own(memory).as_ptr(), moved.as_ptr(), old_bytes) };
         // SAFETY: the contents have been copied, and the caller gives the old place up.
@@ -471,6 +487,15 @@ impl LargeSet {
     fn aged_at(now: u64) -> Option<u64> {
         now.checked_sub(PURGE_AFTER_MILLISECONDS)
     }
+}
+
+/// The same, which may have been free before: a sanitizer is told that it no longer is.
+fn in_use(large: Large) -> Large {
+    if os::poisons() {
+        // SAFETY: an allocation on its way to the client.
+        unsafe { os::unpoison(large.memory, large.bytes) };
+    }
+    large
 }
 
 fn advise_huge(stretch: Option<(usize, usize)>) {

@@ -1,6 +1,7 @@
 //! All ranges of one family, in the order of their addresses. Nothing here calls the system.
 
 use core::mem::size_of;
+use core::ops::RangeInclusive;
 use core::ptr::NonNull;
 
 use super::range::{Above, BUCKET_PAGES, Range};
@@ -280,12 +281,19 @@ impl RunSet {
 
     /// Which pages of a range to make usable for so many of them, in whole steps if there is room: where these begin, and the bytes
     /// that are needed and that would be good. `None`: nothing has to be done any more.
-    pub(super) fn to_commit(&self, start: usize, pages: u32, step_bytes: usize) -> Option<(usize, usize, usize)> {
+    pub(super) fn to_commit(
+        &self,
+        start: usize,
+        pages: u32,
+        step_bytes: &RangeInclusive<usize>,
+    ) -> Option<(usize, usize, usize)> {
         let range = self.range(self.index_of(start)?)?;
         let page = os::page_bytes();
         let need = (pages.checked_sub(range.committed).filter(|&need| need > 0)?) as usize * page;
         let most = (range.pages - range.committed) as usize * page;
-        Some((range.start + range.committed as usize * page, need, need.max(step_bytes).min(most)))
+        let committed = range.committed as usize * page;
+        let step = committed.clamp(*step_bytes.start(), *step_bytes.end());
+        Some((range.start + committed, need, need.max(step).min(most)))
     }
 
     /// Notes that so many bytes more of a range may be used.

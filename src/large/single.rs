@@ -106,6 +106,8 @@ impl Larges {
         set.singles.insert(memory.as_ptr().expose_provenance(), wish.bytes);
         set.admit(wish.bytes);
         drop(set);
+        // SAFETY: mapped for this allocation alone.
+        unsafe { os::add_root(memory, wish.bytes) };
         self.give_back_due(now);
         Some(memory)
     }
@@ -174,11 +176,16 @@ impl Larges {
     fn map_with_margins(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
         let margin = self.margin();
         if margin == 0 {
-            return os::map(bytes, align);
+            let memory = os::map(bytes, align)?;
+            // SAFETY: mapped just now.
+            unsafe { os::name(memory, bytes, self.name) };
+            return Some(memory);
         }
         let memory = os::map_between(bytes, align, margin)?;
         // SAFETY: the margin before the memory.
         let before = unsafe { memory.sub(margin) };
+        // SAFETY: mapped just now, with its margins.
+        unsafe { os::name(before, bytes + 2 * margin, self.name) };
         // SAFETY: the margin behind the memory.
         let behind = unsafe { memory.add(bytes) };
         self.fence(before);
@@ -256,6 +263,10 @@ impl Larges {
             set.singles.change(address, |entry| Entry { length: bytes, ..entry });
             set.count_change(old_bytes, bytes);
             drop(set);
+            // SAFETY: told when it was entered.
+            unsafe { os::remove_root(own(memory), old_bytes) };
+            // SAFETY: the same mapping, longer by what was kept behind it.
+            unsafe { os::add_root(own(memory), bytes) };
             // SAFETY: part of the allocation from now on.
             unsafe { os::advise_huge(own(memory), bytes) };
             return Ok(Some(own(memory)));
@@ -263,6 +274,8 @@ impl Larges {
         // It is in nobody's hands but the caller's meanwhile: its address may be somebody else's before the call returns.
         set.singles.take_out(address);
         drop(set);
+        // SAFETY: told when it was entered; it will be entered again.
+        unsafe { os::remove_root(own(memory), old_bytes) };
         let remap = |from: usize| {
             // SAFETY: L1: a live allocation is the family's own, with what is kept behind it, if anything; the caller gives the
             // old range up. Where these are two mappings the system refuses.
@@ -278,6 +291,8 @@ impl Larges {
         set.singles.insert(now, length);
         set.count_change(old_bytes, length);
         drop(set);
+        // SAFETY: the mapping as it is now.
+        unsafe { os::add_root(pointer(now), length) };
         if let Some(now) = remapped.filter(|_| bytes > old_bytes) {
             // SAFETY: live, and given to nobody else.
             unsafe { os::advise_huge(now, bytes) };

@@ -17,8 +17,8 @@ const RANGE_BYTES: usize = 256 << 20;
 const LIMITED_SHARE: usize = 8;
 /// Under a limit, bytes that a range is a multiple of, but for a rest that serves nothing.
 const LIMITED_STEP_BYTES: usize = 4 << 20;
-/// What is made usable at once.
-const COMMIT_BYTES: usize = 4 << 20;
+/// What is made usable at once of a range: as much as is usable already, within bounds.
+const COMMIT_BYTES: core::ops::RangeInclusive<usize> = 256 << 10..=4 << 20;
 /// What is given back in one call: other threads of the process may wait for that long.
 pub(super) const EMPTY_BYTES: usize = 16 << 20;
 /// What is given back between two looks at what is free.
@@ -177,12 +177,14 @@ impl Larges {
     /// Makes a range usable up to so many pages. `None`: the system refuses.
     pub(super) fn commit(&self, range: usize, pages: u32) -> Option<()> {
         let _growth = self.growth.lock();
-        let Some((start, need, good)) = self.set.lock().runs.to_commit(range, pages, COMMIT_BYTES) else {
+        let Some((start, need, good)) = self.set.lock().runs.to_commit(range, pages, &COMMIT_BYTES) else {
             return Some(());
         };
         for bytes in [good, need] {
             // SAFETY: inside a range, behind all that is usable; nobody else makes or releases any meanwhile (`growth`).
             if unsafe { os::commit(pointer(start), bytes) } {
+                // SAFETY: as above.
+                unsafe { os::put_into_dumps(pointer(start), bytes) };
                 self.set.lock().runs.note_committed(range, bytes);
                 return Some(());
             }
@@ -192,7 +194,7 @@ impl Larges {
 
     /// Reserves a range with room for a wish, unless somebody has since there were `generation`. `None`: the system refuses.
     pub(super) fn reserve(&self, wish: &Wish, generation: usize) -> Option<()> {
-        let _growth = self.growth.lock();
+        let growth = self.growth.lock();
         let (outgrown, reserved, is_new) = {
             let set = self.set.lock();
             (set.runs.outgrown(), set.runs.reserved_bytes(), set.runs.generation != generation)
@@ -216,13 +218,21 @@ impl Larges {
         // Before anything is usable, so that all of it is one mapping.
         // SAFETY: reserved just now.
         unsafe { os::advise_small(memory, bytes) };
+        // SAFETY: as above, here and below. What is not usable yet cannot even be read, and some tools write it all the same.
+        unsafe { os::keep_out_of_dumps(memory, bytes) };
+        // SAFETY: as above.
+        unsafe { os::name(memory, bytes, self.name) };
         self.set.lock().runs.add(memory, bytes, side);
+        drop(growth);
+        // SAFETY: a range of the family's, which is not released where this has an effect.
+        unsafe { os::add_root(memory, bytes) };
         Some(())
     }
 
     /// Releases ranges in which nothing is left, but for so many.
     fn release_ranges(&self, keep: usize) {
-        if !self.has_runs() {
+        // What a sanitizer was told of stays: it could only be told otherwise while no lock is held.
+        if !self.has_runs() || os::scans() {
             return;
         }
         let _growth = self.growth.lock();

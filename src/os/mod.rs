@@ -18,6 +18,8 @@
 //! | [`forbid`] | any access ends the process, for good; costs a mapping |
 //! | [`advise_huge`], [`advise_small`] | ask for huge pages, or for none; hints |
 //! | [`keep_out_of_dumps`], [`put_into_dumps`] | ask that a range is in no dump of the process, or is as any other; hints |
+//! | [`poison`], [`unpoison`] | a sanitizer that is there reports accesses to a range, or none; nothing else changes |
+//! | [`add_root`], [`remove_root`] | a sanitizer that is there looks for pointers in a range, or no longer does; called with no lock held |
 //! | [`name`] | says whose memory it is, for whoever lists the process's mappings; a hint |
 //! | [`random`](fn@random) | 64 random bits |
 //! | [`milliseconds`] | a clock that never goes back |
@@ -44,6 +46,7 @@ mod imp;
 mod imp;
 mod loaded;
 mod random;
+mod sanitizer;
 
 use crate::sync::{AtomicU32, Relaxed};
 pub(crate) use clock::milliseconds;
@@ -51,6 +54,7 @@ use faults::{Call, strikes};
 pub(crate) use imp::{COMMIT_IS_FREE, EXTENDS, HAS_GUARDS, TAKES_PARTS, address_space_limit, page_bytes};
 pub(crate) use loaded::stay_loaded;
 pub(crate) use random::random;
+pub(crate) use sanitizer::{add_root, poison, poisons, remove_root, scans, unpoison};
 
 /// Reserves space at a multiple of `align`.
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
@@ -107,6 +111,10 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
 /// of that, and nobody uses it any more.
 pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) -> bool {
     debug_assert!(are_pages(start.addr().get() | bytes));
+    if poisons() {
+        // SAFETY: the caller gives the range up; whoever has the addresses next knows nothing of it.
+        unsafe { unpoison(start, bytes) };
+    }
     // SAFETY: the same contract.
     !strikes(Call::Release) && unsafe { imp::release(start, bytes) }
 }
@@ -131,6 +139,10 @@ pub(crate) unsafe fn remap(
     debug_assert!(are_pages(start.addr().get() | old_bytes | new_bytes));
     if strikes(Call::Remap) {
         return None;
+    }
+    if poisons() {
+        // SAFETY: the caller's mapping; if it moves, somebody else may have the addresses next.
+        unsafe { unpoison(start, old_bytes) };
     }
     // SAFETY: the same contract.
     unsafe { imp::remap(start, old_bytes, new_bytes, may_move) }

@@ -210,7 +210,7 @@ const PURGE: libc::c_int = libc::MADV_DONTNEED;
 pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
     // `MADV_GUARD_INSTALL`, from Linux 6.13 on; older kernels and other systems refuse the number.
     const INSTALL: libc::c_int = 102;
-    if !cfg!(any(target_os = "linux", target_os = "android")) || is_hint(start) {
+    if !cfg!(any(target_os = "linux", target_os = "android")) || super::scans() || is_hint(start) {
         return false;
     }
     // SAFETY: the caller gives the contents up.

@@ -12,17 +12,20 @@
 //!
 //! The system is asked without the pool's lock, a few units at a time. These are neither clean nor dirty meanwhile: nobody can take them.
 
+mod dumps;
 mod side;
 #[cfg(test)]
 mod tests;
 
 use core::ptr::NonNull;
 
-use crate::header::{Directory, RegionHeader, SlabHeader, UNIT_COUNT};
+use crate::header::{Directory, Dumped, RegionHeader, SlabHeader, UNIT_COUNT};
 use crate::huge_pages::Pages;
 use crate::os;
 use crate::sync::{Lock, Relaxed};
 use crate::waiting;
+
+pub(crate) use dumps::dump_more;
 
 /// How long an empty slab keeps its pages: a program that empties and fills again within that time does not pay for them twice.
 pub(crate) const PURGE_AFTER_MILLISECONDS: u64 = 1000;
@@ -70,6 +73,8 @@ pub(crate) struct UnitPool {
     huge_count: usize,
     /// Regions whose unit 0 is committed for its headers only.
     fence_count: usize,
+    /// Regions with units that a sanitizer has not been told of.
+    untold: Option<&'static RegionHeader>,
 }
 
 // SAFETY: the pool refers to region headers of its own family only, which belong to the lock around it (H2 in `header`).
@@ -87,6 +92,7 @@ impl UnitPool {
             dirty_count: 0,
             huge_count: 0,
             fence_count: 0,
+            untold: None,
         }
     }
 
@@ -128,12 +134,13 @@ impl UnitPool {
             region.dirty.set(dirty & !bit);
             self.dirty_count -= 1;
         }
-        if is_new {
-            // SAFETY: a unit of the region, committed just now.
-            unsafe { os::put_into_dumps(memory, self.unit_bytes()) };
-        }
         // SAFETY: a unit of the region.
         let header = unsafe { self.directory().header(memory.addr().get()) };
+        if is_new && (pages == Pages::Huge || !dumps::may_be_partial(self.unit_bytes())) {
+            // SAFETY: a unit of the region, committed just now.
+            unsafe { os::put_into_dumps(memory, self.unit_bytes()) };
+            header.dumped.set(Dumped::All as u8);
+        }
         self.advise(header, memory, pages, zeroed);
         self.huge_count += usize::from(header.advice.get() == Pages::Huge as u8);
         if region.clean.get() | region.dirty.get() == 0 {
@@ -363,7 +370,7 @@ impl UnitPool {
     }
 
     /// Notes the units of a region that were reserved just now: `more` behind the first `count`.
-    fn note_reserved(&mut self, region: &RegionHeader, space: NonNull<u8>, count: usize, more: usize) {
+    fn note_reserved(&mut self, region: &'static RegionHeader, space: NonNull<u8>, count: usize, more: usize) {
         region.unit_count.set((count + more) as u16);
         region.clean.set(region.clean.get() | (u64::MAX >> (UNIT_COUNT - more)) << count);
         self.reserved_bytes += more << self.unit_shift;
@@ -373,6 +380,25 @@ impl UnitPool {
         // Until they are slabs. Some write what cannot even be read.
         // SAFETY: as above.
         unsafe { os::keep_out_of_dumps(space, bytes) };
+        if os::scans() {
+            self.note_untold(region);
+        }
+    }
+
+    #[cold]
+    fn note_untold(&mut self, region: &'static RegionHeader) {
+        let mut noted = core::iter::successors(self.untold, |other| other.next_untold.get());
+        if !noted.any(|other| core::ptr::eq(other, region)) {
+            region.next_untold.set(self.untold.replace(region));
+        }
+    }
+
+    /// Units that were reserved since a sanitizer was last told: where they begin, and their bytes. They count as told.
+    pub(crate) fn take_untold(&mut self) -> Option<(NonNull<u8>, usize)> {
+        let region = self.untold?;
+        self.untold = region.next_untold.take();
+        let (told, count) = (region.told_count.replace(region.unit_count.get()), region.unit_count.get());
+        Some((unit_memory(region, 1 << told, self.unit_shift), usize::from(count - told) << self.unit_shift))
     }
 
     fn commit(&self, region: &RegionHeader, bit: u64) -> Option<NonNull<u8>> {

@@ -7,7 +7,7 @@
 
 use core::ptr::NonNull;
 
-use super::{UnitPool, unit_memory};
+use super::{UnitPool, dumps, unit_memory};
 use crate::header::{RegionHeader, STATE_UNIT_COUNT, SlabHeader, header_pages};
 use crate::huge_pages::Pages;
 use crate::os;
@@ -46,8 +46,11 @@ impl UnitPool {
         region.fenced.set(true);
         self.fence_count += 1;
         let (memory, bytes) = (unit_memory(region, 1, self.unit_shift), self.unit_bytes());
-        // SAFETY: unit 0 is committed.
-        unsafe { os::put_into_dumps(memory, bytes) };
+        // A family's first is left out: it has a few headers only.
+        if self.fence_count > 1 || !dumps::may_be_partial(bytes) {
+            // SAFETY: unit 0 is committed.
+            unsafe { os::put_into_dumps(memory, bytes) };
+        }
         let mut guarded = true;
         for part in self.around_headers(region) {
             // SAFETY: committed just now, and nothing is in it.

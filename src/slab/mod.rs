@@ -27,10 +27,10 @@ use core::ptr::NonNull;
 
 use crate::checks::Checks;
 use crate::fault::{Fault, FaultKind, Truth, report_under_lock};
-use crate::header::{Directory, SlabHeader, UNIT_COUNT};
+use crate::header::{Directory, Dumped, SlabHeader, UNIT_COUNT};
 use crate::huge_pages::{HugePages, Pages};
 use crate::os::{self, Opened};
-use crate::region::{Unit, UnitPool};
+use crate::region::{Unit, UnitPool, dump_more};
 use crate::size_class::SizeClass;
 use crate::sync::Lock;
 use crate::tiny::Tiny;
@@ -171,6 +171,10 @@ impl Geometry<'_> {
         slab.fresh.set(slab.fresh.get() + count as u32);
         slab.used.set(slab.used.get() + count as u32);
         self.debug_check(slab);
+        let used_bytes = slab.fresh.get() as usize;
+        if slab.dumped.get() < Dumped::of(used_bytes) as u8 {
+            dump_more(slab, used_bytes, self.unit_bytes());
+        }
         start..start + bytes
     }
 

@@ -310,6 +310,10 @@ impl Geometry<'_> {
         for run in pages.runs() {
             let offset = run.start << shift;
             let start = slab.memory().wrapping_add(offset).cast::<u64>();
+            if let Some(memory) = NonNull::new(start.cast()) {
+                // SAFETY: free slots, which are looked at. Their memory goes to the system next.
+                unsafe { os::unpoison(memory, run.len() << shift) };
+            }
             // SAFETY: committed with the slab; free slots that are claimed (P3), to which nobody may write.
             let words = unsafe { core::slice::from_raw_parts(start, (run.len() << shift) / word_bytes) };
             let is_zero = |words: &[u64]| words.iter().fold(0, |all, word| all | word) == 0;

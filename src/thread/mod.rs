@@ -116,6 +116,8 @@ pub(crate) fn cache_for(
     }
     let cache = match ThreadCache::in_slot(slot) {
         Some(cache) => cache,
+        // What is poisoned goes back one by one, so that the fast path knows nothing of it.
+        None if os::poisons() => return None,
         None if family.gives_caches_at_once() || slot.earns(EARNING_CALLS, CALM_MILLISECONDS, now) => {
             attach(family, slot)?
         }

@@ -2,7 +2,7 @@
 
 use super::common::doors::layout;
 use super::common::memory::mapped_bytes;
-use super::{Blobs, Block, Door, Fenced, KIB, MIB, States, alone, free, touch, untouched};
+use super::{Blobs, Block, Door, Fenced, KIB, MIB, alone, free, touch, untouched};
 
 fn mapping_count() -> usize {
     std::fs::read_to_string("/proc/self/maps").expect("the kernel lists our mappings").lines().count()
@@ -57,16 +57,34 @@ fn dumped_bytes() -> usize {
 }
 
 #[test]
-#[ignore = "a slab is dumped as a whole, 2 MiB for each class: 58 MB"]
 fn a_core_file_of_a_few_objects_is_small() {
     alone("space::a_core_file_of_a_few_objects_is_small", |heap| {
-        let before = dumped_bytes();
-        for door in [heap.door(0), &Blobs, &States, &Fenced] {
+        let (before, mappings) = (dumped_bytes(), mapping_count());
+        for door in [heap.door(0), &Blobs, &Fenced] {
             for size in [10, 100, 1000, 10_000, 100_000, 5_000_000] {
-                touch(untouched(door, layout(size, 8)), size);
+                let block = untouched(door, layout(size, 8));
+                touch(block, 1);
+                if size > 1000 {
+                    free(door, block);
+                }
             }
         }
+        let (dumped, mappings) = (dumped_bytes() - before, mapping_count() - mappings);
+        println!("{dumped} bytes in {mappings} mappings");
+        assert!(dumped <= 19_000_000, "{dumped} bytes would be in a core file");
+        assert!(mappings <= 60, "{mappings} mappings for that");
+    });
+}
+
+#[test]
+fn what_is_in_use_is_in_a_core_file() {
+    alone("space::what_is_in_use_is_in_a_core_file", |heap| {
+        let before = dumped_bytes();
+        let live: Vec<Block> = (0..100_000).map(|_| untouched(heap.door(0), layout(1000, 8))).collect();
+        live.iter().for_each(|block| touch(*block, 1000));
         let dumped = dumped_bytes() - before;
-        assert!(dumped <= 20_000_000, "{dumped} bytes would be in a core file");
+        let used = 100_000 * 1024;
+        assert!((used..used + 8 * MIB).contains(&dumped), "{dumped} bytes are in a core file, {used} are in use");
+        live.into_iter().for_each(|block| free(heap.door(0), block));
     });
 }

@@ -19,6 +19,18 @@ pub(crate) const HAS_GUARDS: bool = false;
 pub(crate) const TAKES_PARTS: bool = false;
 
 pub(crate) fn stay_loaded(_: usize) {}
+
+// There is no sanitizer.
+pub(crate) fn poisons() -> bool {
+    false
+}
+pub(crate) fn scans() -> bool {
+    false
+}
+pub(crate) unsafe fn poison(_: NonNull<u8>, _: usize) {}
+pub(crate) unsafe fn unpoison(_: NonNull<u8>, _: usize) {}
+pub(crate) unsafe fn add_root(_: NonNull<u8>, _: usize) {}
+pub(crate) unsafe fn remove_root(_: NonNull<u8>, _: usize) {}
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 thread_local! {

@@ -1,0 +1,49 @@
+//! How much of a slab is in dumps of the process: what has been handed out, in steps, so that a program with few objects has a small
+//! core file. Some tools write all that can be read, whether it was ever touched or not.
+//!
+//! ```text
+//!   new unit ──first slot──► 64 KiB ──more is carved──► 512 KiB ──► all of it, for good
+//! ```
+//!
+//! A unit that is there in part is up to two mappings more, of which a process may have 65 530. So that is for so many units of the
+//! process at once; the others are there as a whole from the start.
+
+use core::ptr::NonNull;
+
+use crate::header::{Dumped, SlabHeader};
+use crate::os;
+use crate::sync::{AtomicUsize, Relaxed};
+
+/// Units of a process that may be there in part.
+const PARTIAL_COUNT: usize = 500;
+/// Shorter ones are there as a whole.
+const PARTIAL_FROM_BYTES: usize = 1 << 20;
+
+static PARTIAL: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a new unit of this length may be there in part, and now counts as such.
+pub(super) fn may_be_partial(unit_bytes: usize) -> bool {
+    if unit_bytes < PARTIAL_FROM_BYTES {
+        return false;
+    }
+    // Relaxed, here and below: a number that publishes nothing; one more or less does not matter.
+    let is_one = PARTIAL.load(Relaxed) < PARTIAL_COUNT;
+    if is_one {
+        PARTIAL.fetch_add(1, Relaxed);
+    }
+    is_one
+}
+
+/// Puts as much of a slab into dumps as the first `used_bytes` of it need.
+#[cold]
+#[inline(never)]
+pub(crate) fn dump_more(slab: &SlabHeader, used_bytes: usize, unit_bytes: usize) {
+    let wanted = Dumped::of(used_bytes);
+    let Some(memory) = NonNull::new(slab.memory()) else { return };
+    // SAFETY: the first bytes of a slab, which is committed.
+    unsafe { os::put_into_dumps(memory, wanted.bytes(unit_bytes)) };
+    slab.dumped.set(wanted as u8);
+    if wanted == Dumped::All {
+        PARTIAL.fetch_sub(1, Relaxed);
+    }
+}
