@@ -5,6 +5,8 @@
 //! **F3** `Σ bins' out − Σ caches' held + large` is what clients hold, when no thread is in the middle of a call.
 //! **F4** The locks of a family are taken only once it is in the registry: only then does a `fork`
 //! hold them.
+//! **F5** Every allocation and every free is counted once: by the cache that served it (M5), else
+//! beside the caches. A resize is both where it goes through another slot, and neither elsewhere.
 
 mod caches;
 mod checked;
@@ -27,13 +29,13 @@ use crate::checks::Checks;
 use crate::header::{Directory, UNIT_COUNT};
 use crate::huge_pages::HugePages;
 use crate::large::{Large, Larges, Mismatch, mapped_bytes};
-use crate::magazine::{Cache, CacheSlot};
+use crate::magazine::{Cache, CacheSlot, Counts};
 use crate::os;
 use crate::region::UnitPool;
 use crate::size_class::{CLASS_COUNT, SizeClass};
 use crate::slab::Geometry;
 use crate::stats::{ClassStats, Stats};
-use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed};
+use crate::sync::{AtomicCount, AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed};
 use crate::waiting;
 
 pub(crate) use caches::ThreadCache;
@@ -68,6 +70,9 @@ pub struct FamilyCore {
     pool: Lock<UnitPool>,
     large: Larges,
     caches: Lock<Caches>,
+    /// Allocations and frees that no cache counts: of threads without one, and large ones.
+    allocated_beside: AtomicCount,
+    freed_beside: AtomicCount,
     live_seen: Gauge,
     live_bytes_seen: Gauge,
     /// Whether anything has happened since the house was last kept, or something is left to do: see `house`.
@@ -121,6 +126,8 @@ impl FamilyCore {
             pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states()).named(name)),
             large: Larges::new(checks.is_hardened(), 1 << Self::largest_class(slab_bytes)),
             caches: Lock::new(Caches::new()),
+            allocated_beside: AtomicCount::new(0),
+            freed_beside: AtomicCount::new(0),
             live_seen: Gauge::new(),
             live_bytes_seen: Gauge::new(),
             restless: AtomicU32::new(0),
@@ -165,12 +172,25 @@ impl FamilyCore {
         self.live_bytes_seen.add(slots * slot_bytes as isize);
     }
 
+    /// Notes an allocation that no cache counts.
+    fn note_allocation(&self, bytes: usize) {
+        // Relaxed, here and below: a counter that publishes nothing.
+        self.allocated_beside.fetch_add(1, Relaxed);
+        self.note(1, bytes);
+    }
+
+    /// Notes a free that no cache counts.
+    fn note_free(&self, bytes: usize) {
+        self.freed_beside.fetch_add(1, Relaxed);
+        self.note(-1, bytes);
+    }
+
     /// Fills an exhausted magazine from the bin; `false`: out of memory.
     pub(crate) fn refill(&'static self, cache: &ThreadCache, class: SizeClass) -> bool {
         let cache = &cache.cache;
         let magazine = cache.magazine(class);
         self.note_live(cache, class);
-        magazine.refill(batch_slots(magazine.capacity()), |places| self.take(cache, class, places));
+        magazine.refill(cache.tally(), batch_slots(magazine.capacity()), |places| self.take(cache, class, places));
         magazine.note(class);
         magazine.held(class) > 0
     }
@@ -185,7 +205,7 @@ impl FamilyCore {
         });
         match taken {
             Some(Taken::Recycled(count)) => return count,
-            Some(Taken::Fresh(range)) => magazine.set_fresh(range),
+            Some(Taken::Fresh(range)) => magazine.set_fresh(cache.tally(), class, range),
             None => {}
         }
         0
@@ -211,7 +231,7 @@ impl FamilyCore {
 
     fn flush_stored(&'static self, cache: &Cache, class: SizeClass, count: usize) {
         let (bin, geometry, depot) = self.bin(class);
-        cache.magazine(class).flush(count, |slots| {
+        cache.magazine(class).flush(cache.tally(), count, |slots| {
             // SAFETY: the slots in a magazine are used slots of its bin that its thread alone has (M1), and it gives them up.
             let given = unsafe { bin.give(&geometry, depot, slots) };
             given.unwrap_or_else(|twice| self.report_twice(twice, class));
@@ -233,7 +253,7 @@ impl FamilyCore {
         while magazine.stored_slots() > 0 {
             self.flush_stored(cache, class, batch_slots(magazine.capacity()));
         }
-        let fresh = magazine.take_fresh();
+        let fresh = magazine.take_fresh(cache.tally(), class);
         if !fresh.is_empty() {
             let (bin, geometry, _) = self.bin(class);
             // SAFETY: the rest of a range that this magazine's thread took, and gives up.
@@ -250,7 +270,7 @@ impl FamilyCore {
         let taken = self.with_what_is_kept(|| {
             bin.take_one(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class))
         })?;
-        self.note(1, class.slot_bytes());
+        self.note_allocation(class.slot_bytes());
         Some(taken)
     }
 
@@ -263,7 +283,19 @@ impl FamilyCore {
         // SAFETY: a live slot is a used slot of this bin, and the caller gives it up.
         let given = unsafe { bin.give(&geometry, depot, &[address]) };
         given.unwrap_or_else(|twice| self.report_twice(twice, class));
-        self.note(-1, class.slot_bytes());
+        self.note_free(class.slot_bytes());
+    }
+
+    /// Takes one slot back that [`take_one`](Self::take_one) gave and that cannot be handed out.
+    ///
+    /// # Safety
+    /// As for [`give_one`](Self::give_one).
+    pub(crate) unsafe fn take_back_one(&'static self, class: SizeClass, address: usize) {
+        // SAFETY: the same contract.
+        unsafe { self.give_one(class, address) };
+        // It was neither allocated nor freed. Relaxed: counters that publish nothing.
+        self.freed_beside.fetch_sub(1, Relaxed);
+        self.allocated_beside.fetch_sub(1, Relaxed);
     }
 
     /// The class of a layout of at least one byte: none below the family's least.
@@ -296,7 +328,7 @@ impl FamilyCore {
             debug_assert!(freed.is_ok(), "what was allocated can be freed");
             return None;
         }
-        self.note(1, large.bytes);
+        self.note_allocation(large.bytes);
         Some(large)
     }
 
@@ -305,7 +337,7 @@ impl FamilyCore {
         let now = os::milliseconds();
         self.visited(now);
         let large = self.large.allocate(layout, want_zero, now)?;
-        self.note(1, large.bytes);
+        self.note_allocation(large.bytes);
         Some(large)
     }
 
@@ -322,7 +354,7 @@ impl FamilyCore {
         let freed = unsafe { self.large.deallocate(memory, bytes, now) };
         waiting::add();
         match freed {
-            Ok(()) => self.note(-1, bytes),
+            Ok(()) => self.note_free(bytes),
             Err(mismatch) => self.report_invalid_large(memory.addr().get(), layout, mismatch),
         }
     }
@@ -385,6 +417,12 @@ impl FamilyCore {
         (0..CLASS_COUNT).map(SizeClass::from_index)
     }
 
+    /// What was allocated and freed, and no cache counts.
+    fn counts_beside(&self) -> Counts {
+        // Relaxed: as where they are counted.
+        Counts { allocations: self.allocated_beside.load(Relaxed), frees: self.freed_beside.load(Relaxed) }
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = Stats::new(self.name, self.path, self.number.load(Relaxed));
         if !self.is_registered() {
@@ -392,6 +430,7 @@ impl FamilyCore {
         }
         let caches = self.caches.lock();
         stats.thread_caches = caches.in_use;
+        (stats.total_allocations, stats.total_frees) = caches.counts().plus(self.counts_beside()).as_pair();
         for class in (0..CLASS_COUNT).map(SizeClass::from_index) {
             let (bin, geometry, _) = self.bin(class);
             let counts = bin.counts(&geometry);

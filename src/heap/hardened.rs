@@ -11,7 +11,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::checked::{freed_twice, in_last_region, is_other_region, place};
-use super::{Cache, CacheSlot, Family, cache, put_back, slab_class, slot, verify_empty};
+use super::{Cache, CacheSlot, Family, cache, slab_class, slot, verify_empty};
 use crate::capacity::{CACHE_BYTES, batch_slots, magazine_slots, quarantine_slots};
 use crate::checks::Checks;
 use crate::family::FamilyCore;
@@ -68,7 +68,7 @@ unsafe fn push<F: Family, const EXACT: bool>(cache: &Cache, address: usize, layo
                 verify_state(F::__core(), address, layout, class, state);
             }
             clear(address, class.slot_bytes());
-            magazine.push_at_random(address, cache.random());
+            magazine.push_at_random(cache.tally(), address, cache.random());
         }
         frees
     })
@@ -96,22 +96,31 @@ fn hand_out<F: Family>(address: usize, class: SizeClass) -> Option<usize> {
 fn take_back<F: Family>(address: usize, class: SizeClass) -> Option<usize> {
     // SAFETY: a slot of this family and class that was about to be handed out.
     unsafe { place::<F>(address, class) }.set(State::CACHED);
-    // SAFETY: as above: it is in no cache and no bin, and no client has had it.
-    unsafe { put_back_mixed(F::__core(), slot::<F>(), address, class) };
+    let cache = cache::<F>();
+    if cache.magazine(class).has_room() {
+        cache.magazine(class).put_at_random(address, cache.random());
+    } else {
+        // SAFETY: as above: it came from its bin, is in no cache, and no client has had it.
+        unsafe { F::__core().take_back_one(class, address) };
+    }
     None
 }
 
-/// Puts a free slot back, anywhere in the array: on top it would be the next to be handed out.
+/// Puts a freed slot back, anywhere in the array: on top it would be the next to be handed out. What waits in quarantine stays
+/// until there is no room.
 ///
 /// # Safety
-/// As for [`put_back`].
+/// `address` is a slot of this family and class that nobody uses any more and that is in no cache and no bin.
 unsafe fn put_back_mixed(family: &'static FamilyCore, slot: &CacheSlot, address: usize, class: SizeClass) {
-    // SAFETY: the same contract.
-    unsafe { put_back(family, slot, address, class) };
-    let cache = slot.get();
-    if let Some(top) = cache.magazine(class).pop() {
-        cache.magazine(class).push_at_random(top, cache.random());
+    let Some(thread) = cache_for(family, slot, class) else {
+        // SAFETY: the same contract.
+        return unsafe { family.give_one(class, address) };
+    };
+    let (cache, magazine) = (&thread.cache, thread.cache.magazine(class));
+    if !magazine.has_room() {
+        family.flush(thread, class);
     }
+    magazine.push_at_random(cache.tally(), address, cache.random());
 }
 
 #[inline(always)]
