@@ -35,7 +35,7 @@ use crate::region::UnitPool;
 use crate::size_class::{CLASS_COUNT, SizeClass};
 use crate::slab::Geometry;
 use crate::stats::{ClassStats, Stats};
-use crate::sync::{AtomicCount, AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed};
+use crate::sync::{AtomicCount, AtomicPtr, AtomicU32, AtomicUsize, Count, Lock, Relaxed};
 use crate::waiting;
 
 pub(crate) use caches::ThreadCache;
@@ -293,9 +293,9 @@ impl FamilyCore {
     pub(crate) unsafe fn take_back_one(&'static self, class: SizeClass, address: usize) {
         // SAFETY: the same contract.
         unsafe { self.give_one(class, address) };
-        // It was neither allocated nor freed. Relaxed: counters that publish nothing.
-        self.freed_beside.fetch_sub(1, Relaxed);
-        self.allocated_beside.fetch_sub(1, Relaxed);
+        // It was neither allocated nor freed: one less of both. Relaxed: counters that publish nothing.
+        self.freed_beside.fetch_add(Count::MAX, Relaxed);
+        self.allocated_beside.fetch_add(Count::MAX, Relaxed);
     }
 
     /// The class of a layout of at least one byte: none below the family's least.
