@@ -5,6 +5,7 @@
 //! | `family_alloc_core_allocator` | families implement it: `allocator-api` is on and the compiler has the trait |
 //! | `family_alloc_core_allocator_unstable` | the compiler has the trait only behind `feature(allocator_api)` |
 //! | `family_alloc_instrumented` | AddressSanitizer's compiler looks at every access to memory |
+//! | `counts_in_one` | an `asm!` may branch, as of Rust 1.87, and optimised code for x86-64 gains by it |
 //!
 //! Where the compiler cannot have the trait (stable before 1.100), `allocator-api` does nothing: a feature is switched
 //! on for all who depend on this crate at once, and an error would punish the ones that never asked.
@@ -78,6 +79,10 @@ fn main() {
     if env::var("CARGO_CFG_SANITIZE").is_ok_and(|all| all.split(',').any(|sanitizer| sanitizer == "address")) {
         println!("cargo::rustc-cfg=family_alloc_instrumented");
     }
+    println!("cargo::rustc-check-cfg=cfg(counts_in_one)");
+    if counts_in_one() {
+        println!("cargo::rustc-cfg=counts_in_one");
+    }
 
     let implemented = env::var_os("CARGO_FEATURE_ALLOCATOR_API").is_some();
     let named = env::var_os("CARGO_FEATURE_ALLOCATOR_API2_02").is_some();
@@ -101,6 +106,21 @@ fn main() {
     if unstable {
         println!("cargo::rustc-cfg=family_alloc_core_allocator_unstable");
     }
+}
+
+/// Not in unoptimised code: what makes that fastest is a compiler without such `asm!`. Nor under Miri.
+fn counts_in_one() -> bool {
+    let is = |name, value: &str| env::var(name).is_ok_and(|found| found == value);
+    let optimised = !is("OPT_LEVEL", "0") && env::var_os("CARGO_CFG_MIRI").is_none();
+    is("CARGO_CFG_TARGET_ARCH", "x86_64") && optimised && minor_version().is_some_and(|minor| minor >= 87)
+}
+
+/// The 95 of Rust 1.95.
+fn minor_version() -> Option<u32> {
+    let output = Command::new(env::var_os("RUSTC")?).arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let version = text.strip_prefix("rustc 1.")?;
+    version.split('.').next()?.parse().ok()
 }
 
 /// Whether the compiler that builds this crate, for its target and with its flags, takes the probe.

@@ -118,7 +118,7 @@ impl Classes {
     }
 
     /// All classes of a family with slabs of this length, shortest first.
-    pub(crate) fn all(self, slab_bytes: usize) -> impl Iterator<Item = SizeClass> + use<> {
+    pub(crate) fn all(self, slab_bytes: usize) -> impl Iterator<Item = SizeClass> + Clone + use<> {
         (0..self.count(slab_bytes)).map(move |index| self.class(index))
     }
 }

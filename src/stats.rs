@@ -54,6 +54,17 @@ pub struct Stats {
     pub live_allocations: usize,
     /// Bytes of the slots and mappings that clients hold now.
     pub live_bytes: usize,
+    /// Allocations since the family was first used, by all threads, also those that have ended; the frees of these are
+    /// `total_frees`. Exact when no thread is in the middle of a call; then the difference of the two is
+    /// `live_allocations`. Otherwise it may be one too many for each thread that is in the middle of a free.
+    ///
+    /// A resize counts as an allocation and a free where it goes through another slot, from a class to another or
+    /// between slots and large allocations. Where it stays in its class, or among the large allocations, it counts as
+    /// nothing, also if the contents move. Calls for no bytes do not count. A child of a `fork` goes on from what its
+    /// parent had counted.
+    pub total_allocations: u64,
+    /// Frees since the family was first used. Exact when no thread is in the middle of a call; never goes back.
+    pub total_frees: u64,
     /// The largest `live_allocations` seen: whenever a thread's cache and its bin exchanged slots, and whenever this was
     /// read. So it is never below `live_allocations`, but what a thread allocates and frees between two exchanges (at
     /// most 128 slots or 256 KiB of a class) is seen late or not at all: the peak may be too low by that for the thread
@@ -224,6 +235,10 @@ pub struct StatsChange {
     pub live_allocations: isize,
     /// Bytes of the slots and mappings that clients hold.
     pub live_bytes: isize,
+    /// Allocations that were made in between.
+    pub total_allocations: i64,
+    /// Frees in between.
+    pub total_frees: i64,
     /// Address space reserved for slabs, in bytes.
     pub reserved_bytes: isize,
     /// Bytes of the slabs that belong to a size class.
@@ -256,6 +271,8 @@ impl Stats {
             id,
             live_allocations: 0,
             live_bytes: 0,
+            total_allocations: 0,
+            total_frees: 0,
             peak_live_allocations: 0,
             peak_live_bytes: 0,
             reserved_bytes: 0,
@@ -295,6 +312,8 @@ impl Stats {
             name: self.name,
             live_allocations: change(|stats| stats.live_allocations),
             live_bytes: change(|stats| stats.live_bytes),
+            total_allocations: self.total_allocations.wrapping_sub(earlier.total_allocations) as i64,
+            total_frees: self.total_frees.wrapping_sub(earlier.total_frees) as i64,
             reserved_bytes: change(|stats| stats.reserved_bytes),
             slab_bytes: change(|stats| stats.slab_bytes),
             free_bytes: change(|stats| stats.free_bytes),

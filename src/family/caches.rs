@@ -19,7 +19,7 @@ use crate::capacity::{
     magazine_slots,
 };
 use crate::header::Directory;
-use crate::magazine::{Cache, CacheSlot, Magazine};
+use crate::magazine::{Cache, CacheSlot, Counts, Magazine};
 use crate::os;
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicU32, Cell, Relaxed};
@@ -64,12 +64,16 @@ pub(crate) struct ThreadCache {
     /// All exchanges, modulo 2³², and how many there were when [`is_left`](Self::is_left) was last asked.
     exchange_count: Cell<u32>,
     exchanges_seen: Cell<u32>,
+    /// What has surely been allocated and freed with it, when somebody last looked.
+    seen: Cell<Counts>,
 }
 
 /// The list of a family's caches.
 pub(super) struct Caches {
     first: Option<&'static ThreadCache>,
     pub(super) in_use: usize,
+    /// What was allocated and freed with those that have gone back.
+    ended: Counts,
 }
 
 // SAFETY: F2: the links of the list are only used under the lock around this.
@@ -77,11 +81,16 @@ unsafe impl Send for Caches {}
 
 impl Caches {
     pub(super) const fn new() -> Self {
-        Self { first: None, in_use: 0 }
+        Self { first: None, in_use: 0, ended: Counts::NONE }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &'static ThreadCache> {
         core::iter::successors(self.first, |cache| cache.next.get())
+    }
+
+    /// What was allocated and freed with all of them.
+    pub(super) fn counts(&self) -> Counts {
+        self.iter().map(ThreadCache::counts).fold(self.ended, Counts::plus)
     }
 
     fn link(&mut self, cache: &'static ThreadCache) {
@@ -93,7 +102,9 @@ impl Caches {
         self.in_use += 1;
     }
 
+    /// Forgets a cache, but not what it counted.
     fn unlink(&mut self, cache: &ThreadCache) {
+        self.ended = self.ended.plus(cache.counts());
         let (previous, next) = (cache.previous.take(), cache.next.take());
         match previous {
             Some(previous) => previous.next.set(next),
@@ -121,6 +132,15 @@ impl ThreadCache {
         slot.whole().map(|whole| unsafe { whole.cast::<Self>().as_ref() })
     }
 
+    /// What its thread has allocated and freed with it by now. Only under the lock of the caches.
+    fn counts(&self) -> Counts {
+        // The lock keeps the owner out of nothing: where it is found in the middle of a change, what was seen last has to do.
+        let seen = self.seen.get();
+        let counts = self.cache.counts(self.family.all_classes()).map_or(seen, |now| now.at_least(seen));
+        self.seen.set(counts.surely());
+        counts
+    }
+
     /// Notes an exchange of slots of a class, which lets its magazine hold more if that is earned. `false`: slots of the class
     /// are not cached.
     pub(crate) fn exchanges(&self, class: SizeClass, now: u64) -> bool {
@@ -143,7 +163,7 @@ impl ThreadCache {
         let wanted = if capacity == 0 { first_slots(class, checks, most) } else { most.min(2 * capacity) };
         let more = (wanted - capacity) * class.slot_bytes();
         if (checks.is_hardened() || self.admits(class, more)) && self.has_array(class, wanted) {
-            magazine.set_capacity(wanted);
+            magazine.set_capacity(self.cache.tally(), wanted);
             self.used_bytes.set(self.used_bytes.get() + more);
         }
     }
@@ -186,7 +206,7 @@ impl ThreadCache {
             magazine.note(class);
         }
         self.used_bytes.set(self.used_bytes.get() - (magazine.capacity() - capacity) * class.slot_bytes());
-        magazine.set_capacity(capacity);
+        magazine.set_capacity(self.cache.tally(), capacity);
     }
 
     /// Gives up what a thread that now only calls now and then has no use for; looks once a second.
@@ -233,7 +253,7 @@ impl ThreadCache {
         let Some(&count) = ARRAYS.iter().find(|&&count| count >= places) else { return false };
         let Some(array) = self.pages.allocate(count * size_of::<usize>()) else { return false };
         // SAFETY: initialised memory of that length (P2), longer than the array before, and this magazine's alone (P1).
-        unsafe { magazine.move_to(array.cast::<usize>().as_ptr(), count) };
+        unsafe { magazine.move_to(self.cache.tally(), array.cast::<usize>().as_ptr(), count) };
         true
     }
 }
@@ -302,6 +322,7 @@ impl FamilyCore {
             since: Cell::new(os::milliseconds() as u32),
             exchange_count: Cell::new(0),
             exchanges_seen: Cell::new(u32::MAX),
+            seen: Cell::new(Counts::NONE),
         };
         // SAFETY: the same contract.
         unsafe { place.write(new) };

@@ -19,18 +19,16 @@ impl FamilyCore {
         self.note_live(cache, class);
         let (first, batch) = (magazine.stored_slots(), batch_slots(magazine.capacity()));
         if !magazine.has_fresh() {
-            magazine.append(batch, |places| self.take(cache, class, places));
+            magazine.append(cache.tally(), batch, |places| self.take(cache, class, places));
         }
         let (_, geometry, _) = self.bin(class);
-        magazine.renew_room();
         for _ in magazine.stored_slots() - first..batch {
-            let Some((address, is_new)) = magazine.carve(class.slot_bytes()) else { break };
+            let Some((address, is_new)) = magazine.first_fresh() else { break };
             // SAFETY: a slot of the fresh range, which is this thread's.
             let noted = unsafe { geometry.note_fresh(address..address + 1) };
             noted.unwrap_or_else(|twice| self.report_freed_twice(twice, class));
             prepare(address, is_new);
-            let pushed = magazine.push(address);
-            debug_assert!(pushed, "a batch above the quarantine has room");
+            magazine.adopt_fresh(cache.tally(), class);
         }
         magazine.shuffle_from(first, || cache.random());
         magazine.note(class);

@@ -32,7 +32,7 @@ impl FamilyCore {
             return None;
         }
         charge.keep(large.bytes);
-        self.note(1, large.bytes);
+        self.note_allocation(large.bytes);
         Some(large)
     }
 
@@ -44,7 +44,7 @@ impl FamilyCore {
         let charge = self.charge(bytes, bytes)?;
         let large = self.large.allocate(layout, want_zero, now)?;
         charge.keep(large.bytes);
-        self.note(1, large.bytes);
+        self.note_allocation(large.bytes);
         Some(large)
     }
 
@@ -63,7 +63,7 @@ impl FamilyCore {
         match freed {
             Ok(()) => {
                 self.refund(bytes);
-                self.note(-1, bytes);
+                self.note_free(bytes);
             }
             Err(mismatch) => self.report_invalid_large(memory.addr().get(), layout, mismatch),
         }

@@ -5,6 +5,8 @@
 //! **F3** `Σ bins' out − Σ caches' held + large` is what clients hold, when no thread is in the middle of a call.
 //! **F4** The locks of a family are taken only once it is in the registry: only then does a `fork`
 //! hold them.
+//! **F5** Every allocation and every free is counted once: by the cache that served it (M5), else
+//! beside the caches. A resize is both where it goes through another slot, and neither elsewhere.
 
 mod caches;
 mod checked;
@@ -35,13 +37,13 @@ use crate::checks::Checks;
 use crate::header::{Directory, UNIT_COUNT};
 use crate::huge_pages::HugePages;
 use crate::large::Larges;
-use crate::magazine::{Cache, CacheSlot};
+use crate::magazine::{Cache, CacheSlot, Counts};
 use crate::os;
 use crate::region::UnitPool;
 use crate::size_class::{COUNT_MAX, Classes, NATURAL_COUNT, SizeClass};
 use crate::slab::Geometry;
 use crate::stats::{ClassStats, Stats};
-use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Lock, Relaxed};
+use crate::sync::{AtomicCount, AtomicPtr, AtomicU32, AtomicUsize, Count, Lock, Relaxed};
 
 pub(crate) use caches::ThreadCache;
 #[cfg(loom)]
@@ -82,6 +84,9 @@ pub struct FamilyCore {
     pool: Lock<UnitPool>,
     large: Larges,
     caches: Lock<Caches>,
+    /// Allocations and frees that no cache counts: of threads without one, and large ones.
+    allocated_beside: AtomicCount,
+    freed_beside: AtomicCount,
     live_seen: Gauge,
     live_bytes_seen: Gauge,
     /// Whether anything has happened since the house was last kept, or something is left to do: see `house`.
@@ -149,6 +154,8 @@ impl FamilyCore {
             pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states()).named(name)),
             large: Larges::new(checks.is_hardened(), Self::longest_slot(Classes::Natural, slab_bytes)).named(name),
             caches: Lock::new(Caches::new()),
+            allocated_beside: AtomicCount::new(0),
+            freed_beside: AtomicCount::new(0),
             live_seen: Gauge::new(),
             live_bytes_seen: Gauge::new(),
             restless: AtomicU32::new(0),
@@ -247,13 +254,26 @@ impl FamilyCore {
         self.live_bytes_seen.add(slots * slot_bytes as isize);
     }
 
+    /// Notes an allocation that no cache counts.
+    fn note_allocation(&self, bytes: usize) {
+        // Relaxed, here and below: a counter that publishes nothing.
+        self.allocated_beside.fetch_add(1, Relaxed);
+        self.note(1, bytes);
+    }
+
+    /// Notes a free that no cache counts.
+    fn note_free(&self, bytes: usize) {
+        self.freed_beside.fetch_add(1, Relaxed);
+        self.note(-1, bytes);
+    }
+
     /// Fills an exhausted magazine from the bin; `false`: out of memory.
     pub(crate) fn refill(&'static self, cache: &ThreadCache, class: SizeClass) -> bool {
         let cache = cache.cache;
         let magazine = cache.magazine(class);
         self.note_live(cache, class);
         let refill = || {
-            magazine.refill(batch_slots(magazine.capacity()), |places| self.take(cache, class, places));
+            magazine.refill(cache.tally(), batch_slots(magazine.capacity()), |places| self.take(cache, class, places));
             magazine.note(class);
             magazine.held(class) > 0
         };
@@ -286,7 +306,7 @@ impl FamilyCore {
             }
             Some(Taken::Fresh(range)) => {
                 charge.keep(range.range.len());
-                magazine.set_fresh(range);
+                magazine.set_fresh(cache.tally(), class, range);
             }
             None => {}
         }
@@ -313,7 +333,7 @@ impl FamilyCore {
 
     fn flush_stored(&'static self, cache: &Cache, class: SizeClass, count: usize) {
         let (bin, geometry, depot) = self.bin(class);
-        cache.magazine(class).flush(count, |slots| {
+        cache.magazine(class).flush(cache.tally(), count, |slots| {
             // SAFETY: the slots in a magazine are used slots of its bin that its thread alone has (M1), and it gives them up.
             let given = unsafe { bin.give(&geometry, depot, slots) };
             given.unwrap_or_else(|twice| self.report_twice(twice, class));
@@ -336,7 +356,7 @@ impl FamilyCore {
         while magazine.stored_slots() > 0 {
             self.flush_stored(cache, class, batch_slots(magazine.capacity()));
         }
-        let fresh = magazine.take_fresh();
+        let fresh = magazine.take_fresh(cache.tally(), class);
         if !fresh.is_empty() {
             let ((bin, geometry, _), bytes) = (self.bin(class), fresh.len());
             // SAFETY: the rest of a range that this magazine's thread took, and gives up.
@@ -358,7 +378,7 @@ impl FamilyCore {
         charge.keep(class.slot_bytes());
         self.tell_of_roots();
         self.tell_if_free(taken.0, class, false);
-        self.note(1, class.slot_bytes());
+        self.note_allocation(class.slot_bytes());
         Some(taken)
     }
 
@@ -374,7 +394,19 @@ impl FamilyCore {
         let given = unsafe { bin.give(&geometry, depot, &[address]) };
         given.unwrap_or_else(|twice| self.report_twice(twice, class));
         self.refund(class.slot_bytes());
-        self.note(-1, class.slot_bytes());
+        self.note_free(class.slot_bytes());
+    }
+
+    /// Takes one slot back that [`take_one`](Self::take_one) gave and that cannot be handed out.
+    ///
+    /// # Safety
+    /// As for [`give_one`](Self::give_one).
+    pub(crate) unsafe fn take_back_one(&'static self, class: SizeClass, address: usize) {
+        // SAFETY: the same contract.
+        unsafe { self.give_one(class, address) };
+        // It was neither allocated nor freed: one less of both. Relaxed: counters that publish nothing.
+        self.freed_beside.fetch_add(Count::MAX, Relaxed);
+        self.allocated_beside.fetch_add(Count::MAX, Relaxed);
     }
 
     /// The class of a layout of at least one byte: none below the family's least.
@@ -389,8 +421,14 @@ impl FamilyCore {
     }
 
     /// All classes of the family, shortest slots first.
-    fn all_classes(&self) -> impl Iterator<Item = SizeClass> + use<> {
+    fn all_classes(&self) -> impl Iterator<Item = SizeClass> + Clone + use<> {
         self.classes.all(1 << self.unit_shift)
+    }
+
+    /// What was allocated and freed, and no cache counts.
+    fn counts_beside(&self) -> Counts {
+        // Relaxed: as where they are counted.
+        Counts { allocations: self.allocated_beside.load(Relaxed), frees: self.freed_beside.load(Relaxed) }
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -401,6 +439,7 @@ impl FamilyCore {
         }
         let caches = self.caches.lock();
         stats.thread_caches = caches.in_use;
+        (stats.total_allocations, stats.total_frees) = caches.counts().plus(self.counts_beside()).as_pair();
         for class in self.all_classes() {
             let (bin, geometry, _) = self.bin(class);
             let counts = bin.counts(&geometry);

@@ -11,7 +11,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::checked::{freed_twice, in_last_region, is_other_region, place};
-use super::{Cache, CacheSlot, Handle, put_back, slab_class, take_one, verify_empty};
+use super::{Cache, CacheSlot, Handle, slab_class, take_one, verify_empty};
 use crate::capacity::{CACHE_BYTES, batch_slots, magazine_slots, quarantine_slots};
 use crate::checks::Checks;
 use crate::family::FamilyCore;
@@ -79,7 +79,7 @@ unsafe fn push<H: Handle, const EXACT: bool>(
                 verify_state(handle.core(), address, layout, class, state);
             }
             clear(address, class.slot_bytes());
-            magazine.push_at_random(address, cache.random());
+            magazine.push_at_random(cache.tally(), address, cache.random());
         }
         frees
     })
@@ -107,22 +107,31 @@ fn hand_out<H: Handle>(handle: H, address: usize, class: SizeClass) -> Option<us
 fn take_back<H: Handle>(handle: H, address: usize, class: SizeClass) -> Option<usize> {
     // SAFETY: a slot of this family and class that was about to be handed out.
     unsafe { place(handle, address, class) }.set(State::CACHED);
-    // SAFETY: as above: it is in no cache and no bin, and no client has had it.
-    unsafe { put_back_mixed(handle.core(), handle.slot(), address, class) };
+    let cache = handle.cache();
+    if cache.magazine(class).has_room() {
+        cache.magazine(class).put_at_random(address, cache.random());
+    } else {
+        // SAFETY: as above: it came from its bin, is in no cache, and no client has had it.
+        unsafe { handle.core().take_back_one(class, address) };
+    }
     None
 }
 
-/// Puts a free slot back, anywhere in the array: on top it would be the next to be handed out.
+/// Puts a freed slot back, anywhere in the array: on top it would be the next to be handed out. What waits in quarantine stays
+/// until there is no room.
 ///
 /// # Safety
-/// As for [`put_back`].
+/// `address` is a slot of this family and class that nobody uses any more and that is in no cache and no bin.
 unsafe fn put_back_mixed(family: &'static FamilyCore, slot: &CacheSlot, address: usize, class: SizeClass) {
-    // SAFETY: the same contract.
-    unsafe { put_back(family, slot, address, class) };
-    let cache = slot.get(family.class_count());
-    if let Some(top) = cache.magazine(class).pop() {
-        cache.magazine(class).push_at_random(top, cache.random());
+    let Some(thread) = cache_for(family, slot, class) else {
+        // SAFETY: the same contract.
+        return unsafe { family.give_one(class, address) };
+    };
+    let (cache, magazine) = (thread.cache, thread.cache.magazine(class));
+    if !magazine.has_room() {
+        family.flush(thread, class);
     }
+    magazine.push_at_random(cache.tally(), address, cache.random());
 }
 
 #[inline(always)]

@@ -205,7 +205,10 @@ unsafe fn deallocate_full<H: Handle>(handle: H, address: usize, layout: Layout) 
     let (cache, class) = (handle.cache(), handle.classes().of(layout, 1));
     let is_right = handle.checks().compares_tags() && has_right_tag(handle, cache, class, address);
     // Most often the array isn't full at all: it was time to look whether anything waits to be given back.
-    if is_right && cache.magazine(class).is_mostly_room(class) && !(waiting::is_anything() && is_look_due()) {
+    if is_right
+        && cache.magazine(class).is_mostly_room(cache.tally(), class)
+        && !(waiting::is_anything() && is_look_due())
+    {
         cache.magazine(class).push(address);
         return;
     }
@@ -228,7 +231,7 @@ unsafe fn flush(family: &'static FamilyCore, slot: &CacheSlot, address: usize, l
     unsafe { put_back(family, slot, address, class) };
 }
 
-/// Puts a slot into the thread's cache, or into its bin if the thread has none.
+/// Puts a slot into the thread's cache, or into its bin if the thread has none. Not in hardened families.
 ///
 /// # Safety
 /// `address` is a slot of this family and class that nobody uses any more and that is in no cache and no bin.
@@ -238,9 +241,8 @@ unsafe fn put_back(family: &'static FamilyCore, slot: &CacheSlot, address: usize
         return unsafe { family.give_one(class, address) };
     };
     let magazine = cache.cache.magazine(class);
-    let room = magazine.renew_room();
-    // One that is mostly room comes here less often. What waits in quarantine stays until there is none.
-    let has_room = if family.gives_caches_at_once() { room > 0 } else { 4 * room >= 3 * magazine.capacity() };
+    // One that is mostly room comes here less often.
+    let has_room = 4 * magazine.renew_room(cache.cache.tally()) >= 3 * magazine.capacity();
     if !has_room || !magazine.push(address) {
         family.flush(cache, class);
         let pushed = magazine.push(address);

@@ -13,15 +13,17 @@
 //! A magazine has no array until its thread first exchanges slots of the class, and gets a longer one
 //! when it has earned it (`family::caches`).
 //!
-//! **M1** Only the thread that owns a cache changes it; others read `top`, `bottom` and `fresh_bytes`,
-//! for the counters. **M2** `bottom <= top <= end` lie in the magazine's array, or all are null; all
+//! **M1** Only the thread that owns a cache changes it; others read `top`, `bottom`, `fresh_bytes` and
+//! `room`, for the counters. **M2** `bottom <= top <= end` lie in the magazine's array, or all are null; all
 //! places of the array are initialised. **M3** Nothing is ever stored to the empty cache: all its
 //! magazines have `bottom = top = end` and no fresh bytes. **M4** While `room` is above 0, at least so
 //! many places are free between `top` and `end`: it is set to their number, each push takes one off,
-//! and a pop leaves it as it is.
+//! and a pop leaves it as it is. Hardened families push without it. **M5**, what a thread has
+//! allocated and freed, is said in [`tally`].
 
 mod quarantine;
 mod slot;
+mod tally;
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -32,9 +34,10 @@ use crate::bin::Fresh;
 use crate::capacity::MAGAZINE_SLOTS;
 use crate::header::View;
 use crate::size_class::{COUNT_MAX, NATURAL_COUNT, SizeClass};
-use crate::sync::{AtomicPtr, AtomicUsize, Cell, Relaxed};
+use crate::sync::{Acquire, AtomicI32, AtomicPtr, AtomicUsize, Cell, Relaxed, Release};
 
 pub use slot::CacheSlot;
+pub(crate) use tally::{Counts, Tally};
 
 /// A tag that no slab has, nor the place where no slab is.
 const NO_TAG: u32 = u32::MAX;
@@ -51,7 +54,7 @@ pub struct Magazine {
     /// What the header of a slab of this family and class holds.
     tag: Cell<u32>,
     /// How many slots may be pushed before somebody looks at the array: see [`push`](Self::push).
-    room: Cell<i32>,
+    room: AtomicI32,
     /// Slots held when this magazine last exchanged with its bin: the difference is what the thread allocated since.
     noted: Cell<u32>,
     fresh_zeroed: Cell<bool>,
@@ -75,7 +78,7 @@ impl Magazine {
             bottom: AtomicPtr::new(core::ptr::null_mut()),
             end: Cell::new(core::ptr::null_mut()),
             tag: Cell::new(NO_TAG),
-            room: Cell::new(0),
+            room: AtomicI32::new(0),
             noted: Cell::new(0),
             fresh_zeroed: Cell::new(false),
             exchanged: Cell::new(false),
@@ -116,20 +119,66 @@ impl Magazine {
     /// path after so many also where it allocates as many and the array is never full. Not for the empty cache (M3).
     #[inline(always)]
     pub(crate) fn push(&self, address: usize) -> bool {
-        // Below 0 it stays there until somebody looks, so that a second try is refused as well.
-        let room = self.room.get().wrapping_sub(1);
-        self.room.set(room);
-        if room < 0 {
-            return false;
+        #[cfg(not(counts_in_one))]
+        return self.push_if_owned(address);
+        #[cfg(counts_in_one)]
+        {
+            // Below 0 it stays there until somebody looks, so that a second try is refused as well.
+            let has_room = self.count_down();
+            if has_room {
+                self.push_below_end(address);
+            }
+            has_room
         }
-        self.push_below_end(address);
+    }
+
+    /// Takes one off the room; whether there was any. It is the owner's relaxed load and store, for
+    /// which the compiler takes two instructions more: only of what is no atomic does it count down in
+    /// memory and branch on the result at once.
+    #[cfg(counts_in_one)]
+    #[inline(always)]
+    fn count_down(&self) -> bool {
+        // SAFETY: M1: the owner's own `room`. One store of four aligned bytes: others read the one value or the other.
+        unsafe {
+            core::arch::asm!(
+                "sub dword ptr [{magazine} + {room}], 1",
+                "js {used_up}",
+                magazine = in(reg) core::ptr::from_ref(self),
+                room = const core::mem::offset_of!(Magazine, room),
+                used_up = label { return false },
+                options(nostack),
+            );
+        }
         true
     }
 
     /// As [`push`](Self::push), also for the empty cache, which it leaves alone.
     #[inline(always)]
     pub(crate) fn push_if_owned(&self, address: usize) -> bool {
-        self.room.get() > 0 && self.push(address)
+        if self.own_room() <= 0 {
+            return false;
+        }
+        self.push_below_end(address);
+        // Release: pairs with the load in `room_left`, whose reader then sees the slot in the array.
+        self.room.store(self.room.load(Relaxed).wrapping_sub(1), Release);
+        true
+    }
+
+    /// `room`, for the owner: a plain load, as in [`own_bottom`](Self::own_bottom).
+    #[inline(always)]
+    fn own_room(&self) -> i32 {
+        #[cfg(loom)]
+        return self.room.load(Relaxed);
+        // SAFETY: M1: only the owner stores, and others only load, so a plain load of the owner's races with nothing.
+        #[cfg(not(loom))]
+        return unsafe { self.room.as_ptr().read() };
+    }
+
+    /// How many slots may still be pushed; exact for the owner, recent for others.
+    fn room_left(&self) -> usize {
+        // Acquire: pairs with the store in `push_if_owned`: what is known to be pushed is seen in the array. `count_down` comes
+        // before: for the time of two instructions a slot is in neither.
+        self.room.load(Acquire).max(0) as usize
     }
 
     #[inline(always)]
@@ -143,15 +192,38 @@ impl Magazine {
     }
 
     /// Looks how much room there is; returns it.
-    pub(crate) fn renew_room(&self) -> usize {
-        let room = self.capacity() - self.stored();
-        self.room.set(room as i32);
+    #[inline(always)]
+    pub(crate) fn renew_room(&self, tally: &Tally) -> usize {
+        let mut room = 0;
+        tally.change(|| {
+            let (renewed, more) = self.set_room();
+            room = renewed;
+            (more, 0)
+        });
         room
     }
 
+    /// Sets `room` to the number of free places (M4); returns that, and by how much it is more. Only within a change.
+    #[inline(always)]
+    fn set_room(&self) -> (usize, isize) {
+        // M2: `top <= end`, or both are null.
+        let room = (self.end.get().addr() - self.top.load(Relaxed).addr()) / size_of::<usize>();
+        let left = self.own_room().max(0);
+        self.room.store(room as i32, Relaxed);
+        (room, room as isize - left as isize)
+    }
+
+    /// Sets `top`, and so takes so many slots from the bin (negative: gives them back).
+    fn set_top(&self, tally: &Tally, taken: isize, top: *mut usize) {
+        tally.change(|| {
+            self.top.store(top, Relaxed);
+            (self.set_room().1, taken)
+        });
+    }
+
     /// Looks how much room there is; whether that is most of an array that is as long as it gets, or holds as much as it should.
-    pub(crate) fn is_mostly_room(&self, class: SizeClass) -> bool {
-        let (room, capacity) = (self.renew_room(), self.capacity());
+    pub(crate) fn is_mostly_room(&self, tally: &Tally, class: SizeClass) -> bool {
+        let (room, capacity) = (self.renew_room(tally), self.capacity());
         let is_grown = capacity == MAGAZINE_SLOTS || capacity * class.slot_bytes() >= GROWN_BYTES;
         is_grown && 4 * room >= 3 * capacity
     }
@@ -204,15 +276,14 @@ impl Magazine {
     }
 
     /// Fills the empty array with what `fill` writes to its first `count` places.
-    pub(crate) fn refill(&self, count: usize, fill: impl FnOnce(&mut [usize]) -> usize) {
+    pub(crate) fn refill(&self, tally: &Tally, count: usize, fill: impl FnOnce(&mut [usize]) -> usize) {
         let bottom = self.bottom.load(Relaxed);
         debug_assert!(bottom == self.top.load(Relaxed) && 0 < count && count <= self.capacity());
         // SAFETY: M2: the array has room for `count` addresses.
         let places = unsafe { core::slice::from_raw_parts_mut(bottom, count) };
         let filled = fill(places).min(count);
         // SAFETY: M2: at most `count` places, which is within the array.
-        self.top.store(unsafe { bottom.add(filled) }, Relaxed);
-        self.renew_room();
+        self.set_top(tally, filled as isize, unsafe { bottom.add(filled) });
     }
 
     /// How many slots the array may hold.
@@ -229,26 +300,30 @@ impl Magazine {
     ///
     /// # Safety
     /// The array is initialised, longer than the old one, and belongs to this magazine alone from now on.
-    pub(crate) unsafe fn move_to(&self, array: *mut usize, count: usize) {
+    pub(crate) unsafe fn move_to(&self, tally: &Tally, array: *mut usize, count: usize) {
         let (stored, capacity) = (self.stored(), self.capacity());
         if stored > 0 {
             // SAFETY: M2: `stored` initialised places, and the new array is longer and another.
             unsafe { core::ptr::copy_nonoverlapping(self.bottom.load(Relaxed), array, stored) };
         }
-        self.bottom.store(array, Relaxed);
         // SAFETY: the new array is longer than what is stored.
-        self.top.store(unsafe { array.add(stored) }, Relaxed);
+        let top = unsafe { array.add(stored) };
+        tally.change(|| {
+            self.bottom.store(array, Relaxed);
+            self.top.store(top, Relaxed);
+            (0, 0)
+        });
         // SAFETY: and longer than what could be stored.
         self.end.set(unsafe { array.add(capacity) });
         self.places.set(count as u16);
     }
 
     /// Lets the array hold so many slots: not fewer than it holds, and it has places for them.
-    pub(crate) fn set_capacity(&self, count: usize) {
+    pub(crate) fn set_capacity(&self, tally: &Tally, count: usize) {
         debug_assert!(self.has_places(count) && self.stored() <= count);
         // SAFETY: M2: within the array.
         self.end.set(unsafe { self.bottom.load(Relaxed).add(count) });
-        self.renew_room();
+        self.renew_room(tally);
     }
 
     /// The array and its places, if there is one.
@@ -278,23 +353,29 @@ impl Magazine {
     }
 
     /// Makes a fresh range the one to carve from; the last one must be used up.
-    pub(crate) fn set_fresh(&self, fresh: Fresh) {
+    pub(crate) fn set_fresh(&self, tally: &Tally, class: SizeClass, fresh: Fresh) {
         debug_assert_eq!(self.fresh_bytes.load(Relaxed), 0);
         self.fresh_zeroed.set(fresh.zeroed);
         self.fresh_end.set(fresh.range.end);
-        self.fresh_bytes.store(fresh.range.len(), Relaxed);
+        tally.change(|| {
+            self.fresh_bytes.store(fresh.range.len(), Relaxed);
+            (0, (fresh.range.len() / class.slot_bytes()) as isize)
+        });
     }
 
     /// Removes what is left of the fresh range.
-    pub(crate) fn take_fresh(&self) -> Range<usize> {
+    pub(crate) fn take_fresh(&self, tally: &Tally, class: SizeClass) -> Range<usize> {
         let end = self.fresh_end.get();
         let left = self.fresh_bytes.load(Relaxed);
-        self.fresh_bytes.store(0, Relaxed);
+        tally.change(|| {
+            self.fresh_bytes.store(0, Relaxed);
+            (0, -((left / class.slot_bytes()) as isize))
+        });
         end - left..end
     }
 
     /// Hands the oldest `count` slots of the array to `flush` and moves the others down.
-    pub(crate) fn flush(&self, count: usize, flush: impl FnOnce(&[usize])) {
+    pub(crate) fn flush(&self, tally: &Tally, count: usize, flush: impl FnOnce(&[usize])) {
         let (bottom, stored) = (self.bottom.load(Relaxed), self.stored());
         let count = count.min(stored);
         if count == 0 {
@@ -307,8 +388,7 @@ impl Magazine {
         // SAFETY: M2: `stored - count` initialised places from `rest` on; the copy may overlap.
         unsafe { core::ptr::copy(rest, bottom, stored - count) };
         // SAFETY: M2: `stored - count` places from `bottom` on are in use.
-        self.top.store(unsafe { bottom.add(stored - count) }, Relaxed);
-        self.renew_room();
+        self.set_top(tally, -(count as isize), unsafe { bottom.add(stored - count) });
     }
 }
 
@@ -326,12 +406,14 @@ pub struct Cache<M: ?Sized = [Magazine]> {
     slabs: Cell<usize>,
     /// Only where the family is hardened.
     random: Random,
+    tally: Tally,
     /// What the cache is a part of, for who made it; null in the empty cache.
     whole: Cell<*const ()>,
     magazines: M,
 }
 
-const _: () = assert!(core::mem::offset_of!(Cache<[Magazine; 1]>, magazines) == 64, "magazines follow the first line");
+const _: () =
+    assert!(core::mem::offset_of!(Cache<[Magazine; 1]>, magazines) == size_of::<Cache<[Magazine; 0]>>(), "no gap");
 
 // SAFETY: M1: every cache but the empty one belongs to one thread, which alone uses its cells; the empty one is never stored
 // to (M3). What others read is atomic.
@@ -353,6 +435,7 @@ impl<const COUNT: usize> Cache<[Magazine; COUNT]> {
             heap: Cell::new(0),
             slabs: Cell::new(0),
             random: Random::new(),
+            tally: Tally::new(),
             whole: Cell::new(core::ptr::null()),
             magazines: [const { Magazine::empty() }; COUNT],
         }
@@ -449,11 +532,13 @@ impl Cache {
     pub(crate) fn equip(&self, view: View, heap: u64, tag: impl Fn(usize) -> u32) {
         self.view.set(view);
         self.heap.set(heap);
+        self.tally.reset();
         for (index, magazine) in self.magazines.iter().enumerate() {
             // Another cache may have stood here, and the models know an atomic by its place.
             magazine.top.store(core::ptr::null_mut(), Relaxed);
             magazine.bottom.store(core::ptr::null_mut(), Relaxed);
             magazine.fresh_bytes.store(0, Relaxed);
+            magazine.room.store(0, Relaxed);
             magazine.tag.set(tag(index));
         }
     }
@@ -491,28 +576,28 @@ mod tests {
         assert_eq!((magazine.pop(), magazine.carve(64), magazine.tag()), (None, None, 7));
         assert!(!magazine.push(64), "without an array there is no room");
         // SAFETY: arrays of these lengths, which outlive the cache and are used by it alone.
-        unsafe { magazine.move_to(few.as_mut_ptr(), few.len()) };
+        unsafe { magazine.move_to(cache.tally(), few.as_mut_ptr(), few.len()) };
         assert!(!magazine.push(64) && magazine.capacity() == 0);
-        magazine.set_capacity(5);
+        magazine.set_capacity(cache.tally(), 5);
         let pushed = (1..).take_while(|&address| magazine.push(address * 64)).count();
         assert_eq!((pushed, magazine.held(class)), (5, 5));
         // SAFETY: as above.
-        unsafe { magazine.move_to(many.as_mut_ptr(), many.len()) };
+        unsafe { magazine.move_to(cache.tally(), many.as_mut_ptr(), many.len()) };
         assert_eq!((magazine.capacity(), magazine.pop()), (5, Some(320)));
         assert!(!magazine.push(384), "a pop makes no room by itself");
-        assert_eq!((magazine.renew_room(), magazine.push(384), magazine.push(448)), (1, true, false));
+        assert_eq!((magazine.renew_room(cache.tally()), magazine.push(384), magazine.push(448)), (1, true, false));
         assert_eq!(magazine.pop(), Some(384));
-        magazine.flush(4, |all| assert_eq!(all, [64, 128, 192, 256]));
-        magazine.set_capacity(128);
+        magazine.flush(cache.tally(), 4, |all| assert_eq!(all, [64, 128, 192, 256]));
+        magazine.set_capacity(cache.tally(), 128);
         let pushed = (0..).take_while(|&address| magazine.push(address * 64)).count();
         assert_eq!(pushed, 128);
-        magazine.flush(3, |oldest| assert_eq!(oldest, [0, 64, 128]));
+        magazine.flush(cache.tally(), 3, |oldest| assert_eq!(oldest, [0, 64, 128]));
         assert_eq!(magazine.held(class), pushed - 3);
         assert_eq!(magazine.pop(), Some((pushed - 1) * 64));
-        magazine.set_fresh(Fresh { range: 640..768, zeroed: true });
+        magazine.set_fresh(cache.tally(), class, Fresh { range: 640..768, zeroed: true });
         assert_eq!(magazine.held(class), pushed - 4 + 2);
         assert_eq!(
-            (magazine.carve(64), magazine.take_fresh(), magazine.carve(64)),
+            (magazine.carve(64), magazine.take_fresh(cache.tally(), class), magazine.carve(64)),
             (Some((640, true)), 704..768, None)
         );
     }

@@ -4,7 +4,8 @@
 //! on top and is popped next. So a slot waits for as long as chance has it, one time in `quarantine_slots` at least for one round
 //! only, and what an allocation gets cannot be told from what was freed.
 
-use super::{Cache, Cell, Magazine, Relaxed};
+use super::{Cache, Cell, Magazine, Relaxed, Tally};
+use crate::size_class::SizeClass;
 
 /// A linear congruential generator (Knuth's MMIX), whose upper bits are used: not for secrets, only against luck.
 pub(super) struct Random(Cell<u64>);
@@ -62,9 +63,16 @@ impl Magazine {
         self.top.load(Relaxed) != self.end.get()
     }
 
-    /// Puts a slot at a random place of the array and what was there on top. The array has room.
+    /// Puts a slot that its client gives up at a random place of the array and what was there on top. The array has room.
     #[inline(always)]
-    pub(crate) fn push_at_random(&self, address: usize, random: u64) {
+    pub(crate) fn push_at_random(&self, tally: &Tally, address: usize, random: u64) {
+        self.put_at_random(address, random);
+        tally.count_free();
+    }
+
+    /// The same with a slot that no client has had since it was popped.
+    #[inline(always)]
+    pub(crate) fn put_at_random(&self, address: usize, random: u64) {
         debug_assert!(self.has_room(), "the caller has looked");
         let (bottom, top) = (self.bottom.load(Relaxed), self.top.load(Relaxed));
         let stored = (top.addr() - bottom.addr()) / size_of::<usize>();
@@ -78,8 +86,6 @@ impl Magazine {
         unsafe { top.write(other) };
         // SAFETY: M2: `top < end`, so one more is at most `end`.
         self.top.store(unsafe { top.add(1) }, Relaxed);
-        // M4: hardened magazines count their room where it is used.
-        self.room.set(0);
     }
 
     /// Mixes the slots from place `first` up.
@@ -95,15 +101,35 @@ impl Magazine {
     }
 
     /// Adds at most `count` of the slots that `fill` writes, on top; the array has room for them.
-    pub(crate) fn append(&self, count: usize, fill: impl FnOnce(&mut [usize]) -> usize) {
+    pub(crate) fn append(&self, tally: &Tally, count: usize, fill: impl FnOnce(&mut [usize]) -> usize) {
         let top = self.top.load(Relaxed);
         debug_assert!(self.stored() + count <= self.capacity());
         // SAFETY: M2: the array has room for `count` addresses.
         let places = unsafe { core::slice::from_raw_parts_mut(top, count) };
         let filled = fill(places).min(count);
         // SAFETY: M2: at most `count` places, which is within the array.
-        self.top.store(unsafe { top.add(filled) }, Relaxed);
-        self.renew_room();
+        self.set_top(tally, filled as isize, unsafe { top.add(filled) });
+    }
+
+    /// The first slot of the fresh range, if there is one, and whether it is known to read zero.
+    pub(crate) fn first_fresh(&self) -> Option<(usize, bool)> {
+        let left = self.fresh_bytes.load(Relaxed);
+        (left != 0).then(|| (self.fresh_end.get() - left, self.fresh_zeroed.get()))
+    }
+
+    /// Moves that slot on top of the array, which has room.
+    pub(crate) fn adopt_fresh(&self, tally: &Tally, class: SizeClass) {
+        let (Some((address, _)), top) = (self.first_fresh(), self.top.load(Relaxed)) else { return };
+        debug_assert!(self.has_room(), "the caller has looked");
+        // SAFETY: M2: below `end` there is room, which only the owner uses (M1).
+        unsafe { top.write(address) };
+        // SAFETY: M2: `top < end`, so one more is at most `end`.
+        let top = unsafe { top.add(1) };
+        tally.change(|| {
+            self.fresh_bytes.store(self.fresh_bytes.load(Relaxed) - class.slot_bytes(), Relaxed);
+            self.top.store(top, Relaxed);
+            (0, 0)
+        });
     }
 
     #[inline(always)]
@@ -122,19 +148,18 @@ impl Magazine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::size_class::SizeClass;
 
     #[test]
     fn what_is_pushed_at_random_comes_back_once_and_not_in_order() {
         let mut slots = vec![0usize; 128];
         let cache: &Cache = &Cache::<[Magazine; 7]>::empty();
         // SAFETY: an array of that length that outlives the cache and is used by it alone.
-        unsafe { cache.magazine(SizeClass::natural(6)).move_to(slots.as_mut_ptr(), slots.len()) };
-        cache.magazine(SizeClass::natural(6)).set_capacity(128);
+        unsafe { cache.magazine(SizeClass::natural(6)).move_to(cache.tally(), slots.as_mut_ptr(), slots.len()) };
+        cache.magazine(SizeClass::natural(6)).set_capacity(cache.tally(), 128);
         cache.seed(42);
         let magazine = cache.magazine(SizeClass::natural(6));
         for address in 1..=64 {
-            magazine.push_at_random(address, cache.random());
+            magazine.push_at_random(cache.tally(), address, cache.random());
         }
         magazine.shuffle_from(8, || cache.random());
         let popped: Vec<usize> = core::iter::from_fn(|| magazine.pop_above(16)).collect();

@@ -367,7 +367,7 @@ pub(crate) unsafe fn remap(
                 return Some(remapped);
             }
         }
-        let flags = if may_move { libc::MREMAP_MAYMOVE } else { 0 };
+        let flags = if may_move { moving::MREMAP_MAYMOVE } else { 0 };
         // SAFETY: the caller owns the whole old range and gives it up for the new one.
         unsafe { moving::mremap(start, old_bytes, new_bytes, flags, core::ptr::null_mut()) }
     }
@@ -392,6 +392,12 @@ mod moving {
 
     use super::super::{HUGE_PAGE_BYTES, page_bytes};
     use super::{release, reserve};
+
+    /// The kernel's flags, which `libc` does not have for Android.
+    pub(super) const MREMAP_MAYMOVE: libc::c_int = 1;
+    const MREMAP_FIXED: libc::c_int = 2;
+    #[cfg(target_os = "linux")]
+    const _: () = assert!(MREMAP_MAYMOVE == libc::MREMAP_MAYMOVE && MREMAP_FIXED == libc::MREMAP_FIXED, "as in Linux");
 
     /// The system call: Android's C library has it, `libc` not.
     ///
@@ -428,7 +434,7 @@ mod moving {
             return None;
         }
         let space = place_to_move_to(old_bytes, new_bytes)?;
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let flags = MREMAP_MAYMOVE | MREMAP_FIXED;
         // SAFETY: the caller gives the old range up, and what is replaced is the space that was
         // reserved just now. Should it fail the system may have taken that back before, and
         // somebody else may have it by now: it is left alone.
@@ -448,7 +454,7 @@ mod moving {
         let behind = unsafe { end.add(page) };
         // A move needs a few mappings more. Moving a page of the space onto another needs as many,
         // and harms nobody.
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let flags = MREMAP_MAYMOVE | MREMAP_FIXED;
         // SAFETY: two pages that were reserved just now.
         let may_move = unsafe { mremap(end, page, page, flags, behind.as_ptr()) }.is_some();
         let (rest, rest_bytes) = if may_move { (behind, more - page) } else { (end, more) };

@@ -28,12 +28,20 @@ pub(crate) mod held {
     static IS_WATCHED: AtomicBool = AtomicBool::new(false);
     static LONGEST: Mutex<BTreeMap<(&str, u32), Held>> = Mutex::new(BTreeMap::new());
 
+    /// So many nanoseconds are as long as a lock is to be held.
+    pub(crate) const LIMIT: u64 = 100_000;
+
     /// What is known of the guards that one line has made.
     #[derive(Clone, Copy, Debug, Default)]
     pub(crate) struct Held {
         pub(crate) times: usize,
-        /// The most processor time of the holder, in nanoseconds: without what other threads took meanwhile.
+        /// The most processor time of the holder, in nanoseconds: without what other threads took meanwhile. What interrupts
+        /// and a busy host take is in it.
         pub(crate) busy: u64,
+        /// All of it.
+        pub(crate) busy_sum: u64,
+        /// How often it was more than [`LIMIT`].
+        pub(crate) over: usize,
         /// The longest time on the clock, in nanoseconds.
         pub(crate) whole: u64,
     }
@@ -66,7 +74,13 @@ pub(crate) mod held {
             let whole = nanoseconds(libc::CLOCK_MONOTONIC) - whole;
             let mut longest = LONGEST.lock().unwrap();
             let held = longest.entry((place.file(), place.line())).or_default();
-            *held = Held { times: held.times + 1, busy: held.busy.max(busy), whole: held.whole.max(whole) };
+            *held = Held {
+                times: held.times + 1,
+                busy: held.busy.max(busy),
+                busy_sum: held.busy_sum + busy,
+                over: held.over + usize::from(busy > LIMIT),
+                whole: held.whole.max(whole),
+            };
         }
     }
 

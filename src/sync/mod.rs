@@ -12,11 +12,22 @@ mod wait;
 
 pub(crate) use core::cell::{Cell, UnsafeCell};
 pub(crate) use core::sync::atomic::{
-    AtomicPtr, AtomicU8, AtomicU32, AtomicUsize,
+    AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
     fence,
 };
 pub(crate) use std::thread_local;
+
+/// A count that never comes to its end, where the processor has such atomics.
+#[cfg(target_has_atomic = "64")]
+pub(crate) use core::sync::atomic::AtomicU64 as AtomicCount;
+#[cfg(not(target_has_atomic = "64"))]
+pub(crate) use core::sync::atomic::AtomicUsize as AtomicCount;
+/// What it holds.
+#[cfg(target_has_atomic = "64")]
+pub(crate) type Count = u64;
+#[cfg(not(target_has_atomic = "64"))]
+pub(crate) type Count = usize;
 
 #[cfg(all(unix, not(miri)))]
 #[allow(unused_imports, reason = "as above")]

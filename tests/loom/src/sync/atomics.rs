@@ -54,6 +54,7 @@ macro_rules! atomic {
 
 atomic!(AtomicU8, AtomicU8, u8);
 atomic!(AtomicU32, AtomicU32, u32);
+atomic!(AtomicI32, AtomicI32, i32);
 atomic!(AtomicUsize, AtomicUsize, usize);
 
 impl AtomicUsize {

@@ -11,12 +11,15 @@ mod wait;
 
 pub(crate) use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-pub(crate) use atomics::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, clear};
+pub(crate) use atomics::{AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, clear};
 pub(crate) use cells::{Cell, UnsafeCell, touch};
 pub(crate) use locals::{LocalKey, end_thread, thread_local};
 pub(crate) use lock::Lock;
 pub(crate) use loom::sync::atomic::fence;
 pub(crate) use wait::{Sleep, set_sleep};
+
+pub(crate) type AtomicCount = AtomicUsize;
+pub(crate) type Count = usize;
 
 /// Begins an execution: called by its first thread, before there are others.
 pub(crate) fn reset() {
