@@ -26,6 +26,7 @@
 /// | `cache_bytes` | `256 << 10` | bytes of free slots that a thread may keep of the family, at most, from 16 KiB to 64 MiB. A thread earns them by exchanging slots: it begins with none, and one that calls only now and then keeps 64 KiB. More spares busy threads locks |
 /// | `checks` | `Default` | a variant of [`Checks`](crate::Checks): what is verified when memory comes back |
 /// | `huge_pages` | `Adaptive` | a variant of [`HugePages`](crate::HugePages): whether slabs use huge pages |
+/// | `limit` | none | the most bytes that live and cached slots and mappings may be together, with those of [heaps](crate::Heap) whose parent the family is; [`set_limit`](crate::Family::set_limit) changes it |
 ///
 /// Values may be constant expressions; one that is a single name goes in braces, as in `checks: {
 /// MODE }`. What is not allowed is refused when the crate is compiled, and so is an option that is
@@ -84,86 +85,93 @@ macro_rules! __family_attribute {
 }
 
 /// One family whose options are parsed, one after another: bytes of a slab, bytes of a cache, checks,
-/// huge pages.
+/// huge pages, limit.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __family_options {
-    ($family:tt ;) => { $crate::__family! { $family [] [] [] [] } };
-    ($family:tt { $($options:tt)* }) => { $crate::__family_options! { @of $family [] [] [] [] $($options)* } };
+    ($family:tt ;) => { $crate::__family! { $family [] [] [] [] [] } };
+    ($family:tt { $($options:tt)* }) => { $crate::__family_options! { @of $family [] [] [] [] [] $($options)* } };
 
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt) => {
-        $crate::__family! { $family $slab $cache $checks $huge }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $limit:tt) => {
+        $crate::__family! { $family $slab $cache $checks $huge $limit }
     };
-    (@of $family:tt [] $cache:tt $checks:tt $huge:tt slab_bytes: $value:expr $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family [$value] $cache $checks $huge $($($rest)*)? }
+    (@of $family:tt [] $cache:tt $checks:tt $huge:tt $limit:tt slab_bytes: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family [$value] $cache $checks $huge $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt [] $checks:tt $huge:tt cache_bytes: $value:expr $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab [$value] $checks $huge $($($rest)*)? }
+    (@of $family:tt $slab:tt [] $checks:tt $huge:tt $limit:tt cache_bytes: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab [$value] $checks $huge $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: Unchecked $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Unchecked] $huge $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $limit:tt checks: Unchecked $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Unchecked] $huge $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: Default $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Default] $huge $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $limit:tt checks: Default $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Default] $huge $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: Checked $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Checked] $huge $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $limit:tt checks: Checked $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Checked] $huge $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: Hardened $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Hardened] $huge $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $limit:tt checks: Hardened $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Hardened] $huge $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: $unknown:ident $(, $($rest:tt)*)?) => {
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $limit:tt checks: $unknown:ident $(, $($rest:tt)*)?) => {
         ::core::compile_error! {
             ::core::concat!("family!: `checks: ", ::core::stringify!($unknown), "`: it is Unchecked, Default, Checked or Hardened; a constant goes in braces: `{ ", ::core::stringify!($unknown), " }`")
         }
-        $crate::__family! { $family [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt checks: $value:expr $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache [$value] $huge $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $limit:tt checks: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$value] $huge $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt [] huge_pages: Never $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Never] $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $limit:tt huge_pages: Never $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Never] $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt [] huge_pages: Adaptive $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Adaptive] $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $limit:tt huge_pages: Adaptive $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Adaptive] $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt [] huge_pages: Always $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Always] $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $limit:tt huge_pages: Always $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Always] $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt [] huge_pages: $unknown:ident $(, $($rest:tt)*)?) => {
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $limit:tt huge_pages: $unknown:ident $(, $($rest:tt)*)?) => {
         ::core::compile_error! {
             ::core::concat!("family!: `huge_pages: ", ::core::stringify!($unknown), "`: it is Never, Adaptive or Always; a constant goes in braces: `{ ", ::core::stringify!($unknown), " }`")
         }
-        $crate::__family! { $family [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt [] huge_pages: $value:expr $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache $checks [$value] $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $limit:tt huge_pages: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks [$value] $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt slab_bytes: $($rest:tt)*) => {
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt [] limit: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks $huge [$value] $($($rest)*)? }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $limit:tt slab_bytes: $($rest:tt)*) => {
         ::core::compile_error! { "family!: `slab_bytes` is given twice for one family" }
-        $crate::__family! { $family [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt cache_bytes: $($rest:tt)*) => {
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $limit:tt cache_bytes: $($rest:tt)*) => {
         ::core::compile_error! { "family!: `cache_bytes` is given twice for one family" }
-        $crate::__family! { $family [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt checks: $($rest:tt)*) => {
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $limit:tt checks: $($rest:tt)*) => {
         ::core::compile_error! { "family!: `checks` is given twice for one family" }
-        $crate::__family! { $family [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt huge_pages: $($rest:tt)*) => {
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $limit:tt huge_pages: $($rest:tt)*) => {
         ::core::compile_error! { "family!: `huge_pages` is given twice for one family" }
-        $crate::__family! { $family [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $option:ident $($rest:tt)*) => {
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $limit:tt limit: $($rest:tt)*) => {
+        ::core::compile_error! { "family!: `limit` is given twice for one family" }
+        $crate::__family! { $family [] [] [] [] [] }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $limit:tt $option:ident $($rest:tt)*) => {
         ::core::compile_error! {
-            ::core::concat!("family!: `", ::core::stringify!($option), "` is no option: there are `slab_bytes: …`, `cache_bytes: …`, `checks: …` and `huge_pages: …`")
+            ::core::concat!("family!: `", ::core::stringify!($option), "` is no option: there are `slab_bytes: …`, `cache_bytes: …`, `checks: …`, `huge_pages: …` and `limit: …`")
         }
-        $crate::__family! { $family [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $($rest:tt)*) => {
-        ::core::compile_error! { "family!: options are `slab_bytes: …`, `cache_bytes: …`, `checks: …` and `huge_pages: …`, with a comma between" }
-        $crate::__family! { $family [] [] [] [] }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $limit:tt $($rest:tt)*) => {
+        ::core::compile_error! { "family!: options are `slab_bytes: …`, `cache_bytes: …`, `checks: …`, `huge_pages: …` and `limit: …`, with a comma between" }
+        $crate::__family! { $family [] [] [] [] [] }
     };
 }
 
@@ -171,7 +179,7 @@ macro_rules! __family_options {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __family {
-    ({ [$(#[$($attribute:tt)*])*] [$visibility:vis] $name:ident } [$($slab_bytes:expr)?] [$($cache_bytes:expr)?] [$($checks:expr)?] [$($huge_pages:expr)?]) => {
+    ({ [$(#[$($attribute:tt)*])*] [$visibility:vis] $name:ident } [$($slab_bytes:expr)?] [$($cache_bytes:expr)?] [$($checks:expr)?] [$($huge_pages:expr)?] [$($limit:expr)?]) => {
         $(#[$($attribute)*])*
         #[derive(
             ::core::clone::Clone, ::core::marker::Copy, ::core::default::Default, ::core::fmt::Debug,
@@ -192,6 +200,7 @@ macro_rules! __family {
                 $(options.cache_bytes = $cache_bytes;)?
                 $(options.checks = $checks;)?
                 $(options.huge_pages = $huge_pages;)?
+                $(options.limit = $limit;)?
                 options.verified()
             };
 
@@ -204,7 +213,8 @@ macro_rules! __family {
                 )
                 .declared_at(<$name as $crate::Family>::PATH)
                 .with_cache_bytes(__FAMILY_OPTIONS.cache_bytes)
-                .with_huge_pages(__FAMILY_OPTIONS.huge_pages);
+                .with_huge_pages(__FAMILY_OPTIONS.huge_pages)
+                .with_limit(__FAMILY_OPTIONS.limit);
 
             // SAFETY: the same static and the same thread-local at every call, declared here and reached from nowhere else;
             // the thread-local has no destructor, so its address is good until the thread ends.
@@ -276,6 +286,7 @@ pub struct Options {
     pub checks: crate::Checks,
     pub cache_bytes: usize,
     pub huge_pages: crate::HugePages,
+    pub limit: usize,
 }
 
 impl Options {
@@ -284,6 +295,7 @@ impl Options {
         checks: crate::Checks::Default,
         cache_bytes: crate::capacity::CACHE_BYTES,
         huge_pages: crate::HugePages::Adaptive,
+        limit: usize::MAX,
     };
 
     /// The options themselves, if they are allowed; otherwise compilation ends with the reason.

@@ -26,7 +26,7 @@ fn fill(heap: &Heap, bytes: usize) -> std::vec::Vec<Vec<u8, Heap>> {
 
 #[test]
 fn a_limit_is_reached_and_not_passed() {
-    for checks in [Checks::Unchecked, Checks::Default, Checks::Checked] {
+    for checks in [Checks::Unchecked, Checks::Default, Checks::Checked, Checks::Hardened] {
         for (bytes, limit) in [(16, 4096), (64, 64 << 10), (1000, 1 << 20), (20_000, 1 << 20), (100_000, 4 << 20)] {
             let heap = Heap::builder("limited").limit(limit).checks(checks).build().unwrap();
             for _ in 0..3 {
@@ -72,6 +72,20 @@ fn a_limit_can_be_changed() {
     assert_eq!(fill(&heap, 4096).len(), 50);
     heap.set_limit(None);
     assert!(block(&heap, 1 << 20).is_some());
+}
+
+#[test]
+fn a_family_is_declared_with_a_limit() {
+    family! {
+        struct Limited { limit: 256 << 10 }
+        struct Free;
+    }
+    assert_eq!((Limited::limit(), Free::limit()), (Some(256 << 10), None));
+    let mut v = Vec::<u8, _>::new_in(Limited);
+    assert!(v.try_reserve(300 << 10).is_err() && v.try_reserve(200 << 10).is_ok());
+    assert_eq!(last_refusal().unwrap().limit.path(), Limited::PATH);
+    Limited::set_limit(None);
+    assert!(v.try_reserve(1 << 20).is_ok());
 }
 
 #[test]
