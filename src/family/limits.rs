@@ -119,14 +119,19 @@ impl Limits {
 
     /// Adds up to `bytes`, a multiple of `unit` and at least one; returns how many, 0 if there is no room.
     fn charge(&self, bytes: usize, unit: usize) -> usize {
+        if self.limit() == usize::MAX {
+            self.charged.fetch_add(bytes, Relaxed);
+            return bytes;
+        }
         let mut charged = self.charged.load(Relaxed);
         loop {
-            let room = self.limit().saturating_sub(charged);
+            // What was freed twice, unnoticed, was refunded twice.
+            let room = self.limit().saturating_sub(usize::try_from(charged as isize).unwrap_or(0));
             let granted = bytes.min(room - room % unit);
             if granted == 0 {
                 return 0;
             }
-            match self.charged.compare_exchange(charged, charged + granted, Relaxed, Relaxed) {
+            match self.charged.compare_exchange(charged, charged.wrapping_add(granted), Relaxed, Relaxed) {
                 Ok(_) => return granted,
                 Err(now) => charged = now,
             }
@@ -201,7 +206,8 @@ impl FamilyCore {
 
     /// Bytes of slots and mappings that are live or cached, here and in those under this family.
     pub(crate) fn charged_bytes(&self) -> usize {
-        self.limits.charged.load(Relaxed)
+        // Below 0 where something was freed twice, unnoticed.
+        usize::try_from(self.limits.charged.load(Relaxed) as isize).unwrap_or(0)
     }
 
     /// The most that `charged_bytes` may become; `usize::MAX` where there is no limit.
