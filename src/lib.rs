@@ -4,6 +4,8 @@
 //! [`unsize_box!`]: crate::unsize_box!
 //! [`Family`]: crate::Family
 //! [`Stats`]: crate::Stats
+//! [`Heap`]: crate::Heap
+//! [`Family::set_limit`]: crate::Family::set_limit
 //! [`families()`]: crate::families
 //! [recipes]: crate::recipes
 //!

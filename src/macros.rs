@@ -27,6 +27,7 @@
 /// | `checks` | `Default` | a variant of [`Checks`](crate::Checks): what is verified when memory comes back |
 /// | `huge_pages` | `Adaptive` | a variant of [`HugePages`](crate::HugePages): whether slabs use huge pages |
 /// | `classes` | `Natural` | a variant of [`Classes`](crate::Classes): whether lengths of slots are powers of two, with the alignment that comes of it, or spaced more closely, with less left over |
+/// | `limit` | none | the most bytes that live and cached slots and mappings may be together, with those of [heaps](crate::Heap) whose parent the family is; [`set_limit`](crate::Family::set_limit) changes it |
 ///
 /// Values may be constant expressions; one that is a single name goes in braces, as in `checks: {
 /// MODE }`. What is not allowed is refused when the crate is compiled, and so is an option that is
@@ -85,105 +86,112 @@ macro_rules! __family_attribute {
 }
 
 /// One family whose options are parsed, one after another: bytes of a slab, bytes of a cache, checks,
-/// huge pages, classes.
+/// huge pages, classes, limit.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __family_options {
-    ($family:tt ;) => { $crate::__family! { $family [] [] [] [] [] } };
-    ($family:tt { $($options:tt)* }) => { $crate::__family_options! { @of $family [] [] [] [] [] $($options)* } };
+    ($family:tt ;) => { $crate::__family! { $family [] [] [] [] [] [] } };
+    ($family:tt { $($options:tt)* }) => { $crate::__family_options! { @of $family [] [] [] [] [] [] $($options)* } };
 
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt) => {
-        $crate::__family! { $family $slab $cache $checks $huge $classes }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt $limit:tt) => {
+        $crate::__family! { $family $slab $cache $checks $huge $classes $limit }
     };
-    (@of $family:tt [] $cache:tt $checks:tt $huge:tt $classes:tt slab_bytes: $value:expr $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family [$value] $cache $checks $huge $classes $($($rest)*)? }
+    (@of $family:tt [] $cache:tt $checks:tt $huge:tt $classes:tt $limit:tt slab_bytes: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family [$value] $cache $checks $huge $classes $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt [] $checks:tt $huge:tt $classes:tt cache_bytes: $value:expr $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab [$value] $checks $huge $classes $($($rest)*)? }
+    (@of $family:tt $slab:tt [] $checks:tt $huge:tt $classes:tt $limit:tt cache_bytes: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab [$value] $checks $huge $classes $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt checks: Unchecked $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Unchecked] $huge $classes $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt $limit:tt checks: Unchecked $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Unchecked] $huge $classes $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt checks: Default $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Default] $huge $classes $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt $limit:tt checks: Default $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Default] $huge $classes $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt checks: Checked $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Checked] $huge $classes $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt $limit:tt checks: Checked $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Checked] $huge $classes $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt checks: Hardened $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Hardened] $huge $classes $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt $limit:tt checks: Hardened $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$crate::Checks::Hardened] $huge $classes $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt checks: $unknown:ident $(, $($rest:tt)*)?) => {
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt $limit:tt checks: $unknown:ident $(, $($rest:tt)*)?) => {
         ::core::compile_error! {
             ::core::concat!("family!: `checks: ", ::core::stringify!($unknown), "`: it is Unchecked, Default, Checked or Hardened; a constant goes in braces: `{ ", ::core::stringify!($unknown), " }`")
         }
-        $crate::__family! { $family [] [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt checks: $value:expr $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache [$value] $huge $classes $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt [] $huge:tt $classes:tt $limit:tt checks: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache [$value] $huge $classes $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $classes:tt huge_pages: Never $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Never] $classes $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $classes:tt $limit:tt huge_pages: Never $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Never] $classes $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $classes:tt huge_pages: Adaptive $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Adaptive] $classes $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $classes:tt $limit:tt huge_pages: Adaptive $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Adaptive] $classes $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $classes:tt huge_pages: Always $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Always] $classes $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $classes:tt $limit:tt huge_pages: Always $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks [$crate::HugePages::Always] $classes $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $classes:tt huge_pages: $unknown:ident $(, $($rest:tt)*)?) => {
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $classes:tt $limit:tt huge_pages: $unknown:ident $(, $($rest:tt)*)?) => {
         ::core::compile_error! {
             ::core::concat!("family!: `huge_pages: ", ::core::stringify!($unknown), "`: it is Never, Adaptive or Always; a constant goes in braces: `{ ", ::core::stringify!($unknown), " }`")
         }
-        $crate::__family! { $family [] [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $classes:tt huge_pages: $value:expr $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache $checks [$value] $classes $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt [] $classes:tt $limit:tt huge_pages: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks [$value] $classes $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt [] classes: Natural $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache $checks $huge [$crate::Classes::Natural] $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt [] $limit:tt classes: Natural $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks $huge [$crate::Classes::Natural] $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt [] classes: Spaced $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache $checks $huge [$crate::Classes::Spaced] $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt [] $limit:tt classes: Spaced $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks $huge [$crate::Classes::Spaced] $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt [] classes: $unknown:ident $(, $($rest:tt)*)?) => {
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt [] $limit:tt classes: $unknown:ident $(, $($rest:tt)*)?) => {
         ::core::compile_error! {
             ::core::concat!("family!: `classes: ", ::core::stringify!($unknown), "`: it is Natural or Spaced; a constant goes in braces: `{ ", ::core::stringify!($unknown), " }`")
         }
-        $crate::__family! { $family [] [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt [] classes: $value:expr $(, $($rest:tt)*)?) => {
-        $crate::__family_options! { @of $family $slab $cache $checks $huge [$value] $($($rest)*)? }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt [] $limit:tt classes: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks $huge [$value] $limit $($($rest)*)? }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt slab_bytes: $($rest:tt)*) => {
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt [] limit: $value:expr $(, $($rest:tt)*)?) => {
+        $crate::__family_options! { @of $family $slab $cache $checks $huge $classes [$value] $($($rest)*)? }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt $limit:tt slab_bytes: $($rest:tt)*) => {
         ::core::compile_error! { "family!: `slab_bytes` is given twice for one family" }
-        $crate::__family! { $family [] [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt cache_bytes: $($rest:tt)*) => {
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt $limit:tt cache_bytes: $($rest:tt)*) => {
         ::core::compile_error! { "family!: `cache_bytes` is given twice for one family" }
-        $crate::__family! { $family [] [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt checks: $($rest:tt)*) => {
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt $limit:tt checks: $($rest:tt)*) => {
         ::core::compile_error! { "family!: `checks` is given twice for one family" }
-        $crate::__family! { $family [] [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt huge_pages: $($rest:tt)*) => {
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt $limit:tt huge_pages: $($rest:tt)*) => {
         ::core::compile_error! { "family!: `huge_pages` is given twice for one family" }
-        $crate::__family! { $family [] [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt classes: $($rest:tt)*) => {
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt $limit:tt classes: $($rest:tt)*) => {
         ::core::compile_error! { "family!: `classes` is given twice for one family" }
-        $crate::__family! { $family [] [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt $option:ident $($rest:tt)*) => {
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt $limit:tt limit: $($rest:tt)*) => {
+        ::core::compile_error! { "family!: `limit` is given twice for one family" }
+        $crate::__family! { $family [] [] [] [] [] [] }
+    };
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt $limit:tt $option:ident $($rest:tt)*) => {
         ::core::compile_error! {
-            ::core::concat!("family!: `", ::core::stringify!($option), "` is no option: there are `slab_bytes: …`, `cache_bytes: …`, `checks: …`, `huge_pages: …` and `classes: …`")
+            ::core::concat!("family!: `", ::core::stringify!($option), "` is no option: there are `slab_bytes: …`, `cache_bytes: …`, `checks: …`, `huge_pages: …`, `classes: …` and `limit: …`")
         }
-        $crate::__family! { $family [] [] [] [] [] }
+        $crate::__family! { $family [] [] [] [] [] [] }
     };
-    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt $($rest:tt)*) => {
-        ::core::compile_error! { "family!: options are `slab_bytes: …`, `cache_bytes: …`, `checks: …`, `huge_pages: …` and `classes: …`, with a comma between" }
-        $crate::__family! { $family [] [] [] [] [] }
+    (@of $family:tt $slab:tt $cache:tt $checks:tt $huge:tt $classes:tt $limit:tt $($rest:tt)*) => {
+        ::core::compile_error! { "family!: options are `slab_bytes: …`, `cache_bytes: …`, `checks: …`, `huge_pages: …`, `classes: …` and `limit: …`, with a comma between" }
+        $crate::__family! { $family [] [] [] [] [] [] }
     };
 }
 
@@ -191,7 +199,7 @@ macro_rules! __family_options {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __family {
-    ({ [$(#[$($attribute:tt)*])*] [$visibility:vis] $name:ident } [$($slab_bytes:expr)?] [$($cache_bytes:expr)?] [$($checks:expr)?] [$($huge_pages:expr)?] [$($classes:expr)?]) => {
+    ({ [$(#[$($attribute:tt)*])*] [$visibility:vis] $name:ident } [$($slab_bytes:expr)?] [$($cache_bytes:expr)?] [$($checks:expr)?] [$($huge_pages:expr)?] [$($classes:expr)?] [$($limit:expr)?]) => {
         $(#[$($attribute)*])*
         #[derive(
             ::core::clone::Clone, ::core::marker::Copy, ::core::default::Default, ::core::fmt::Debug,
@@ -215,6 +223,7 @@ macro_rules! __family {
                 $(options.checks = $checks;)?
                 $(options.huge_pages = $huge_pages;)?
                 $(options.classes = $classes;)?
+                $(options.limit = $limit;)?
                 options.verified()
             };
 
@@ -231,7 +240,8 @@ macro_rules! __family {
                 .declared_at(<$name as $crate::Family>::PATH)
                 .with_cache_bytes(__FAMILY_OPTIONS.cache_bytes)
                 .with_huge_pages(__FAMILY_OPTIONS.huge_pages)
-                .with_classes(__FAMILY_OPTIONS.classes, &__FAMILY_BINS);
+                .with_classes(__FAMILY_OPTIONS.classes, &__FAMILY_BINS)
+                .with_limit(__FAMILY_OPTIONS.limit);
 
             // SAFETY: the same static and the same thread-local at every call, declared here and reached from nowhere else;
             // the thread-local has no destructor, so its address is good until the thread ends.
@@ -305,6 +315,7 @@ pub struct Options {
     pub cache_bytes: usize,
     pub huge_pages: crate::HugePages,
     pub classes: crate::Classes,
+    pub limit: usize,
 }
 
 impl Options {
@@ -314,6 +325,7 @@ impl Options {
         cache_bytes: crate::capacity::CACHE_BYTES,
         huge_pages: crate::HugePages::Adaptive,
         classes: crate::Classes::Natural,
+        limit: usize::MAX,
     };
 
     /// Bins that are declared beside the family.

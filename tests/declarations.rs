@@ -40,7 +40,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "unknown_option",
         "family! { struct A { slots: 5 } }",
-        "`slots` is no option: there are `slab_bytes: …`, `cache_bytes: …`, `checks: …` and `huge_pages: …`",
+        "`slots` is no option: there are `slab_bytes: …`, `cache_bytes: …`, `checks: …`, `huge_pages: …`, `classes: …` and `limit: …`",
     ),
     ("no_colon", "family! { struct A { checks = Checked } }", "`checks` is no option: there are"),
     ("no_comma", "family! { struct A { checks: Checked slab_bytes: 65536 } }", "family!: "),

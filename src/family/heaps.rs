@@ -139,6 +139,7 @@ pub(crate) fn slot_of_none() -> *const CacheSlot {
 #[cfg(loom)]
 pub(crate) fn forget_all() {
     *CORES.lock() = Cores::new();
+    super::names::forget_all();
     for (unit_shift, pool) in shared_pools() {
         *pool.lock() = UnitPool::new(unit_shift);
     }

@@ -83,7 +83,13 @@ struct Names {
 // SAFETY: what is kept belongs to the lock around the lists, and never changes.
 unsafe impl Send for Names {}
 
-static NAMES: Lock<Names> = Lock::new(Names { lists: [None; 64], room: None, left: 0 });
+static NAMES: Lock<Names> = Lock::new(Names::new());
+
+/// Forgets all names, in models.
+#[cfg(loom)]
+pub(super) fn forget_all() {
+    *NAMES.lock() = Names::new();
+}
 
 /// The lock of the kept names, for the time of a `fork`; no other is taken while it is held.
 #[cfg(all(unix, not(any(miri, loom))))]
@@ -107,6 +113,10 @@ fn text(kept: NonNull<Kept>) -> &'static str {
 }
 
 impl Names {
+    const fn new() -> Self {
+        Self { lists: [None; 64], room: None, left: 0 }
+    }
+
     fn find(&self, list: usize, wanted: &str) -> Option<&'static str> {
         // SAFETY: a kept name has a head.
         let next = |kept: &NonNull<Kept>| unsafe { kept.as_ref() }.next;

@@ -21,7 +21,7 @@ use crate::marks::{self, Generation, MARK_BYTES};
 use crate::os::{self, Opened};
 use crate::size_class::{Classes, SizeClass};
 use crate::states::State;
-use crate::thread::cache_for;
+use crate::thread::{cache_for, make_room};
 
 /// Words of a slot that are compared where it is allocated; more are compared by a call.
 const WORDS_INLINE: usize = 16;
@@ -295,9 +295,12 @@ fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Op
         prepare_one(family, address, class, is_new);
         return Some(address);
     };
-    family.refill_mixed(cache, class, |address, is_new| prepare_fresh(family, address, class, is_new));
-    // Where memory is short the quarantine has to end.
-    cache.cache.magazine(class).pop()
+    let refill = || {
+        family.refill_mixed(cache, class, |address, is_new| prepare_fresh(family, address, class, is_new));
+        // Where memory is short the quarantine has to end.
+        cache.cache.magazine(class).pop()
+    };
+    refill().or_else(|| if make_room(family) { refill() } else { None })
 }
 
 /// The other half of [`deallocate`]: the slot is in another region, the array is full, the thread has no cache, or the free is wrong.

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A region's dirty units go back to the system once the first of them has been free for [`PURGE_AFTER_MILLISECONDS`], as seen
-//! whenever slots come back to a bin, or at once through `trim`. A unit may serve any class of its family and never another family.
+//! whenever slots come back to a bin, or at once through `trim`. A unit may serve any class of its family and never another static
+//! family; heaps that keep no states share a pool, and so their units.
 //!
 //! The system is asked without the pool's lock, a few units at a time. These are neither clean nor dirty meanwhile: nobody can take them.
 

@@ -1,7 +1,7 @@
 //! The only door to atomics, cells, locks and thread-local state. The models in `tests/loom` have another behind the same names.
 //!
-//! Order in which locks are taken: registry, family (caches, growth of large allocations, large allocations), bin, pool, directory,
-//! pages that wait for threads.
+//! Order in which locks are taken: registry, family (caches, growth of large allocations, large allocations), bin, pool, pools that
+//! heaps share, directory, pages that wait for threads, kept names, cores that no heap uses.
 //! Nothing is called out to under a lock.
 
 #[cfg(all(unix, not(miri)))]

@@ -31,7 +31,7 @@ const TAIL: &str = "
 An address with wrong upper bits (`foreign_high_bits`) is not found at the call in the default mode: it is found if it goes back to a
 slab, and is handed out if it is allocated first.
 
-Misuses without a row here are in other tests, cannot occur, or come with heaps made at run time: [DESIGN.md](../DESIGN.md) says which, under
+Misuses without a row here are in other tests or cannot occur: [DESIGN.md](../DESIGN.md) says which, under
 *Misuses without a row of their own*.
 ";
 

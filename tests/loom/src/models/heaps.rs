@@ -91,7 +91,6 @@ pub fn a_thread_goes_on_to_the_next_heap() {
             assert_eq!(next.stats().live_allocations, 0);
             next.let_go();
         });
-        use_once(heap);
         heap.let_go();
         thread.join();
         assert_eq!(families().count(), 0);
