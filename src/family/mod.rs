@@ -212,7 +212,7 @@ impl FamilyCore {
         self.note_live(cache, class);
         magazine.refill(batch_slots(magazine.capacity()), |places| self.take(cache, class, places));
         magazine.note(class);
-        magazine.held(class) > 0
+        magazine.stored_slots() > 0 || magazine.has_fresh()
     }
 
     /// Takes recycled slots from the bin and returns how many, or gives the magazine a new fresh range.
