@@ -67,12 +67,12 @@ const fn clamp(value: usize, least: usize, most: usize) -> usize {
 #[inline]
 pub(crate) const fn magazine_slots(class: SizeClass, checks: Checks, cache_bytes: usize) -> usize {
     if checks.is_hardened() {
-        return clamp(HARDENED_BYTES / class.slot_bytes(), 2, MAGAZINE_SLOTS);
+        return clamp(class.slots_in(HARDENED_BYTES), 2, MAGAZINE_SLOTS);
     }
     if class.slot_bytes() >= UNCACHED_FROM_BYTES {
         return 0;
     }
-    clamp(cache_bytes / MAGAZINE_PART / class.slot_bytes(), 2, MAGAZINE_SLOTS)
+    clamp(class.slots_in(cache_bytes / MAGAZINE_PART), 2, MAGAZINE_SLOTS)
 }
 
 /// Slots that a magazine holds when its thread first exchanges, of at most `most`. What waits in a
@@ -81,7 +81,7 @@ pub(crate) const fn first_slots(class: SizeClass, checks: Checks, most: usize) -
     if checks.is_hardened() {
         return most;
     }
-    clamp(clamp(FIRST_MAGAZINE_BYTES / class.slot_bytes(), 1, FIRST_MAGAZINE_SLOTS), 0, most)
+    clamp(clamp(class.slots_in(FIRST_MAGAZINE_BYTES), 1, FIRST_MAGAZINE_SLOTS), 0, most)
 }
 
 /// Slots that a magazine with room for so many exchanges with its bin at once.
@@ -98,7 +98,7 @@ pub(crate) const fn quarantine_slots(class: SizeClass) -> usize {
 /// Slots that a bin's depot keeps. Those that threads do not cache come alone, and so stay out of it, but for guarded ones, which
 /// hold no memory.
 pub(crate) const fn depot_slots(class: SizeClass) -> usize {
-    clamp(DEPOT_BYTES / class.slot_bytes(), 1, DEPOT_SLOTS)
+    clamp(class.slots_in(DEPOT_BYTES), 1, DEPOT_SLOTS)
 }
 
 /// Never-used slots that a thread takes at once, to hand them out in address order without a lock:
@@ -106,7 +106,7 @@ pub(crate) const fn depot_slots(class: SizeClass) -> usize {
 pub(crate) const fn fresh_slots(class: SizeClass, capacity: usize, most: usize) -> usize {
     let batch = batch_slots(capacity) * class.slot_bytes();
     let least = if capacity < most { 1 } else { *FRESH_BYTES.start() };
-    clamp(clamp(batch, least, *FRESH_BYTES.end()) / class.slot_bytes(), 1, usize::MAX)
+    clamp(class.slots_in(clamp(batch, least, *FRESH_BYTES.end())), 1, usize::MAX)
 }
 
 /// Where the depot of a class begins in the array of its family, in slots.

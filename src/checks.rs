@@ -22,8 +22,8 @@ const GUARDED_FROM_BYTES: usize = 64 << 10;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Checks {
-    /// Nothing is verified at a free of what is no longer than the largest slot (half a slab): for code that has been measured to need the last fraction of a nanosecond.
-    /// A wrong free is then undefined behaviour, as it is with most allocators. Frees of larger allocations are verified all the same.
+    /// Nothing is verified at a free of what is no longer than the largest slot (half a slab, or an eighth where
+    /// classes are spaced): for code that has been measured to need the last fraction of a nanosecond. A wrong free is then undefined behaviour, as it is with most allocators. Frees of larger allocations are verified all the same.
     Unchecked,
     /// One load and one compare at every free: a wrong size class, a wrong family or a pointer that no family
     /// allocated ends the process with one line. Double frees are not found.

@@ -38,6 +38,16 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "`checks: Paranoid`: it is Unchecked, Default, Checked or Hardened",
     ),
     (
+        "unknown_classes",
+        "family! { struct A { classes: Fine } }",
+        "`classes: Fine`: it is Natural or Spaced; a constant goes in braces: `{ Fine }`",
+    ),
+    (
+        "twice_classes",
+        "family! { struct A { classes: Spaced, classes: Natural } }",
+        "`classes` is given twice for one family",
+    ),
+    (
         "unknown_option",
         "family! { struct A { slots: 5 } }",
         "`slots` is no option: there are `slab_bytes: …`, `cache_bytes: …`, `checks: …`, `huge_pages: …`, `classes: …` and `limit: …`",
@@ -53,9 +63,10 @@ const REFUSED: &[(&str, &str, &str)] = &[
 
 /// A program that is compiled and run.
 const TAKEN: &str = r#"
-use family_alloc::{Checks, Family, family};
+use family_alloc::{Checks, Classes, Family, family};
 
 const MODE: Checks = Checks::Checked;
+const FINE: Classes = Classes::Spaced;
 
 family! {}
 family! {
@@ -66,6 +77,9 @@ family! {
     struct Both { checks: Hardened, slab_bytes: 64 * 1024, }
     struct Constant { checks: { MODE } }
     struct Path { checks: family_alloc::Checks::Unchecked }
+    struct Text { classes: Spaced, slab_bytes: 1 << 16 }
+    struct Nodes { checks: Checked, classes: { FINE } }
+    struct Buffers { classes: if cfg!(target_os = "none") { Spaced } else { Natural } }
     #[derive(PartialOrd, Ord)]
     struct Chosen { slab_bytes: { 1 << 17 }, checks: if cfg!(debug_assertions) { Checked } else { Default } }
 }
@@ -80,6 +94,12 @@ fn main() {
     assert_eq!((Both::CHECKS, Both::SLAB_BYTES), (Checks::Hardened, 64 * 1024));
     assert_eq!((Constant::CHECKS, Path::CHECKS, On::CHECKS), (MODE, Checks::Unchecked, MODE));
     assert_eq!((Chosen::CHECKS, Chosen::SLAB_BYTES), (MODE, 1 << 17));
+    assert_eq!((Plain::CLASSES, Text::CLASSES, Nodes::CLASSES), (Classes::Natural, FINE, FINE));
+    assert_eq!((Buffers::CLASSES, Text::SLAB_BYTES, Nodes::CHECKS), (Classes::Natural, 1 << 16, MODE));
+    let text = Text::malloc(8 << 10);
+    assert_eq!((Text::stats().classes.len(), Text::stats().large_allocations), (64, 0));
+    // SAFETY: allocated above with this size.
+    unsafe { Text::free(text, 8 << 10) };
     assert!(Chosen <= Chosen);
 }
 "#;

@@ -10,8 +10,8 @@ use std::ptr::NonNull;
 
 use allocator_api2::alloc::Allocator;
 use common::child::{self, expect};
-use common::doors::layout;
-use family_alloc::{Family, family};
+use common::doors::{layout, slot_bytes, slots_of_slab};
+use family_alloc::{Checks, Family, family};
 
 family! {
     struct Right;
@@ -22,6 +22,9 @@ family! {
     struct Foreign { checks: Unchecked }
     struct Watched { checks: Checked }
     struct Guarded { checks: Hardened, slab_bytes: 64 * 1024 }
+    struct Spaced { classes: Spaced }
+    struct WatchedSpaced { classes: Spaced, checks: Checked }
+    struct GuardedSpaced { classes: Spaced, checks: Hardened, slab_bytes: 128 * 1024 }
 }
 
 const MIB: usize = 1 << 20;
@@ -366,7 +369,7 @@ fn empty<F: Family>(door: Door, size: usize) {
     let truth = if size > F::SLAB_BYTES / 2 {
         part_of_large(size, address, F::NAME)
     } else {
-        slot_of(size.next_power_of_two(), F::NAME)
+        slot_of(slot_bytes(F::CLASSES, bytes(size), 16), F::NAME)
     };
     expect(&format!("invalid free of {address:#x} (size 0, 16-byte class, family {}): {truth}", F::NAME));
     match door {
@@ -402,6 +405,9 @@ const EMPTY: &[Case] = &[
     ("hardened, 16", |door| empty::<Guarded>(door, 16)),
     ("hardened, 32 KiB", |door| empty::<Guarded>(door, 32 << 10)),
     ("hardened, 1 MiB", |door| empty::<Guarded>(door, MIB)),
+    ("checked and spaced, 104", |door| empty::<WatchedSpaced>(door, 104)),
+    ("checked and spaced, 3 MiB", |door| empty::<WatchedSpaced>(door, 3 * MIB)),
+    ("hardened and spaced, 24", |door| empty::<GuardedSpaced>(door, 24)),
     ("resized", |door| empty_resized(door, allocate::<Watched>(100))),
     ("resized, zeroed", |_| {
         let address = allocate::<Watched>(100);
@@ -418,9 +424,43 @@ fn what_is_live_does_not_come_back_as_nothing() {
     assert_every_case_ends("what_is_live_does_not_come_back_as_nothing", EMPTY);
 }
 
+/// What is left over behind the last slot of a slab, freed as if it were one.
+fn behind_the_last<F: Family>(door: Door, size: usize) {
+    let slot = slot_bytes(F::CLASSES, bytes(size), 1);
+    let slots = slots_of_slab(F::CLASSES, F::SLAB_BYTES, slot);
+    assert_ne!(slots * slot, F::SLAB_BYTES, "something is left over");
+    let behind = (allocate::<F>(size) & !(F::SLAB_BYTES - 1)) + slots * slot;
+    let name = F::NAME;
+    let (head, class) = (format!("invalid free of {behind:#x} ("), format!("{slot}-byte class, family {name})"));
+    if F::CHECKS == Checks::Default {
+        expect(&format!("{head}{class}: it is no slot; found when it went back to its slab"));
+    } else {
+        expect(&format!("{head}size {size}, {class}: {}", slot_of(slot, name)));
+    }
+    door.free::<F>(behind, bytes(size));
+    F::trim();
+}
+
+const BEHIND: &[Case] = &[
+    ("default, 24", |door| behind_the_last::<Spaced>(door, 24)),
+    ("default, 5000", |door| behind_the_last::<Spaced>(door, 5000)),
+    ("default, 9000", |door| behind_the_last::<Spaced>(door, 9000)),
+    ("checked, 24", |door| behind_the_last::<WatchedSpaced>(door, 24)),
+    ("checked, 9000", |door| behind_the_last::<WatchedSpaced>(door, 9000)),
+    ("checked, 200 000", |door| behind_the_last::<WatchedSpaced>(door, 200_000)),
+    ("hardened, 100", |door| behind_the_last::<GuardedSpaced>(door, 100)),
+    ("hardened, 14 000", |door| behind_the_last::<GuardedSpaced>(door, 14_000)),
+];
+
+#[test]
+#[cfg_attr(miri, ignore = "no process can be started there")]
+fn what_is_left_over_in_a_slab_is_no_slot() {
+    assert_every_case_ends("what_is_left_over_in_a_slab_is_no_slot", BEHIND);
+}
+
 #[test]
 fn what_dangles_comes_back_as_nothing() {
-    family! { struct Unused { checks: Checked } struct Empty { checks: Checked } struct EmptyGuarded { checks: Hardened } }
+    family! { struct Unused { checks: Checked } struct Empty { checks: Checked } struct EmptyGuarded { checks: Hardened } struct EmptySpaced { checks: Hardened, classes: Spaced } }
     fn come_back<F: Family>() {
         for shift in 0..30 {
             let nothing = layout(0, 1 << shift);
@@ -454,6 +494,7 @@ fn what_dangles_comes_back_as_nothing() {
     unsafe { Unused::free((&raw const local).cast_mut(), 0) };
     come_back::<Empty>();
     come_back::<EmptyGuarded>();
+    come_back::<EmptySpaced>();
 }
 
 /// In debug builds what an unchecked family gets wrongly is told when it goes back to its slab; it

@@ -147,14 +147,15 @@ impl ThreadCache {
         self.exchanges.set(self.exchanges.get().saturating_add(1));
         self.exchange_count.set(self.exchange_count.get().wrapping_add(1));
         self.calm_down(now as u32);
-        self.cache.magazine(class).note_exchange();
-        self.lengthen(class);
-        self.cache.magazine(class).capacity() > 0
+        let magazine = self.cache.magazine(class);
+        magazine.note_exchange();
+        self.lengthen(magazine, class);
+        magazine.capacity() > 0
     }
 
     /// Lets a magazine hold twice as many slots, or its first.
-    fn lengthen(&self, class: SizeClass) {
-        let (magazine, checks) = (self.cache.magazine(class), self.family.checks);
+    fn lengthen(&self, magazine: &Magazine, class: SizeClass) {
+        let checks = self.family.checks;
         let most = magazine_slots(class, checks, self.family.cache_bytes());
         let capacity = magazine.capacity();
         if capacity == most {

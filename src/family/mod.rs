@@ -275,7 +275,7 @@ impl FamilyCore {
         let refill = || {
             magazine.refill(cache.tally(), batch_slots(magazine.capacity()), |places| self.take(cache, class, places));
             magazine.note(class);
-            magazine.held(class) > 0
+            magazine.stored_slots() > 0 || magazine.has_fresh()
         };
         // What the thread holds of other classes may be what a limit has no room for.
         refill()

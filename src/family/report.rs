@@ -51,7 +51,8 @@ impl FamilyCore {
 
     /// Bytes of the slots that serve a layout; `None` if it is mapped singly.
     fn class_bytes(&self, layout: Layout) -> Option<usize> {
-        let class = self.class_of(layout);
+        // What comes back as nothing is said to be of the shortest class that has its alignment.
+        let class = self.class_of(Layout::from_size_align(layout.size().max(1), layout.align()).unwrap_or(layout));
         self.serves(class).then(|| class.slot_bytes())
     }
 
