@@ -250,7 +250,7 @@ impl FamilyCore {
         self.register()?;
         let (bin, geometry, depot) = self.bin(class);
         let taken = self.with_what_is_kept(|| {
-            bin.take_one(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class))
+            os::silently(|| bin.take_one(&geometry, depot)).unwrap_or_else(|twice| self.report_twice(twice, class))
         })?;
         self.tell_of_roots();
         self.tell_if_free(taken.0, class, false);
@@ -266,7 +266,7 @@ impl FamilyCore {
         self.tell_if_free(address & !(class.slot_bytes() - 1), class, true);
         let (bin, geometry, depot) = self.bin(class);
         // SAFETY: a live slot is a used slot of this bin, and the caller gives it up.
-        let given = unsafe { bin.give(&geometry, depot, &[address]) };
+        let given = os::silently(|| unsafe { bin.give(&geometry, depot, &[address]) });
         given.unwrap_or_else(|twice| self.report_twice(twice, class));
         self.note(-1, class.slot_bytes());
     }
