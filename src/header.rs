@@ -65,43 +65,6 @@ impl Flag {
     }
 }
 
-/// How much of a unit is in dumps of the process: as a step, because what is left out costs the system a mapping or two.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Dumped {
-    Nothing,
-    First,
-    Second,
-    All,
-}
-
-impl Dumped {
-    const FIRST_BYTES: usize = 64 << 10;
-    const SECOND_BYTES: usize = 512 << 10;
-
-    /// The step that a unit with so many bytes in use needs.
-    pub(crate) const fn of(used_bytes: usize) -> Self {
-        if used_bytes > Self::SECOND_BYTES {
-            Self::All
-        } else if used_bytes > Self::FIRST_BYTES {
-            Self::Second
-        } else if used_bytes > 0 {
-            Self::First
-        } else {
-            Self::Nothing
-        }
-    }
-
-    /// Bytes that are in dumps.
-    pub(crate) fn bytes(self, unit_bytes: usize) -> usize {
-        match self {
-            Self::Nothing => 0,
-            Self::First => Self::FIRST_BYTES.min(unit_bytes),
-            Self::Second => Self::SECOND_BYTES.min(unit_bytes),
-            Self::All => unit_bytes,
-        }
-    }
-}
-
 /// What a bin knows of one slab.
 #[repr(C, align(64))]
 pub(crate) struct SlabHeader {
@@ -120,7 +83,7 @@ pub(crate) struct SlabHeader {
     pub(crate) side_ready: Flag,
     /// What the system has been told last of the unit's pages, also while it is no slab: see `region`.
     pub(crate) advice: Cell<u8>,
-    /// How much of the unit is in dumps, also while it is no slab: a [`Dumped`] as a number.
+    /// How much of the unit is in dumps, as a step, also while it is no slab: see `region::dumps`.
     pub(crate) dumped: Cell<u8>,
     /// Free slots that have parts on pages that were given back to the system: P1 in `slab::pages`.
     pub(crate) purged: Cell<u32>,

@@ -50,23 +50,27 @@ fn family_and_size(case: &str) -> (Doors, usize) {
     (*family, size.parse().expect("a number"))
 }
 
+/// Reads a byte of what was freed.
+fn use_after_free(case: &str) {
+    let (doors, size) = family_and_size(case);
+    let allocate = || (doors.allocate)(layout(size, 1)).expect("memory").cast::<u8>();
+    let _others: [NonNull<u8>; 3] = std::array::from_fn(|_| allocate());
+    let memory = allocate();
+    let last = byte(memory, size - 1);
+    // SAFETY: the last byte of a live allocation.
+    unsafe { last.write(1) };
+    // SAFETY: allocated above with this layout.
+    unsafe { (doors.deallocate)(memory, layout(size, 1)) };
+    // SAFETY: not kept: this is what must be reported.
+    black_box(unsafe { last.read_volatile() });
+}
+
 #[test]
 #[ignore = "only AddressSanitizer tells: `.ci/sanitizers address`"]
 fn a_use_after_free_is_reported() {
     const NAME: &str = "a_use_after_free_is_reported";
     if let Some(case) = child::case() {
-        let (doors, size) = family_and_size(&case);
-        let allocate = || (doors.allocate)(layout(size, 1)).expect("memory").cast::<u8>();
-        let _others: [NonNull<u8>; 3] = std::array::from_fn(|_| allocate());
-        let memory = allocate();
-        let last = byte(memory, size - 1);
-        // SAFETY: the last byte of a live allocation.
-        unsafe { last.write(1) };
-        // SAFETY: allocated above with this layout.
-        unsafe { (doors.deallocate)(memory, layout(size, 1)) };
-        // SAFETY: not kept: this is what must be reported.
-        black_box(unsafe { last.read_volatile() });
-        return;
+        return use_after_free(&case);
     }
     for (family, size) in FAMILIES.iter().flat_map(|family| SIZES.map(|size| (family.name, size))) {
         let output = child::run(NAME, &format!("{family} {size}"));
@@ -79,7 +83,7 @@ fn a_use_after_free_is_reported() {
 }
 
 /// Makes random calls, looking at the contents: nothing of it may be reported.
-fn make_calls(doors: &Doors, seed: u64) {
+fn make_calls(doors: &Doors, seed: u64, calls: usize) {
     let mut random = Random::new(seed);
     let mut live: std::vec::Vec<(NonNull<u8>, usize)> = std::vec::Vec::new();
     let fill = |memory: NonNull<u8>, size: usize| {
@@ -88,7 +92,7 @@ fn make_calls(doors: &Doors, seed: u64) {
         // SAFETY: as above.
         unsafe { byte(memory, size - 1).write(7) };
     };
-    for call in 0..50_000 {
+    for call in 0..calls {
         let most = [20, 300, 5000, 100_000, 3_000_000][random.below(if call % 50 == 0 { 5 } else { 3 })];
         let size = 1 + random.below(most);
         match random.below(4) {
@@ -122,7 +126,7 @@ fn make_calls(doors: &Doors, seed: u64) {
                 unsafe { (doors.deallocate)(memory, layout(size, 1)) };
             }
         }
-        if call % 10_000 == 0 {
+        if call % 2000 == 0 {
             (doors.trim)();
         }
     }
@@ -137,7 +141,7 @@ fn make_calls(doors: &Doors, seed: u64) {
 fn valid_calls_are_not_reported() {
     std::thread::scope(|scope| {
         for (seed, doors) in (1..).zip(FAMILIES) {
-            scope.spawn(move || make_calls(&doors, seed));
+            scope.spawn(move || make_calls(&doors, seed, 50_000));
         }
     });
 }
@@ -196,4 +200,34 @@ fn what_only_families_reach_is_no_leak() {
     let lost = child::run(NAME, "lost");
     let text = text(&lost);
     assert!(!lost.status.success() && text.contains("12800 byte(s) leaked in 100 allocation(s)"), "{text}");
+}
+
+/// The same under valgrind, where it is installed.
+#[test]
+#[cfg(all(feature = "valgrind", any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn valgrind_reports_a_use_after_free_and_nothing_else() {
+    const NAME: &str = "valgrind_reports_a_use_after_free_and_nothing_else";
+    match child::case().as_deref() {
+        Some("valid") => {
+            for doors in FAMILIES {
+                make_calls(&doors, 1, 5000);
+            }
+            return;
+        }
+        Some(case) => return use_after_free(case),
+        None => {}
+    }
+    if std::process::Command::new("valgrind").arg("--version").output().is_err() {
+        println!("skipped: there is no valgrind");
+        return;
+    }
+    // SAFETY: no other test of this program reads or writes the environment while this one runs.
+    unsafe { std::env::set_var("FAMILY_ALLOC_TEST_RUNNER", "valgrind --quiet --error-exitcode=66") };
+    let valid = child::run(NAME, "valid");
+    assert!(valid.status.success() && !text(&valid).contains("Invalid"), "{}", text(&valid));
+    let every_family = FAMILIES.iter().map(|family| (family.name, 100));
+    for (family, size) in every_family.chain(SIZES.map(|size| (Default::NAME, size))) {
+        let output = child::run(NAME, &format!("{family} {size}"));
+        assert!(text(&output).contains("Invalid read of size 1"), "{family}, {size} bytes:\n{}", text(&output));
+    }
 }

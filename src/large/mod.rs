@@ -37,6 +37,7 @@ use core::ptr::NonNull;
 use kept::KEPT_BYTES;
 use runs::{Found, RunSet, Wish};
 use single::Singles;
+use space::{advise_huge, in_use};
 
 use crate::marks::Generation;
 use crate::os;
@@ -486,22 +487,6 @@ impl LargeSet {
     /// Until when what is free must have been freed to go back at this time.
     fn aged_at(now: u64) -> Option<u64> {
         now.checked_sub(PURGE_AFTER_MILLISECONDS)
-    }
-}
-
-/// The same, which may have been free before: a sanitizer is told that it no longer is.
-fn in_use(large: Large) -> Large {
-    if os::poisons() {
-        // SAFETY: an allocation on its way to the client.
-        unsafe { os::unpoison(large.memory, large.bytes) };
-    }
-    large
-}
-
-fn advise_huge(stretch: Option<(usize, usize)>) {
-    if let Some((start, bytes)) = stretch {
-        // SAFETY: in a live run of the family's.
-        unsafe { os::advise_huge(pointer(start), bytes) };
     }
 }
 

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use super::kept::Piece;
 use super::runs::{Leaving, Wish, side_bytes};
 use super::single::discard;
-use super::{LargeSet, Larges, pointer};
+use super::{Large, LargeSet, Larges, pointer};
 use crate::os;
 
 /// Bytes of a family's first range: few, as a limit on address space may be set later.
@@ -246,6 +246,23 @@ impl Larges {
             }
             self.discard_or_keep(side.0, side.1);
         }
+    }
+}
+
+/// The allocation, which may have been free before: a sanitizer is told that it no longer is.
+pub(super) fn in_use(large: Large) -> Large {
+    if os::poisons() {
+        // SAFETY: an allocation on its way to the client.
+        unsafe { os::unpoison(large.memory, large.bytes) };
+    }
+    large
+}
+
+/// Advises huge pages for what has grown, if it is to have some.
+pub(super) fn advise_huge(stretch: Option<(usize, usize)>) {
+    if let Some((start, bytes)) = stretch {
+        // SAFETY: in a live run of the family's.
+        unsafe { os::advise_huge(pointer(start), bytes) };
     }
 }
 

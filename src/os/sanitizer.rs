@@ -1,5 +1,5 @@
-//! What the run-time libraries of sanitizers are told, where the process has one: by AddressSanitizer which memory is free, by
-//! LeakSanitizer where pointers may be that keep others' memory reachable.
+//! What the run-time libraries of sanitizers are told, where the process has one: AddressSanitizer which memory is free,
+//! LeakSanitizer where pointers may be that keep others' memory reachable. With the feature `valgrind` that is told like the first.
 //!
 //! The libraries' functions are weak symbols: where the program is linked without them, or an object with this code is loaded
 //! into one that is, their addresses are null, and nothing is done here. So there is nothing to configure. They take locks of their
@@ -76,7 +76,22 @@ type OfAnAddress = unsafe extern "C" fn(*const u8) -> i32;
 /// What [`poisons`] tries.
 static PROBE: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
 
-/// Whether free memory is poisoned: AddressSanitizer is there and lets itself be told.
+/// Valgrind, where it is not to be told of anything.
+#[cfg(not(all(feature = "valgrind", unix, not(any(miri, feature = "portable")))))]
+mod valgrind {
+    use core::ptr::NonNull;
+
+    pub(super) const fn is_there() -> bool {
+        false
+    }
+    pub(super) fn poison(_: NonNull<u8>, _: usize) {}
+    pub(super) fn unpoison(_: NonNull<u8>, _: usize) {}
+    pub(super) fn silence(_: bool) {}
+}
+#[cfg(all(feature = "valgrind", unix, not(any(miri, feature = "portable"))))]
+use super::valgrind;
+
+/// Whether free memory is poisoned: AddressSanitizer is there and lets itself be told, or valgrind is.
 #[inline]
 pub(crate) fn poisons() -> bool {
     const UNASKED: u32 = 0;
@@ -86,7 +101,7 @@ pub(crate) fn poisons() -> bool {
     // Relaxed: the answer is the same whoever asks.
     match ANSWER.load(Relaxed) {
         UNASKED => {
-            let answer = try_to_poison();
+            let answer = valgrind::is_there() || try_to_poison();
             ANSWER.store(if answer { YES } else { NO }, Relaxed);
             answer
         }
@@ -125,10 +140,14 @@ unsafe fn tell(function: *const (), start: NonNull<u8>, bytes: usize) {
 /// # Safety
 /// The range is the caller's, begins at a multiple of 8 and is a multiple of 8 long.
 pub(crate) unsafe fn poison(start: NonNull<u8>, bytes: usize) {
-    if poisons() {
-        // SAFETY: nobody has a use for what is there.
-        unsafe { tell(asan_poison(), start, bytes) };
+    if !poisons() {
+        return;
     }
+    if valgrind::is_there() {
+        return valgrind::poison(start, bytes);
+    }
+    // SAFETY: nobody has a use for what is there.
+    unsafe { tell(asan_poison(), start, bytes) };
 }
 
 /// Takes that back, in part or as a whole; does nothing to what is not poisoned.
@@ -136,8 +155,23 @@ pub(crate) unsafe fn poison(start: NonNull<u8>, bytes: usize) {
 /// # Safety
 /// The range is the caller's.
 pub(crate) unsafe fn unpoison(start: NonNull<u8>, bytes: usize) {
+    if valgrind::is_there() {
+        return valgrind::unpoison(start, bytes);
+    }
     // SAFETY: accesses are allowed again.
     unsafe { tell(asan_unpoison(), start, bytes) };
+}
+
+/// Does what the engine does with free slots. Valgrind looks at every instruction, so it has to look away.
+#[inline(always)]
+pub(crate) fn silently<T>(what: impl FnOnce() -> T) -> T {
+    if !valgrind::is_there() {
+        return what();
+    }
+    valgrind::silence(true);
+    let result = what();
+    valgrind::silence(false);
+    result
 }
 
 /// Whether LeakSanitizer is there. It reads all of a root that can be read according to the list of mappings: there must be no

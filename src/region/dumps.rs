@@ -10,9 +10,46 @@
 
 use core::ptr::NonNull;
 
-use crate::header::{Dumped, SlabHeader};
+use crate::header::SlabHeader;
 use crate::os;
 use crate::sync::{AtomicUsize, Relaxed};
+
+/// How much of a unit is in dumps of the process: as a step, because what is left out costs the system a mapping or two.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Dumped {
+    Nothing,
+    First,
+    Second,
+    All,
+}
+
+impl Dumped {
+    const FIRST_BYTES: usize = 64 << 10;
+    const SECOND_BYTES: usize = 512 << 10;
+
+    /// The step that a unit with so many bytes in use needs.
+    pub(crate) const fn of(used_bytes: usize) -> Self {
+        if used_bytes > Self::SECOND_BYTES {
+            Self::All
+        } else if used_bytes > Self::FIRST_BYTES {
+            Self::Second
+        } else if used_bytes > 0 {
+            Self::First
+        } else {
+            Self::Nothing
+        }
+    }
+
+    /// Bytes that are in dumps.
+    pub(crate) fn bytes(self, unit_bytes: usize) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::First => Self::FIRST_BYTES.min(unit_bytes),
+            Self::Second => Self::SECOND_BYTES.min(unit_bytes),
+            Self::All => unit_bytes,
+        }
+    }
+}
 
 /// Units of a process that may be there in part.
 const PARTIAL_COUNT: usize = 500;
@@ -44,6 +81,7 @@ pub(crate) fn dump_more(slab: &SlabHeader, used_bytes: usize, unit_bytes: usize)
     unsafe { os::put_into_dumps(memory, wanted.bytes(unit_bytes)) };
     slab.dumped.set(wanted as u8);
     if wanted == Dumped::All {
-        PARTIAL.fetch_sub(1, Relaxed);
+        // One less, in arithmetic that wraps.
+        PARTIAL.fetch_add(usize::MAX, Relaxed);
     }
 }

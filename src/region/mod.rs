@@ -20,13 +20,13 @@ mod tests;
 
 use core::ptr::NonNull;
 
-use crate::header::{Directory, Dumped, RegionHeader, SlabHeader, UNIT_COUNT};
+use crate::header::{Directory, RegionHeader, SlabHeader, UNIT_COUNT};
 use crate::huge_pages::Pages;
 use crate::os;
 use crate::sync::{Lock, Relaxed};
 use crate::waiting;
 
-pub(crate) use dumps::dump_more;
+pub(crate) use dumps::{Dumped, dump_more};
 
 /// How long an empty slab keeps its pages: a program that empties and fills again within that time does not pay for them twice.
 pub(crate) const PURGE_AFTER_MILLISECONDS: u64 = 1000;

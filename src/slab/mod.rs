@@ -27,10 +27,10 @@ use core::ptr::NonNull;
 
 use crate::checks::Checks;
 use crate::fault::{Fault, FaultKind, Truth, report_under_lock};
-use crate::header::{Directory, Dumped, SlabHeader, UNIT_COUNT};
+use crate::header::{Directory, SlabHeader, UNIT_COUNT};
 use crate::huge_pages::{HugePages, Pages};
 use crate::os::{self, Opened};
-use crate::region::{Unit, UnitPool, dump_more};
+use crate::region::{Dumped, Unit, UnitPool, dump_more};
 use crate::size_class::SizeClass;
 use crate::sync::Lock;
 use crate::tiny::Tiny;
