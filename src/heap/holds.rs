@@ -16,6 +16,7 @@ use crate::sync::{Lock, held};
 
 crate::family! {
     struct Mixed;
+    struct Alone;
     struct Narrow { slab_bytes: 64 * 1024 }
     struct Noted { checks: Checked }
     struct Fenced { checks: Hardened }
@@ -136,7 +137,10 @@ fn make_calls<F: Family>(seed: u64) {
 #[test]
 #[ignore = "shows figures; a machine that does other work makes them worse"]
 fn the_longest_holds() {
-    let places = held::watch(|| {
+    println!("large allocations, one thread alone:");
+    show(held::watch(|| make_large_calls::<Alone>(9)));
+    println!("all at once:");
+    show(held::watch(|| {
         std::thread::scope(|scope| {
             scope.spawn(|| make_large_calls::<Mixed>(7));
             scope.spawn(|| make_large_calls::<Fenced>(8));
@@ -147,7 +151,10 @@ fn the_longest_holds() {
                 scope.spawn(move || make_calls::<Fenced>(seed));
             }
         });
-    });
+    }));
+}
+
+fn show(places: Vec<((&str, u32), held::Held)>) {
     println!("{:>8} {:>9} {:>9} {:>9} {:>10}  place", "times", "mean, µs", "most, µs", "over 100", "clock, µs");
     for ((file, line), held) in &places {
         let mean = held.busy_sum as f64 / held.times as f64 / 1e3;
