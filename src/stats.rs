@@ -58,10 +58,10 @@ pub struct Stats {
     /// `total_frees`. Exact when no thread is in the middle of a call; then the difference of the two is
     /// `live_allocations`. Otherwise it may be one too many for each thread that is in the middle of a free.
     ///
-    /// A resize counts as an allocation and a free where it goes through another slot, from a class to another or
-    /// between slots and large allocations. Where it stays in its class, or among the large allocations, it counts as
-    /// nothing, also if the contents move. Calls for no bytes do not count. A child of a `fork` goes on from what its
-    /// parent had counted.
+    /// A resize counts as nothing where the allocation stays in its class, or is a large one that is made longer or
+    /// shorter, also if the system moves it. Where another takes its place it counts as an allocation and a free: from
+    /// class to class, between slots and large allocations, and of large ones in hardened families. Calls for no bytes
+    /// do not count. A child of a `fork` goes on from what its parent had counted.
     pub total_allocations: u64,
     /// Frees since the family was first used. Exact when no thread is in the middle of a call; never goes back.
     pub total_frees: u64,

@@ -252,9 +252,10 @@ fn what_is_seen_meanwhile_does_not_go_back() {
 }
 
 #[test]
-fn a_resize_counts_where_it_goes_through_another_slot() {
-    family! { struct Resized; struct ResizedNoted { checks: Checked } }
-    fn check<F: Family>() {
+fn a_resize_counts_where_another_allocation_takes_the_place() {
+    family! { struct Resized; struct Noted { checks: Checked } struct Guarded { checks: Hardened } }
+    // What a resize among the large allocations counts.
+    fn check<F: Family>(large: u64) {
         let mut expected = (1, 0);
         let mut memory = F::malloc(40);
         let mut old = 40;
@@ -266,9 +267,9 @@ fn a_resize_counts_where_it_goes_through_another_slot() {
             (4000, 1),
             (100, 1),
             (3 * MIB, 1),
-            (5 * MIB, 0),
-            (40 * MIB, 0),
-            (2 * MIB, 0),
+            (5 * MIB, large),
+            (40 * MIB, large),
+            (2 * MIB, large),
             (50, 1),
         ];
         for (new, both) in steps {
@@ -292,8 +293,9 @@ fn a_resize_counts_where_it_goes_through_another_slot() {
         let change = F::stats().since(&earlier);
         assert_eq!((change.total_allocations, change.total_frees, change.live_allocations), (1, 1, 0));
     }
-    check::<Resized>();
-    check::<ResizedNoted>();
+    check::<Resized>(0);
+    check::<Noted>(0);
+    check::<Guarded>(1);
 }
 
 /// A thread that calls only now and then gives up what its cache has room for: nothing is lost or counted twice by that.

@@ -6,7 +6,8 @@
 //! **F4** The locks of a family are taken only once it is in the registry: only then does a `fork`
 //! hold them.
 //! **F5** Every allocation and every free is counted once: by the cache that served it (M5), else
-//! beside the caches. A resize is both where it goes through another slot, and neither elsewhere.
+//! beside the caches. A resize is both where another allocation takes the place of the first, else
+//! neither.
 
 mod caches;
 mod checked;

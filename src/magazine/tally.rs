@@ -8,6 +8,8 @@
 //! a call does not change, `freed` and `taken`, together with what makes up for it, by
 //! [`Tally::change`]; others take no sum from the middle of that.
 
+#![forbid(unsafe_code)]
+
 use super::Cache;
 #[cfg(doc)]
 use super::Magazine;

@@ -40,14 +40,29 @@ pub(crate) mod held {
         pub(crate) busy: u64,
         /// All of it.
         pub(crate) busy_sum: u64,
-        /// How often it was more than [`LIMIT`].
+        /// How often it was more than [`LIMIT`], and how often without a page that the system had to find meanwhile.
         pub(crate) over: usize,
+        pub(crate) over_by_itself: usize,
         /// The longest time on the clock, in nanoseconds.
         pub(crate) whole: u64,
     }
 
     /// The moment at which a guard was made, and where, if anybody wants to know.
-    pub(super) struct Since(Option<(u64, u64, &'static Location<'static>)>);
+    pub(super) struct Since(Option<(u64, u64, u64, &'static Location<'static>)>);
+
+    /// Page faults of this thread, where the system tells them.
+    fn faults() -> u64 {
+        #[cfg(target_os = "linux")]
+        {
+            let mut usage = core::mem::MaybeUninit::<libc::rusage>::zeroed();
+            // SAFETY: `getrusage` writes one `rusage` to a live one.
+            assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) }, 0);
+            // SAFETY: numbers, all initialised above.
+            unsafe { usage.assume_init() }.ru_minflt.unsigned_abs()
+        }
+        #[cfg(not(target_os = "linux"))]
+        0
+    }
 
     fn nanoseconds(clock: libc::clockid_t) -> u64 {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -62,23 +77,25 @@ pub(crate) mod held {
             // What has no value is held during calls to the system.
             // Relaxed: the flag publishes nothing; the watcher starts its threads after it has set it.
             let is_watched = has_value && IS_WATCHED.load(Relaxed);
-            let now = || (nanoseconds(libc::CLOCK_THREAD_CPUTIME_ID), nanoseconds(libc::CLOCK_MONOTONIC));
+            let now = || (faults(), nanoseconds(libc::CLOCK_MONOTONIC), nanoseconds(libc::CLOCK_THREAD_CPUTIME_ID));
             let caller = Location::caller();
-            Self(is_watched.then(now).map(|(busy, whole)| (busy, whole, caller)))
+            Self(is_watched.then(now).map(|(faults, whole, busy)| (faults, whole, busy, caller)))
         }
 
         /// Notes a guard that has just freed its lock.
         pub(super) fn note(&self) {
-            let Some((busy, whole, place)) = self.0 else { return };
+            let Some((found, whole, busy, place)) = self.0 else { return };
             let busy = nanoseconds(libc::CLOCK_THREAD_CPUTIME_ID) - busy;
             let whole = nanoseconds(libc::CLOCK_MONOTONIC) - whole;
+            let is_over = busy > LIMIT;
             let mut longest = LONGEST.lock().unwrap();
             let held = longest.entry((place.file(), place.line())).or_default();
             *held = Held {
                 times: held.times + 1,
                 busy: held.busy.max(busy),
                 busy_sum: held.busy_sum + busy,
-                over: held.over + usize::from(busy > LIMIT),
+                over: held.over + usize::from(is_over),
+                over_by_itself: held.over_by_itself + usize::from(is_over && faults() == found),
                 whole: held.whole.max(whole),
             };
         }
