@@ -68,6 +68,21 @@ fn collections_live_in_their_heap() {
 }
 
 #[test]
+fn each_heap_counts_from_its_begin() {
+    for calls in [3_u64, 1000, 50, 7] {
+        let heap = Heap::new("counted").unwrap();
+        assert_eq!((heap.stats().total_allocations, heap.stats().total_frees), (0, 0));
+        // So many that the thread has a cache in the second round.
+        for _ in 0..calls {
+            drop(Box::new_in([0_u64; 4], heap.clone()));
+        }
+        let kept = Box::new_in([0_u64; 4], heap.clone());
+        assert_eq!((heap.stats().total_allocations, heap.stats().total_frees), (calls + 1, calls));
+        drop(kept);
+    }
+}
+
+#[test]
 fn families_and_heaps_are_listed_alike() {
     family! { struct Listed; }
     let boxed = Box::new_in(1, Listed);

@@ -93,6 +93,11 @@ impl Caches {
         self.iter().map(ThreadCache::counts).fold(self.ended, Counts::plus)
     }
 
+    /// Forgets what was counted with those that have gone back.
+    pub(super) fn forget_counts(&mut self) {
+        self.ended = Counts::NONE;
+    }
+
     fn link(&mut self, cache: &'static ThreadCache) {
         if let Some(first) = self.first {
             first.previous.set(Some(cache));

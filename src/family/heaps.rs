@@ -272,6 +272,7 @@ impl FamilyCore {
         }
         // SAFETY: as above; what was charged to the last heap was refunded when it ended.
         unsafe { self.set_parent(options.parent) };
+        self.forget_totals();
         self.live_seen.reset();
         self.live_bytes_seen.reset();
         let number = self.number.load(Relaxed);

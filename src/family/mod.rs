@@ -268,6 +268,14 @@ impl FamilyCore {
         self.note(-1, bytes);
     }
 
+    /// Counts from nothing, for the next heap of a core that nobody uses.
+    fn forget_totals(&self) {
+        // Relaxed: the heap's first handle publishes it.
+        self.allocated_beside.store(0, Relaxed);
+        self.freed_beside.store(0, Relaxed);
+        self.caches.lock().forget_counts();
+    }
+
     /// Fills an exhausted magazine from the bin; `false`: out of memory.
     pub(crate) fn refill(&'static self, cache: &ThreadCache, class: SizeClass) -> bool {
         let cache = cache.cache;
