@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::family::{self, FamilyCore};
+use crate::family::FamilyCore;
 use crate::fatal::Line;
 use crate::magazine::CacheSlot;
 use crate::size_class::SizeClass;
@@ -48,7 +48,6 @@ pub(crate) fn explore(sleep: Sleep, model: impl Fn() + Send + Sync + 'static) {
         os::reset();
         OWNED.take();
         CORES.with(|cores| cores.iter().for_each(|core| core.set(None)));
-        family::forget_all();
         model();
         sync::end_thread();
     });

@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use crate::checks::Checks;
-use crate::family::{FamilyCore, HeapOptions, families};
+use crate::family::{FamilyCore, HeapOptions, families, forget_all};
 use crate::front::{Handle, allocate, deallocate};
 use crate::magazine::{Cache, CacheSlot};
 use crate::sync::Sleep;
@@ -62,6 +62,7 @@ fn use_once(heap: &'static FamilyCore) {
 /// A thread ends with a cache of a heap whose last handle goes, and another heap begins meanwhile.
 pub fn a_dead_heap_serves_nobody() {
     explore(Sleep::Lightly, || {
+        forget_all();
         let heap = begin("one");
         heap.hold();
         let thread = spawn(move || {
@@ -81,6 +82,7 @@ pub fn a_dead_heap_serves_nobody() {
 /// Two threads use a heap, let it go, and use another, which may stand where the first one stood.
 pub fn a_thread_goes_on_to_the_next_heap() {
     explore(Sleep::Lightly, || {
+        forget_all();
         let heap = begin("one");
         heap.hold();
         let thread = spawn(move || {
@@ -100,6 +102,7 @@ pub fn a_thread_goes_on_to_the_next_heap() {
 /// A reference to a heap is used while that ends and another begins.
 pub fn a_reference_finds_no_other_heap() {
     explore(Sleep::Lightly, || {
+        forget_all();
         let heap = begin("one");
         let found = families().next().expect("it lives");
         let walker = spawn(move || {

@@ -3,7 +3,7 @@
 use super::exit::{give, take};
 use crate::Family;
 use crate::sync::Sleep;
-use crate::world::{HALF, One, explore, spawn};
+use crate::world::{HALF, One, explore, let_others_go_first, spawn};
 
 fn assert_plausible(thread_caches: usize) {
     let stats = One::stats();
@@ -24,6 +24,7 @@ pub fn numbers_are_plausible_at_any_moment() {
             let slot = take::<One>(HALF);
             give::<One>(slot);
         });
+        let_others_go_first();
         assert_plausible(1);
         worker.join();
         assert_plausible(0);
