@@ -5,9 +5,11 @@ mod common;
 use std::collections::hash_map::RandomState;
 use std::sync::{Arc, Barrier, mpsc};
 
-use common::times;
 #[cfg(target_os = "linux")]
-use common::{child, memory};
+use common::child;
+#[cfg(all(target_os = "linux", not(any(miri, feature = "portable"))))]
+use common::memory;
+use common::times;
 use family_alloc::{Box, Checks, Heap, HeapError, HugePages, Vec, families, family};
 
 /// What is written to a block says whose it is, and which.

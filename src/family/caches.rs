@@ -357,7 +357,7 @@ impl FamilyCore {
         // this one has left the list.
         let mut caches = self.caches.lock();
         if cache.is_linked.get() {
-            self.flush_all(&cache.cache);
+            self.flush_all(cache.cache);
             caches.unlink(cache);
         }
     }
@@ -370,7 +370,7 @@ impl FamilyCore {
             let Some(cache) = caches.first else { return };
             // What other threads had before a fork may be in the middle of a change: that stays out there.
             if cache.process == process {
-                self.flush_all(&cache.cache);
+                self.flush_all(cache.cache);
             }
             caches.unlink(cache);
         }
