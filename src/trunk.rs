@@ -398,10 +398,7 @@ mod tests {
 
     fn empty() -> Trunks {
         let trunks = Trunks::new();
-        trunks.top.set(0);
-        trunks.entries.set(0);
-        trunks.next[0].set(0);
-        trunks.next[1].set(0);
+        [&trunks.top, &trunks.entries, &trunks.next[0], &trunks.next[1]].iter().for_each(|cell| cell.set(0));
         trunks.reset();
         trunks.take_all()
     }
