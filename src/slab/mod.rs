@@ -171,7 +171,7 @@ impl Geometry<'_> {
         slab.fresh.set(slab.fresh.get() + count as u32);
         slab.used.set(slab.used.get() + count as u32);
         self.debug_check(slab);
-        let used_bytes = slab.fresh.get() as usize;
+        let used_bytes = slab.fresh.get() as usize * self.class.slot_bytes();
         if slab.dumped.get() < Dumped::of(used_bytes) as u8 {
             dump_more(slab, used_bytes, self.unit_bytes());
         }
