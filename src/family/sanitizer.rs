@@ -39,7 +39,7 @@ impl FamilyCore {
     #[cold]
     fn tell_of_new_roots(&self) {
         loop {
-            let untold = self.pool.lock().take_untold();
+            let untold = self.pool().lock().take_untold();
             let Some((start, bytes)) = untold else { return };
             // SAFETY: a part of a region of this family, which stays for good.
             unsafe { os::add_root(start, bytes) };
