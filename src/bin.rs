@@ -81,6 +81,9 @@ struct State {
     slabs: Shelves,
     /// Slots in the depot.
     depot_len: usize,
+    /// Whether it was written to since its own pages went to the system, and whether they are on their way there.
+    depot_used: bool,
+    depot_leaves: bool,
     /// Slots that came back since one was last taken.
     surplus: u32,
     /// When it was last asked what nobody needs, in milliseconds.
@@ -107,6 +110,8 @@ impl Bin {
         Self(Lock::new(State {
             slabs: Shelves::new(),
             depot_len: 0,
+            depot_used: false,
+            depot_leaves: false,
             surplus: 0,
             looked_at: 0,
             unneeded: 0,
@@ -217,6 +222,22 @@ impl Bin {
         self.empty_depot(geometry, depot)?;
         self.0.lock().slabs.retire_empty(geometry);
         Ok(())
+    }
+
+    /// Whether the depot's own pages may go to the system: nothing is in it, but was. It takes nothing until
+    /// [`return_depot`](Self::return_depot). With `quiet` only if nobody has asked for a slot since the last look.
+    pub(crate) fn take_depot(&self, quiet: bool) -> bool {
+        let mut state = self.0.lock();
+        let leaves = state.depot_len == 0 && state.depot_used && (state.quiet || !quiet);
+        if leaves {
+            (state.depot_used, state.depot_leaves) = (false, true);
+        }
+        leaves
+    }
+
+    /// Says that the depot's pages are with the system, or stay as they are.
+    pub(crate) fn return_depot(&self) {
+        self.0.lock().depot_leaves = false;
     }
 
     /// Gives the unit of an empty slab back that is kept for who comes next; whether there was one.
@@ -353,7 +374,7 @@ impl State {
     }
 
     fn give_to_depot(&mut self, geometry: &Geometry<'_>, depot: DepotMemory, slots: &[usize]) -> bool {
-        if slots.len() < DEPOT_LEAST_SLOTS && !geometry.has_guards() || depot.0.is_null() {
+        if slots.len() < DEPOT_LEAST_SLOTS && !geometry.has_guards() || depot.0.is_null() || self.depot_leaves {
             return false;
         }
         self.surplus = self.surplus.saturating_add(slots.len() as u32);
@@ -365,6 +386,7 @@ impl State {
         // SAFETY: room for the slots, reached only under the bin's lock; the source is a slice of the caller's.
         unsafe { core::ptr::copy_nonoverlapping(slots.as_ptr(), top, slots.len()) };
         self.depot_len += slots.len();
+        self.depot_used = true;
         true
     }
 

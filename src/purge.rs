@@ -12,6 +12,7 @@
 use core::ptr::NonNull;
 
 use crate::bin::{Bin, DepotMemory, Found, Twice};
+use crate::capacity::depot_slots;
 use crate::checks::Checks;
 use crate::os;
 use crate::region::{self, UnitPool};
@@ -48,6 +49,7 @@ impl Effort {
 /// Gives all memory of a bin's free slots back; returns its bytes.
 pub(crate) fn trim_bin(bin: &Bin, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<usize, Twice> {
     bin.trim(geometry, depot)?;
+    give_depot_back(bin, geometry, depot, false);
     let mut left = bin.counts(geometry).slab_count;
     let bytes = give_pages_back(bin, geometry, || bin.claim(geometry, Some(&mut left)));
     give_tail_back(bin, geometry, true)?;
@@ -63,6 +65,7 @@ pub(crate) fn purge_unneeded(
     effort: &mut Effort,
 ) -> Result<(), Twice> {
     bin.look(geometry, depot, now)?;
+    give_depot_back(bin, geometry, depot, true);
     give_tail_back(bin, geometry, false)?;
     give_pages_back(bin, geometry, || {
         if effort.is_used_up() {
@@ -98,6 +101,21 @@ fn give_pages_back(bin: &Bin, geometry: &Geometry<'_>, mut next: impl FnMut() ->
             }
         }
     }
+}
+
+/// Gives the pages of an empty depot back, with `quiet` only if nobody has asked for slots lately.
+fn give_depot_back(bin: &Bin, geometry: &Geometry<'_>, depot: DepotMemory, quiet: bool) {
+    if depot.0.is_null() || !bin.take_depot(quiet) {
+        return;
+    }
+    let (page, bytes) = (os::page_bytes(), depot_slots(geometry.class) * size_of::<usize>());
+    let first = depot.0.addr().next_multiple_of(page);
+    let end = (depot.0.addr() + bytes) & !(page - 1);
+    if let Some(memory) = NonNull::new(depot.0.with_addr(first).cast::<u8>()).filter(|_| first < end) {
+        // SAFETY: the depot's own memory, in which nobody reads or writes before it is returned.
+        unsafe { os::purge(memory, end - first) };
+    }
+    bin.return_depot();
 }
 
 /// Gives the memory of the part of the current slab back that was never handed out: its unit was another slab before, or is a huge page.

@@ -160,9 +160,12 @@ impl ThreadCache {
 
     /// Lets a magazine hold twice as many slots, or its first.
     fn lengthen(&self, magazine: &Magazine, class: SizeClass) {
+        let capacity = magazine.capacity();
+        if capacity == MAGAZINE_SLOTS {
+            return;
+        }
         let checks = self.family.checks;
         let most = magazine_slots(class, checks, self.family.cache_bytes());
-        let capacity = magazine.capacity();
         if capacity == most {
             return;
         }

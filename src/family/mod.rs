@@ -11,6 +11,7 @@
 
 mod caches;
 mod checked;
+mod figures;
 #[cfg(all(unix, not(any(miri, loom))))]
 mod fork;
 mod hardened;
@@ -28,6 +29,7 @@ mod sanitizer;
 use core::alloc::Layout;
 
 use caches::Caches;
+use figures::Gauge;
 use heaps::HeapPart;
 use life::Settled;
 use limits::Limits;
@@ -38,13 +40,12 @@ use crate::checks::Checks;
 use crate::header::{Directory, UNIT_COUNT};
 use crate::huge_pages::HugePages;
 use crate::large::Larges;
-use crate::magazine::{Cache, CacheSlot, Counts};
+use crate::magazine::{Cache, CacheSlot};
 use crate::os;
 use crate::region::UnitPool;
 use crate::size_class::{COUNT_MAX, Classes, NATURAL_COUNT, SizeClass};
 use crate::slab::Geometry;
-use crate::stats::{ClassStats, Stats};
-use crate::sync::{AtomicCount, AtomicPtr, AtomicU32, AtomicUsize, Count, Lock, Relaxed};
+use crate::sync::{AtomicCount, AtomicPtr, AtomicU32, Count, Lock, Relaxed};
 
 pub(crate) use caches::ThreadCache;
 #[cfg(loom)]
@@ -97,40 +98,6 @@ pub struct FamilyCore {
     id: Settled<u64>,
     /// What only a heap has.
     heap: Option<HeapPart>,
-}
-
-/// A number and the largest value it has had.
-struct Gauge {
-    now: AtomicUsize,
-    peak: AtomicUsize,
-}
-
-impl Gauge {
-    const fn new() -> Self {
-        Self { now: AtomicUsize::new(0), peak: AtomicUsize::new(0) }
-    }
-
-    fn add(&self, difference: isize) {
-        // Relaxed: a counter that publishes nothing.
-        let now = self.now.fetch_add(difference as usize, Relaxed).wrapping_add(difference as usize);
-        if difference > 0 {
-            self.raise(now);
-        }
-    }
-
-    fn raise(&self, value: usize) {
-        // A negative sum, for a moment while threads note one after another, is no peak.
-        if value as isize > 0 && value > self.peak.load(Relaxed) {
-            self.peak.fetch_max(value, Relaxed);
-        }
-    }
-
-    /// Begins anew, for who has the family to itself.
-    fn reset(&self) {
-        // Relaxed: as above.
-        self.now.store(0, Relaxed);
-        self.peak.store(0, Relaxed);
-    }
 }
 
 impl FamilyCore {
@@ -216,6 +183,7 @@ impl FamilyCore {
         (self.number.load(Relaxed) << CLASS_BITS) | class.index() as u32
     }
 
+    #[inline(always)]
     fn geometry(&self, class: SizeClass) -> Geometry<'_> {
         let (unit_shift, tag, pool, family) = (self.unit_shift, self.tag(class), self.pool(), self.name.get());
         Geometry { class, unit_shift, tag, checks: self.checks, huge_pages: self.huge_pages, pool, family }
@@ -231,6 +199,7 @@ impl FamilyCore {
         self.cache_bytes.get()
     }
 
+    #[inline(always)]
     fn bin(&self, class: SizeClass) -> (&Bin, Geometry<'_>, DepotMemory) {
         let depots = self.depots.load(Relaxed);
         let depot = if depots.is_null() { depots } else { depots.wrapping_add(depot_start(class)) };
@@ -243,37 +212,6 @@ impl FamilyCore {
     fn depot_bytes(&self) -> Option<usize> {
         let last = self.classes.class(self.class_count() - 1);
         os::round_to_pages((depot_start(last) + depot_slots(last)) * size_of::<usize>())
-    }
-
-    /// Notes what the owner of `cache` has allocated or freed of a class since its last exchange.
-    fn note_live(&self, cache: &Cache, class: SizeClass) {
-        self.note(cache.magazine(class).allocated_since_noted(class), class.slot_bytes());
-    }
-
-    fn note(&self, slots: isize, slot_bytes: usize) {
-        self.live_seen.add(slots);
-        self.live_bytes_seen.add(slots * slot_bytes as isize);
-    }
-
-    /// Notes an allocation that no cache counts.
-    fn note_allocation(&self, bytes: usize) {
-        // Relaxed, here and below: a counter that publishes nothing.
-        self.allocated_beside.fetch_add(1, Relaxed);
-        self.note(1, bytes);
-    }
-
-    /// Notes a free that no cache counts.
-    fn note_free(&self, bytes: usize) {
-        self.freed_beside.fetch_add(1, Relaxed);
-        self.note(-1, bytes);
-    }
-
-    /// Counts from nothing, for the next heap of a core that nobody uses.
-    fn forget_totals(&self) {
-        // Relaxed: the heap's first handle publishes it.
-        self.allocated_beside.store(0, Relaxed);
-        self.freed_beside.store(0, Relaxed);
-        self.caches.lock().forget_counts();
     }
 
     /// Fills an exhausted magazine from the bin; `false`: out of memory.
@@ -301,7 +239,7 @@ impl FamilyCore {
         let fresh = fresh_slots(class, magazine.capacity(), magazine_slots(class, self.checks, self.cache_bytes()));
         let slot_bytes = class.slot_bytes();
         let Some(charge) = self.charge(places.len().max(fresh) * slot_bytes, slot_bytes) else { return 0 };
-        let most = charge.bytes() / slot_bytes;
+        let most = class.slots_in(charge.bytes());
         let (count, fresh) = (places.len().min(most), fresh.min(most));
         let taken = self.with_what_is_kept(|| {
             bin.take(&geometry, depot, &mut places[..count], fresh)
@@ -432,69 +370,6 @@ impl FamilyCore {
     /// All classes of the family, shortest slots first.
     fn all_classes(&self) -> impl Iterator<Item = SizeClass> + Clone + use<> {
         self.classes.all(1 << self.unit_shift)
-    }
-
-    /// What was allocated and freed, and no cache counts.
-    fn counts_beside(&self) -> Counts {
-        // Relaxed: as where they are counted.
-        Counts { allocations: self.allocated_beside.load(Relaxed), frees: self.freed_beside.load(Relaxed) }
-    }
-
-    pub(crate) fn stats(&self) -> Stats {
-        let (name, path) = (self.lasting_name(), self.lasting_path());
-        let mut stats = Stats::new(name, path, self.number.load(Relaxed), self.classes, self.all_classes());
-        if !self.is_registered() {
-            return stats;
-        }
-        let caches = self.caches.lock();
-        stats.thread_caches = caches.in_use;
-        (stats.total_allocations, stats.total_frees) = caches.counts().plus(self.counts_beside()).as_pair();
-        for class in self.all_classes() {
-            let (bin, geometry, _) = self.bin(class);
-            let counts = bin.counts(&geometry);
-            let held: usize = caches.iter().map(|cache| cache.cache.magazine(class).held(class)).sum();
-            // While other threads are in the middle of a call, a slot may be seen twice or not at all.
-            let held = held.min(counts.out_slots);
-            let live = counts.out_slots - held;
-            stats.live_allocations += live;
-            stats.live_bytes += live * class.slot_bytes();
-            stats.slab_bytes += counts.slab_count << self.unit_shift;
-            stats.cached_slots += held;
-            stats.cached_bytes += held * class.slot_bytes();
-            stats.depot_bytes += counts.depot_slots * class.slot_bytes();
-            stats.free_bytes += counts.free_slots * class.slot_bytes();
-            let of_class = ClassStats {
-                slot_bytes: class.slot_bytes(),
-                slab_count: counts.slab_count,
-                live_slots: live,
-                cached_slots: held,
-                depot_slots: counts.depot_slots,
-                free_slots: counts.free_slots,
-                idle_slots: counts.idle_slots,
-                purged_slots: counts.purged_slots,
-            };
-            stats.classes.set(class, of_class);
-        }
-        drop(caches);
-        if self.shares_units() {
-            stats.reserved_bytes = stats.slab_bytes;
-        } else {
-            let pool = self.pool.lock();
-            stats.reserved_bytes = pool.reserved_bytes;
-            stats.kept_bytes = pool.dirty_count << self.unit_shift;
-            stats.huge_bytes = pool.huge_bytes();
-        }
-        let large = self.large.figures();
-        stats.large_allocations = large.count;
-        stats.large_bytes = large.bytes;
-        stats.kept_bytes += large.kept_bytes;
-        stats.live_allocations += stats.large_allocations;
-        stats.live_bytes += stats.large_bytes;
-        self.live_seen.raise(stats.live_allocations);
-        self.live_bytes_seen.raise(stats.live_bytes);
-        stats.peak_live_allocations = self.live_seen.peak.load(Relaxed);
-        stats.peak_live_bytes = self.live_bytes_seen.peak.load(Relaxed);
-        stats
     }
 }
 

@@ -19,12 +19,13 @@
 //!
 //! **L1** `count` and `bytes` are those of all live allocations; no two overlap each other or what is free. **L2** No call to the
 //! system is made under the lock: space is taken and given under it, and is meanwhile the caller's. **L3** What is live and free
-//! together holds memory for at most what was live at once since nothing was free, and [`SPARE_BYTES`].
+//! together holds memory for at most what was live at once since nothing was free, and [`SPARE_BYTES`](set::SPARE_BYTES).
 
 mod kept;
 mod range;
 mod run;
 mod runs;
+mod set;
 mod single;
 mod space;
 mod table;
@@ -34,14 +35,12 @@ mod tests;
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use kept::KEPT_BYTES;
 use runs::{Found, RunSet, Wish};
 use single::Singles;
 use space::{advise_huge, in_use};
 
 use crate::marks::Generation;
 use crate::os;
-use crate::region::PURGE_AFTER_MILLISECONDS;
 use crate::sync::Lock;
 
 /// What is longer is mapped singly.
@@ -52,10 +51,6 @@ const GROWN_RUN_BYTES_MAX: usize = 64 << 20;
 const MOVED_BYTES: usize = 4 << 20;
 /// Of those there are so many at most.
 const MOVED_COUNT: usize = 1000;
-/// Space that is kept beyond what has been live.
-const SPARE_BYTES: usize = 4 << 20;
-/// What is free is looked through for what has been so for long, at most so often.
-const LOOK_MILLISECONDS: u64 = 100;
 
 /// Allocations that may stand here though a slot would hold them: so few that what fragments of runs waste on them is bounded.
 const GROWN_COUNT: usize = 16;
@@ -419,74 +414,6 @@ impl Larges {
     #[cfg(all(test, unix, not(any(miri, loom))))]
     pub(crate) fn lock(&self) -> impl Sized + '_ {
         self.set.lock()
-    }
-}
-
-impl LargeSet {
-    /// Whether the live allocation of this length that begins here is a run.
-    fn verify(&self, address: usize, bytes: usize) -> Result<bool, Mismatch> {
-        let is_run = self.runs.holds(address);
-        let live = if is_run { self.runs.live_bytes(address) } else { self.singles.live_bytes(address) };
-        match live {
-            Some(live) if live == bytes => Ok(is_run),
-            Some(live) => Err(Mismatch::Length(live)),
-            None if self.runs.was_freed(address) || !is_run && self.singles.was_freed(address) => Err(Mismatch::Freed),
-            None => Err(Mismatch::Unknown),
-        }
-    }
-
-    /// Counts what is live from now on.
-    fn admit(&mut self, bytes: usize) {
-        self.count += 1;
-        self.grown_count += usize::from(bytes <= self.slot_bytes_max);
-        self.bytes += bytes;
-        self.peak_bytes = self.peak_bytes.max(self.bytes);
-    }
-
-    /// Counts what was live.
-    fn dismiss(&mut self, bytes: usize) {
-        self.count -= 1;
-        self.grown_count -= usize::from(bytes <= self.slot_bytes_max);
-        self.bytes -= bytes;
-    }
-
-    /// Before so many bytes become free: if they are the first, the peak is what is live with them.
-    fn begin_free(&mut self, bytes: usize) {
-        if self.free_bytes() == 0 {
-            self.peak_bytes = self.bytes + bytes;
-        }
-    }
-
-    /// Counts an allocation of `old_bytes` as one of `bytes`.
-    fn count_change(&mut self, old_bytes: usize, bytes: usize) {
-        self.dismiss(old_bytes);
-        self.admit(bytes);
-    }
-
-    /// Bytes of what is free, and not on its way back to the system.
-    fn free_bytes(&self) -> usize {
-        self.runs.dirty_bytes + self.singles.kept.bytes
-    }
-
-    /// Bytes that are free beyond L3 and [`KEPT_BYTES`]. Where nothing is free the peak begins anew.
-    fn excess_bytes(&mut self) -> usize {
-        let free_bytes = self.free_bytes();
-        if free_bytes == 0 {
-            self.peak_bytes = self.bytes;
-        }
-        let is_bounded = os::TAKES_PARTS && !self.singles.kept.guarded;
-        let spare_bytes = if is_bounded { self.peak_bytes - self.bytes + SPARE_BYTES } else { KEPT_BYTES };
-        free_bytes.saturating_sub(spare_bytes.min(KEPT_BYTES))
-    }
-
-    /// Whether something has to go back to the system, or may have been free for long.
-    fn is_due(&mut self, now: u64) -> bool {
-        self.excess_bytes() > 0 || now.saturating_sub(self.looked) >= LOOK_MILLISECONDS
-    }
-
-    /// Until when what is free must have been freed to go back at this time.
-    fn aged_at(now: u64) -> Option<u64> {
-        now.checked_sub(PURGE_AFTER_MILLISECONDS)
     }
 }
 

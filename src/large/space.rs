@@ -119,7 +119,7 @@ impl Larges {
     /// Gives back what is free beyond L3, and, now and then, what has been free for long.
     pub(super) fn give_back_due(&self, now: u64) {
         let mut set = self.set.lock();
-        let looks = now.saturating_sub(set.looked) >= super::LOOK_MILLISECONDS;
+        let looks = now.saturating_sub(set.looked) >= super::set::LOOK_MILLISECONDS;
         if looks {
             set.looked = now;
         }

@@ -1,5 +1,6 @@
 //! Large allocations of one family, beside a model of what is live.
 
+use super::set::SPARE_BYTES;
 use super::*;
 
 const MIB: usize = 1 << 20;

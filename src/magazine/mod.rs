@@ -21,22 +21,23 @@
 //! and a pop leaves it as it is. Hardened families push without it. **M5**, what a thread has
 //! allocated and freed, is said in [`tally`].
 
+mod cache;
 mod quarantine;
 mod room;
 mod slot;
 mod tally;
 
 use core::ops::Range;
-use core::ptr::NonNull;
 
-use quarantine::Random;
+use cache::Array;
 
 use crate::bin::Fresh;
 use crate::capacity::MAGAZINE_SLOTS;
-use crate::header::View;
-use crate::size_class::{COUNT_MAX, NATURAL_COUNT, SizeClass};
+use crate::size_class::SizeClass;
 use crate::sync::{AtomicI32, AtomicPtr, AtomicUsize, Cell, Relaxed};
 
+pub(crate) use cache::Cache;
+pub(crate) use cache::{EMPTY, empty};
 pub use slot::CacheSlot;
 pub(crate) use tally::{Counts, Tally};
 
@@ -285,178 +286,11 @@ impl Magazine {
     }
 }
 
-/// Where a magazine's array begins, and its places.
-type Array = (*mut usize, u16);
-
-/// What one thread holds of one family, all classes: as many magazines as the family has classes.
-#[repr(C, align(64))]
-pub struct Cache<M: ?Sized = [Magazine]> {
-    view: Cell<View>,
-    /// The heap that it is a cache of, by number and generation; 0 for static families.
-    heap: Cell<u64>,
-    /// Where the slabs begin in a region that is known to be the family's: the last that a slot was freed in. Only where the
-    /// family keeps states.
-    slabs: Cell<usize>,
-    /// Only where the family is hardened.
-    random: Random,
-    tally: Tally,
-    /// What the cache is a part of, for who made it; null in the empty cache.
-    whole: Cell<*const ()>,
-    magazines: M,
-}
-
-const _: () =
-    assert!(core::mem::offset_of!(Cache<[Magazine; 1]>, magazines) == size_of::<Cache<[Magazine; 0]>>(), "no gap");
-
-// SAFETY: M1: every cache but the empty one belongs to one thread, which alone uses its cells; the empty one is never stored
-// to (M3). What others read is atomic.
-unsafe impl<M: ?Sized> Sync for Cache<M> {}
-
-/// The cache of a thread that has none, for families of any classes. Never written (M3).
-pub(crate) static EMPTY: Cache<[Magazine; COUNT_MAX]> = Cache::empty();
-
-/// The cache of a thread that has none.
-pub(crate) const fn empty() -> &'static Cache {
-    &EMPTY
-}
-
-impl<const COUNT: usize> Cache<[Magazine; COUNT]> {
-    /// A cache without slots, room or family.
-    pub(crate) const fn empty() -> Self {
-        Self {
-            view: Cell::new(View::CLOSED),
-            heap: Cell::new(0),
-            slabs: Cell::new(0),
-            random: Random::new(),
-            tally: Tally::new(),
-            whole: Cell::new(core::ptr::null()),
-            magazines: [const { Magazine::empty() }; COUNT],
-        }
-    }
-}
-
-impl Cache {
-    /// Bytes of a cache of so many classes.
-    pub(crate) const fn bytes(count: usize) -> usize {
-        size_of::<Cache<[Magazine; 0]>>() + count * size_of::<Magazine>()
-    }
-
-    /// Makes memory a cache of so many classes, without slots, room or family.
-    ///
-    /// # Safety
-    /// `place` is valid for [`bytes`](Self::bytes) of that many, aligned to a cache line, and the caller's alone.
-    pub(crate) unsafe fn make(place: NonNull<u8>, count: usize) {
-        // SAFETY: the same contract, here and below: the head, which ends where the magazines begin.
-        unsafe { place.cast::<Cache<[Magazine; 0]>>().write(Cache::empty()) };
-        for index in 0..count {
-            // SAFETY: as above.
-            let magazine = unsafe { place.add(Self::bytes(index)) };
-            // SAFETY: as above; magazines follow at multiples of a cache line.
-            unsafe { magazine.cast::<Magazine>().write(Magazine::empty()) };
-        }
-    }
-
-    /// A cache of so many classes, where its address is known.
-    #[inline(always)]
-    pub(crate) const fn of_classes(cache: *const Cache<[Magazine; 0]>, count: usize) -> *const Self {
-        core::ptr::slice_from_raw_parts(cache.cast::<Magazine>(), count) as *const Self
-    }
-
-    /// What the cache is a part of.
-    pub(crate) fn whole(&self) -> *const () {
-        self.whole.get()
-    }
-
-    /// Says what the cache is a part of. Not for the empty cache (M3).
-    pub(crate) fn set_whole(&self, whole: *const ()) {
-        self.whole.set(whole);
-    }
-
-    #[inline(always)]
-    pub(crate) fn magazine(&self, class: SizeClass) -> &Magazine {
-        let magazine = settled(&raw const self.magazines[class.index()]);
-        // SAFETY: the pointer to an element of the borrowed array.
-        unsafe { &*magazine }
-    }
-
-    #[inline(always)]
-    pub(crate) fn view(&self) -> View {
-        self.view.get()
-    }
-
-    #[inline(always)]
-    pub(crate) fn slabs(&self) -> usize {
-        self.slabs.get()
-    }
-
-    /// Notes where the slabs begin in a region of the family, and, the first time, how many slots of each class it has. Not for the
-    /// empty cache (M3).
-    pub(crate) fn set_slabs(&self, slabs: usize, region_slots: impl Fn(usize) -> usize) {
-        if self.slabs.replace(slabs) == 0 {
-            for (index, magazine) in self.magazines.iter().enumerate() {
-                magazine.region_slots.set(region_slots(index));
-            }
-        }
-    }
-
-    /// The heap that this is a cache of: its number and generation.
-    #[inline(always)]
-    pub(crate) fn heap(&self) -> u64 {
-        self.heap.get()
-    }
-
-    /// The arrays of all magazines of a heap.
-    pub(crate) fn arrays(&self) -> [Array; NATURAL_COUNT] {
-        core::array::from_fn(|index| self.magazines[index].array())
-    }
-
-    /// Takes over the arrays of a cache.
-    ///
-    /// # Safety
-    /// All magazines are empty and have none, and the other cache does not use them any more.
-    pub(crate) unsafe fn adopt(&self, arrays: &[Array; NATURAL_COUNT]) {
-        for (magazine, &array) in self.magazines.iter().zip(arrays) {
-            // SAFETY: the same contract.
-            unsafe { magazine.adopt(array) };
-        }
-    }
-
-    /// Gives the cache its family: what addresses are looked up in, the heap if it is one, and each class's tag.
-    pub(crate) fn equip(&self, view: View, heap: u64, tag: impl Fn(usize) -> u32) {
-        self.view.set(view);
-        self.heap.set(heap);
-        self.tally.reset();
-        for (index, magazine) in self.magazines.iter().enumerate() {
-            // Another cache may have stood here, and the models know an atomic by its place.
-            magazine.top.store(core::ptr::null_mut(), Relaxed);
-            magazine.bottom.store(core::ptr::null_mut(), Relaxed);
-            magazine.fresh_bytes.store(0, Relaxed);
-            magazine.room.store(0, Relaxed);
-            magazine.tag.set(tag(index));
-        }
-    }
-}
-
-/// The same pointer, in a register of its own. Left to itself the compiler addresses a magazine of a class that is known at run
-/// time only as base plus index; a store and the next load of `top` then miss the processor's renaming of memory, which knows
-/// base plus displacement, and a pair takes 5.0 ns instead of 2.3.
-#[inline(always)]
-#[allow(clippy::pointers_in_nomem_asm_block, reason = "the pointer passes through, nothing is read through it there")]
-fn settled(magazine: *const Magazine) -> *const Magazine {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        let mut magazine = magazine;
-        // SAFETY: no instruction: the register is only named, so that it is not computed anew at each use.
-        unsafe { core::arch::asm!("/* {0} */", inout(reg) magazine, options(pure, nomem, nostack, preserves_flags)) };
-        magazine
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    magazine
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::header::View;
+    use crate::size_class::COUNT_MAX;
     use crate::size_class::Classes;
 
     #[test]

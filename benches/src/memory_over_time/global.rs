@@ -7,7 +7,6 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use family_alloc::FamilyAlloc;
 use mimalloc::MiMalloc;
 use tikv_jemallocator::Jemalloc;
 
@@ -23,6 +22,11 @@ const UNKNOWN: u8 = u8::MAX;
 
 /// The index of the allocator that was chosen. Every thread that reads the variable finds the same, so no order is needed.
 static CHOSEN: AtomicU8 = AtomicU8::new(UNKNOWN);
+
+// Classes as the README advises for a global allocator.
+family_alloc::family! {
+    struct Everything { classes: Spaced }
+}
 
 struct Chosen;
 
@@ -61,7 +65,7 @@ macro_rules! forward {
     ($method:ident($($argument:expr),*)) => {
         match chosen() {
             // SAFETY: the caller keeps the contract; all calls of a process go to the same allocator.
-            Name::Ours => unsafe { FamilyAlloc.$method($($argument),*) },
+            Name::Ours => unsafe { Everything.$method($($argument),*) },
             // SAFETY: as above.
             Name::Mimalloc => unsafe { MiMalloc.$method($($argument),*) },
             // SAFETY: as above.

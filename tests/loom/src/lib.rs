@@ -40,7 +40,7 @@ from_the_crate! {
     size_class "../../../src/size_class.rs";
     slab "../../../src/slab/mod.rs";
     states "../../../src/states.rs";
-    stats "../../../src/stats.rs";
+    stats "../../../src/stats/mod.rs";
     thread "../../../src/thread/mod.rs";
     thread_pages "../../../src/thread_pages.rs";
     tiny "../../../src/tiny.rs";

@@ -11,6 +11,7 @@ use crate::subject::Door;
 family_alloc::family! {
     struct Checked { checks: Checked }
     struct Hardened { checks: Hardened }
+    struct Entries { classes: Spaced }
 }
 
 /// The door to a family of this benchmark.
@@ -67,8 +68,15 @@ fn states_stay(heap: &Heap, settings: &Settings, moments: &mut Moments, ours: Do
 }
 
 pub(super) fn cache(heap: &Heap, settings: &Settings, moments: &mut Moments) {
+    entries_change(heap, settings, moments, heap.main);
+}
+
+pub(super) fn spaced_cache(heap: &Heap, settings: &Settings, moments: &mut Moments) {
+    entries_change(heap, settings, moments, heap.ours_or_main(door::<Entries>()));
+}
+
+fn entries_change(heap: &Heap, settings: &Settings, moments: &mut Moments, door: Door) {
     let bytes = settings.count(256 << 20);
-    let door = heap.main;
     let mut random = settings.random();
     let mut live: List<Block> = List::new(bytes / 100 + 1);
     moments.begin();

@@ -264,6 +264,15 @@ pub(crate) const ALL: &[Program] = &[
         ],
     ),
     Program::new(
+        "cache/spaced",
+        "the same in a family with `classes: Spaced`",
+        caches::spaced_cache,
+        &[
+            ("worst moment", Of { name: Name::Jemalloc, times: 1.1, more_mib: 0.0 }),
+            ("end", Of { name: Name::Jemalloc, times: 1.1, more_mib: 0.0 }),
+        ],
+    ),
+    Program::new(
         "blocking_pool",
         "`tokio` with a blocking pool of 300 threads that comes and goes three times (global allocator)",
         global::blocking_pool,

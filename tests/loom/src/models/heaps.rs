@@ -7,6 +7,7 @@ use crate::checks::Checks;
 use crate::family::{FamilyCore, HeapOptions, families, forget_all};
 use crate::front::{Handle, allocate, deallocate};
 use crate::magazine::{Cache, CacheSlot};
+use crate::size_class::Classes;
 use crate::sync::Sleep;
 use crate::thread::heaps::{cache_of, last, slot_of};
 use crate::world::{HALF, SLAB_BYTES, disown, explore, let_others_go_first, own, spawn};
@@ -35,8 +36,16 @@ unsafe impl Handle for Lent {
         Checks::Default
     }
 
+    fn classes(&self) -> Classes {
+        Classes::Natural
+    }
+
     fn unit_shift(&self) -> u32 {
         self.0.unit_shift()
+    }
+
+    fn has_slots_of(&self, class: usize) -> bool {
+        class < self.unit_shift() as usize
     }
 }
 
