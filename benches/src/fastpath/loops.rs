@@ -29,7 +29,6 @@ pub(crate) fn all<S: Subject>() -> [Loop; COUNT] {
         Loop { name: "batch_of_1000_64", run: batch::<S> },
         Loop { name: "realloc_same_class", run: realloc_same_class::<S> },
         Loop { name: "realloc_next_class", run: realloc_next_class::<S> },
-        Loop { name: "pair_at_thread_end_64", run: pair_at_thread_end::<S> },
     ]
 }
 
@@ -156,29 +155,4 @@ fn resize<S: Subject, const SMALL: usize, const LARGE: usize>(times: usize) {
     });
     // SAFETY: `ptr` is live and of that size.
     unsafe { S::dealloc(ptr, const { words(SMALL) }) };
-}
-
-/// In a destructor that runs after the allocator's own have taken the thread's cache away, while others hold memory of that size.
-#[inline(never)]
-fn pair_at_thread_end<S: Subject>(times: usize) {
-    struct AtEnd<S: Subject>(usize, std::marker::PhantomData<S>);
-    impl<S: Subject> Drop for AtEnd<S> {
-        fn drop(&mut self) {
-            pair_constant::<S, 64>(self.0);
-        }
-    }
-    thread_local! {
-        static LAST: std::cell::RefCell<Option<std::boxed::Box<dyn std::any::Any>>> = const { std::cell::RefCell::new(None) };
-    }
-    let life = move || {
-        // Destroyed in the reverse order of their first use: this one last.
-        LAST.set(Some(std::boxed::Box::new(AtEnd::<S>(times, std::marker::PhantomData))));
-        pair_constant::<S, 64>(1);
-    };
-    let layout = const { words(64) };
-    // SAFETY: the size is not 0.
-    let held = unsafe { S::alloc(layout) };
-    std::thread::spawn(life).join().expect("the thread does not panic");
-    // SAFETY: allocated above.
-    unsafe { S::dealloc(held, layout) };
 }

@@ -16,10 +16,6 @@ fn assert_plausible(thread_caches: usize) {
 /// A thread comes, allocates, frees and ends; at no moment do the numbers say more than there can be.
 pub fn numbers_are_plausible_at_any_moment() {
     explore(Sleep::Lightly, || {
-        // Of a family that nobody has used the numbers are known without a look.
-        let (slot, _) = One::__core().take_one(HALF).expect("there is memory");
-        // SAFETY: taken just now.
-        unsafe { One::__core().give_one(HALF, slot) };
         let worker = spawn(|| {
             let slot = take::<One>(HALF);
             give::<One>(slot);
