@@ -50,7 +50,9 @@ pub(crate) struct ThreadCache {
     /// Whether it stands in the list; under the lock of the caches.
     is_linked: Cell<bool>,
     /// In which process it was made: counted by forks.
-    process: u32,
+    process: Cell<u32>,
+    /// Whose it is: the address of a thread-local.
+    owner: usize,
     /// The thread's cache of another family: see `thread`.
     pub(crate) next_in_thread: Cell<Option<&'static ThreadCache>>,
     /// Bytes of slots that the magazines may have room for, and those that they have room for.
@@ -322,7 +324,8 @@ impl FamilyCore {
             previous: Cell::new(None),
             next: Cell::new(None),
             is_linked: Cell::new(false),
-            process: PROCESS.load(Relaxed),
+            process: Cell::new(PROCESS.load(Relaxed)),
+            owner: super::slot_of_none().addr(),
             next_in_thread: Cell::new(None),
             granted_bytes: Cell::new(FIRST_BYTES.min(self.cache_bytes())),
             used_bytes: Cell::new(0),
@@ -372,11 +375,19 @@ impl FamilyCore {
             let mut caches = self.caches.lock();
             let Some(cache) = caches.first else { return };
             // What other threads had before a fork may be in the middle of a change: that stays out there.
-            if cache.process == process {
+            if cache.process.get() == process {
                 self.flush_all(cache.cache);
             }
             caches.unlink(cache);
         }
+    }
+
+    /// In the child of a fork: the cache of the thread that forked is here.
+    #[cfg(all(unix, not(any(miri, loom))))]
+    pub(super) fn adopt_caches(&self) {
+        let own = super::slot_of_none().addr();
+        let caches = self.caches.lock();
+        caches.iter().filter(|cache| cache.owner == own).for_each(|cache| cache.process.set(PROCESS.load(Relaxed)));
     }
 
     /// Takes a cache back whose thread ends: what it holds goes to the bins, and nobody looks at it any more.

@@ -51,6 +51,7 @@ extern "C" fn begin_child() {
     for family in cores() {
         family.large.begin_child();
         family.reseed();
+        family.adopt_caches();
     }
 }
 

@@ -35,8 +35,8 @@ use crate::waiting;
 
 /// Cores that are mapped together.
 const CORES_AT_ONCE: usize = 64;
-/// Units that may hold memory after a heap has ended, over all heaps: the next ones get them.
-const WARM_UNITS: usize = 8;
+/// Bytes of units of a size that may hold memory after a heap has ended: the next ones get them.
+const WARM_BYTES: usize = 512 << 10;
 const UNIT_SIZES: usize = (*UNIT_SHIFTS.end() - *UNIT_SHIFTS.start() + 1) as usize;
 /// Kinds of heaps whose cores cannot stand for each other: unit sizes, modes, rules for huge pages.
 const KINDS: usize = UNIT_SIZES * 4 * 3;
@@ -160,6 +160,9 @@ impl Cores {
     }
 
     fn put(&mut self, kind: usize, core: &'static FamilyCore) {
+        if core.heap.as_ref().is_some_and(|heap| heap.life.is_worn_out()) {
+            return;
+        }
         let last = self.last[kind].replace(core);
         match last.and_then(|last| last.heap.as_ref()) {
             Some(last) => last.next.set(Some(core)),
@@ -297,7 +300,7 @@ impl FamilyCore {
             Ok(()) => true,
             Err(is_last) => {
                 if is_last {
-                    self.end();
+                    self.end().into_iter().for_each(Self::let_go);
                 }
                 false
             }
@@ -312,8 +315,10 @@ impl FamilyCore {
     /// Ends a handle.
     #[inline]
     pub(crate) fn let_go(&'static self) {
-        if self.heap.as_ref().is_some_and(|heap| heap.life.end_one()) {
-            self.end();
+        let mut next = Some(self);
+        while let Some(core) = next {
+            let is_last = core.heap.as_ref().is_some_and(|heap| heap.life.end_one());
+            next = if is_last { core.end() } else { None };
         }
     }
 
@@ -321,8 +326,8 @@ impl FamilyCore {
     /// which nobody can end: it is there for good, with what is live in it.
     #[cold]
     #[inline(never)]
-    fn end(&'static self) {
-        let Some(heap) = &self.heap else { return };
+    fn end(&'static self) -> Option<&'static Self> {
+        let heap = self.heap.as_ref()?;
         self.drain_caches();
         let mut slab_count = 0;
         for class in self.all_classes() {
@@ -333,10 +338,10 @@ impl FamilyCore {
         }
         if slab_count > 0 || self.large.figures().count > 0 {
             heap.life.begin();
-            return;
+            return None;
         }
         self.large.release_spare();
-        if !self.shares_units() || self.pool().lock().dirty_count > WARM_UNITS {
+        if !self.shares_units() || self.pool().lock().dirty_count << self.unit_shift > WARM_BYTES {
             purge::trim_units(self.pool(), self.unit_shift, self.checks, os::milliseconds());
         }
         self.give_depots_back();
@@ -352,9 +357,7 @@ impl FamilyCore {
             ..HeapOptions::DEFAULT
         };
         CORES.lock().put(options.kind(), self);
-        if let Some(parent) = parent {
-            parent.let_go();
-        }
+        parent
     }
 
     /// Maps the depots of a heap of which several threads have caches, if there is memory for them.

@@ -57,6 +57,11 @@ impl Life {
         Some(generation)
     }
 
+    /// Whether there is no generation left: the core serves nobody any more.
+    pub(super) fn is_worn_out(&self) -> bool {
+        self.generation.load(Relaxed) == u32::MAX
+    }
+
     /// Begins a life, or goes on with one that has just ended, with one handle. For whoever has the heap
     /// to itself.
     pub(super) fn begin(&self) {
@@ -78,7 +83,10 @@ impl Life {
     /// One handle more, for who holds one.
     pub(super) fn hold(&self) {
         // Relaxed: who holds a handle sees all that there is to see.
-        self.handles.fetch_add(1, Relaxed);
+        if self.handles.fetch_add(1, Relaxed) > isize::MAX as usize {
+            // Leaked clones must not bring the count round to 0.
+            crate::fatal::end();
+        }
     }
 
     /// One handle more, if this generation lives. On `Err` the caller may have come to hold the last

@@ -75,11 +75,12 @@ impl LimitRefusal {
     /// ```
     #[must_use]
     pub fn largest(&self) -> [Option<FamilyRef>; 3] {
+        let Some(limit) = self.limit.hold() else { return [None; 3] };
         let mut largest = [(0, None); 3];
         for family in families() {
             let Some(held) = family.hold() else { continue };
             let bytes = held.charged_bytes();
-            let is_under = held.lineage().skip(1).any(|above| core::ptr::eq(above, self.limit.core));
+            let is_under = held.lineage().skip(1).any(|above| core::ptr::eq(above, *limit));
             if is_under && bytes > largest[2].0 {
                 largest[2] = (bytes, Some(family));
                 largest.sort_unstable_by_key(|(bytes, _)| core::cmp::Reverse(*bytes));

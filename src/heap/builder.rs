@@ -32,7 +32,7 @@ pub enum HeapError {
     BadOption(&'static str),
     /// The limit is above that of the heap's parent.
     OverParent,
-    /// So many families and heaps are alive that there are no numbers left: there are 134 million.
+    /// So many families and heaps are alive that there are no numbers left: there are 33 million.
     TooManyHeaps,
     /// There is no address space for the table in which slabs of this size are looked up.
     NoAddressSpace,

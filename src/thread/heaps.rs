@@ -120,21 +120,23 @@ impl Heaps {
     }
 
     /// Gives up what nobody has exchanged slots with for a second, unless it was looked for within that time.
-    fn look(&self, now: u32) {
+    fn look(&self, now: u32, but: &FamilyCore) {
         if now.wrapping_sub(self.looked.get()) < CALM_MILLISECONDS {
             return;
         }
         self.looked.set(now);
-        let is_left = |place: &&Place| ThreadCache::in_slot(&place.slot).is_some_and(ThreadCache::is_left);
+        let is_left = |place: &&Place| {
+            ThreadCache::in_slot(&place.slot).is_some_and(|cache| !core::ptr::eq(cache.family, but) && cache.is_left())
+        };
         self.places().filter(is_left).for_each(Self::dismiss);
     }
 }
 
 /// Gives up the calling thread's caches that are not used, now and then.
-pub(super) fn look(now: u64) {
+pub(super) fn look(now: u64, but: &FamilyCore) {
     if PHASE.get() == Phase::Live {
         if let Some(thread) = THREAD.get() {
-            thread.heaps.look(now as u32);
+            thread.heaps.look(now as u32, but);
         }
     }
 }

@@ -112,7 +112,7 @@ pub(crate) fn cache_for(
     let now = os::milliseconds();
     family.visited(now);
     if family.is_heap() {
-        heaps::look(now);
+        heaps::look(now, family);
     }
     let cache = match ThreadCache::in_slot(slot) {
         Some(cache) => cache,
