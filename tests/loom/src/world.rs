@@ -34,12 +34,17 @@ std::thread_local! {
 
 /// Runs a model through all its executions.
 pub(crate) fn explore(sleep: Sleep, model: impl Fn() + Send + Sync + 'static) {
+    explore_within(sleep, PREEMPTIONS, model);
+}
+
+/// The same, where a thread is preempted at most so often.
+pub(crate) fn explore_within(sleep: Sleep, preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     std::panic::set_hook(Box::new(print_failure));
     static EXECUTIONS: AtomicUsize = AtomicUsize::new(0);
     EXECUTIONS.store(0, Ordering::Relaxed);
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(PREEMPTIONS));
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
     builder.max_branches = builder.max_branches.max(20_000);
     builder.check(move || {
         EXECUTIONS.fetch_add(1, Ordering::Relaxed);
