@@ -16,7 +16,7 @@ use super::pointer;
 use crate::os;
 
 /// So few that what is known of a heap stays below a page.
-const PIECE_COUNT: usize = 14;
+pub(super) const PIECE_COUNT: usize = 14;
 /// Bytes of all pieces, at most. Under Miri nothing is kept: pieces are known by number only, and what no pointer
 /// leads to when the program ends is reported as leaked.
 pub(super) const KEPT_BYTES: usize = if cfg!(miri) { 0 } else { 256 << 20 };
