@@ -79,6 +79,7 @@ fn main() {
     if env::var("CARGO_CFG_SANITIZE").is_ok_and(|all| all.split(',').any(|sanitizer| sanitizer == "address")) {
         println!("cargo::rustc-cfg=family_alloc_instrumented");
     }
+    println!("cargo::rerun-if-env-changed=FAMILY_ALLOC_NO_ASM_LABELS");
     println!("cargo::rustc-check-cfg=cfg(counts_in_one)");
     if counts_in_one() {
         println!("cargo::rustc-cfg=counts_in_one");
@@ -111,8 +112,16 @@ fn main() {
 /// Not in unoptimised code: what makes that fastest is a compiler without such `asm!`. Nor under Miri.
 fn counts_in_one() -> bool {
     let is = |name, value: &str| env::var(name).is_ok_and(|found| found == value);
+    // Another code generator may not know labels; where it is chosen elsewhere than in the flags, a variable says so.
+    let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    if flags.contains("codegen-backend") || env::var_os("FAMILY_ALLOC_NO_ASM_LABELS").is_some() {
+        return false;
+    }
     let optimised = !is("OPT_LEVEL", "0") && env::var_os("CARGO_CFG_MIRI").is_none();
-    is("CARGO_CFG_TARGET_ARCH", "x86_64") && optimised && minor_version().is_some_and(|minor| minor >= 87)
+    is("CARGO_CFG_TARGET_ARCH", "x86_64")
+        && is("CARGO_CFG_TARGET_POINTER_WIDTH", "64")
+        && optimised
+        && minor_version().is_some_and(|minor| minor >= 87)
 }
 
 /// The 95 of Rust 1.95.

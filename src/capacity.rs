@@ -63,7 +63,7 @@ const fn clamp(value: usize, least: usize, most: usize) -> usize {
     }
 }
 
-/// Slots that a thread's magazine of this class holds at most; even, or 0 where none is cached.
+/// Slots that a thread's magazine of this class holds at most; 0 where none is cached.
 #[inline]
 pub(crate) const fn magazine_slots(class: SizeClass, checks: Checks, cache_bytes: usize) -> usize {
     if checks.is_hardened() {

@@ -25,6 +25,8 @@ family! {
     struct CheckedSmall { checks: Checked, slab_bytes: 64 * 1024 }
     struct Hardened { checks: Hardened }
     struct Unchecked { checks: Unchecked }
+    struct Alone;
+    struct AloneSpaced { classes: Spaced }
     struct Spaced { classes: Spaced }
     struct CheckedSpaced { classes: Spaced, checks: Checked }
     struct HardenedSpaced { classes: Spaced, checks: Hardened, slab_bytes: 512 * 1024 }
@@ -296,5 +298,34 @@ fn random_calls_and_trims_in_all_modes() {
         left.drain(..).for_each(|slot| slot.deallocate(0));
         (doors.trim)();
         check_counters(doors, &[]);
+    }
+}
+
+/// Of a class that comes late among all of its family as well: the house is kept for every bin.
+#[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+fn pages_of_every_class_go_back_by_themselves() {
+    const SIZES: [usize; 4] = [100, 1000, 10_000, 100_000];
+    for doors in [Doors::of::<Alone>(), Doors::of::<AloneSpaced>()] {
+        let kept: Vec<_> = SIZES
+            .into_iter()
+            .flat_map(|size| {
+                let slots: Vec<_> = (0..(16 * MIB) / size).map(|_| allocate(doors, size)).collect();
+                let (kept, gone): (Vec<_>, Vec<_>) = slots.into_iter().enumerate().partition(|(at, _)| at % 64 == 0);
+                gone.into_iter().for_each(|(_, slot)| free(doors, slot));
+                kept.into_iter().map(|(_, slot)| slot)
+            })
+            .collect();
+        let idle = || {
+            let stats = (doors.stats)();
+            stats.classes.iter().map(|class| class.idle_slots * class.slot_bytes).sum::<usize>()
+        };
+        let begin = std::time::Instant::now();
+        while idle() > 4 * MIB && begin.elapsed() < Duration::from_secs(60) {
+            (0..20).for_each(|_| free(doors, allocate(doors, 64)));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(idle() <= 4 * MIB, "{} KiB are idle still: {}", idle() >> 10, (doors.stats)());
+        kept.into_iter().for_each(|slot| free(doors, slot));
     }
 }

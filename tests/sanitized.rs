@@ -22,14 +22,16 @@ family! {
     struct Checked { checks: Checked }
     struct Hardened { checks: Hardened }
     struct Narrow { slab_bytes: 64 * 1024 }
+    struct Spaced { classes: Spaced }
 }
 
-const FAMILIES: [Doors; 5] = [
+const FAMILIES: [Doors; 6] = [
     Doors::of::<Default>(),
     Doors::of::<Unchecked>(),
     Doors::of::<Checked>(),
     Doors::of::<Hardened>(),
     Doors::of::<Narrow>(),
+    Doors::of::<Spaced>(),
 ];
 
 /// Slots, runs of pages, and what is mapped singly.

@@ -41,7 +41,7 @@ pub(super) fn memalign<H: Handle>(handle: H, align: usize, size: usize) -> *mut 
 }
 
 /// # Safety
-/// As for [`Family::free`].
+/// As for [`Family::free`](super::Family::free).
 #[inline(always)]
 pub(super) unsafe fn free<H: Handle>(handle: H, ptr: *mut u8, size: usize) {
     match (NonNull::new(ptr), layout(size)) {
@@ -53,7 +53,7 @@ pub(super) unsafe fn free<H: Handle>(handle: H, ptr: *mut u8, size: usize) {
 }
 
 /// # Safety
-/// As for [`Family::remalloc`].
+/// As for [`Family::remalloc`](super::Family::remalloc).
 #[inline(always)]
 pub(super) unsafe fn remalloc<H: Handle>(handle: H, ptr: *mut u8, old_size: usize, new_size: usize) -> *mut u8 {
     let Some(old_ptr) = NonNull::new(ptr) else { return malloc(handle, new_size) };
@@ -77,7 +77,7 @@ pub(super) unsafe fn remalloc<H: Handle>(handle: H, ptr: *mut u8, old_size: usiz
 }
 
 /// # Safety
-/// As for [`Family::recalloc`].
+/// As for [`Family::recalloc`](super::Family::recalloc).
 #[inline(always)]
 pub(super) unsafe fn recalloc<H: Handle>(handle: H, ptr: *mut u8, old_size: usize, new_size: usize) -> *mut u8 {
     match (NonNull::new(ptr), layout(old_size), layout(new_size)) {

@@ -16,7 +16,7 @@ fn marked<H: Handle>(handle: H, memory: Option<NonNull<[u8]>>, layout: Layout) -
     }
 }
 
-/// [`allocate`] for a layout that will come back as it is.
+/// `allocate` for a layout that will come back as it is.
 #[cfg_attr(not(debug_assertions), inline(always))]
 #[cfg_attr(debug_assertions, inline)]
 #[must_use]
@@ -24,7 +24,7 @@ pub fn allocate_exact<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u
     marked(handle, allocate(handle, layout), layout)
 }
 
-/// [`allocate_zeroed`] for a layout that will come back as it is; only the first `size` bytes are sure to read zero.
+/// `allocate_zeroed` for a layout that will come back as it is; only the first `size` bytes are sure to read zero.
 #[cfg_attr(not(debug_assertions), inline(always))]
 #[cfg_attr(debug_assertions, inline)]
 #[must_use]
@@ -32,10 +32,10 @@ pub fn allocate_zeroed_exact<H: Handle>(handle: H, layout: Layout) -> Option<Non
     marked(handle, allocate_zeroed(handle, layout), layout)
 }
 
-/// [`deallocate`] for a layout that is the one it was allocated with.
+/// `deallocate` for a layout that is the one it was allocated with.
 ///
 /// # Safety
-/// As for [`deallocate`], and the size is the requested one if the memory came from one of these doors.
+/// As for `deallocate`, and the size is the requested one if the memory came from one of these doors.
 #[cfg_attr(not(debug_assertions), inline(always))]
 #[cfg_attr(debug_assertions, inline)]
 pub unsafe fn deallocate_exact<H: Handle>(handle: H, ptr: NonNull<u8>, layout: Layout) {
@@ -54,10 +54,10 @@ pub unsafe fn deallocate_exact<H: Handle>(handle: H, ptr: NonNull<u8>, layout: L
     }
 }
 
-/// [`grow`] or [`shrink`], as the sizes have it, for layouts that come back as they are.
+/// `grow` or `shrink`, as the sizes have it, for layouts that come back as they are.
 ///
 /// # Safety
-/// As for these, and as for [`deallocate_exact`].
+/// As for these, and as for `deallocate_exact`.
 #[cfg_attr(not(debug_assertions), inline(always))]
 #[cfg_attr(debug_assertions, inline)]
 #[must_use]

@@ -82,31 +82,31 @@ unsafe impl<F: Family> Handle for F {
 
 /// An allocator's value: what the traits' calls go to.
 pub trait Engine {
-    /// As [`allocate`](super::allocate).
+    /// As `allocate`.
     fn allocate(&self, layout: Layout) -> Option<NonNull<[u8]>>;
 
-    /// As [`allocate_zeroed`](super::allocate_zeroed).
+    /// As `allocate_zeroed`.
     fn allocate_zeroed(&self, layout: Layout) -> Option<NonNull<[u8]>>;
 
-    /// As [`deallocate`](super::deallocate).
+    /// As `deallocate`.
     ///
     /// # Safety
     /// The same.
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout);
 
-    /// As [`grow`](super::grow).
+    /// As `grow`.
     ///
     /// # Safety
     /// The same.
     unsafe fn grow(&self, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>>;
 
-    /// As [`grow_zeroed`](super::grow_zeroed).
+    /// As `grow_zeroed`.
     ///
     /// # Safety
     /// The same.
     unsafe fn grow_zeroed(&self, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>>;
 
-    /// As [`shrink`](super::shrink).
+    /// As `shrink`.
     ///
     /// # Safety
     /// The same.

@@ -208,8 +208,8 @@ unsafe fn deallocate_full<H: Handle>(handle: H, address: usize, layout: Layout) 
     if is_right
         && cache.magazine(class).is_mostly_room(cache.tally(), class)
         && !(waiting::is_anything() && is_look_due())
+        && cache.magazine(class).push(address)
     {
-        cache.magazine(class).push(address);
         return;
     }
     // SAFETY: the same contract.

@@ -110,7 +110,8 @@ impl Magazine {
     /// Looks how much room there is; whether that is most of an array that is as long as it gets, or holds as much as it should.
     pub(crate) fn is_mostly_room(&self, tally: &Tally, class: SizeClass) -> bool {
         let (room, capacity) = (self.renew_room(tally), self.capacity());
-        let is_grown = capacity == MAGAZINE_SLOTS || capacity * class.slot_bytes() >= GROWN_BYTES;
+        let is_grown =
+            capacity == MAGAZINE_SLOTS || (capacity > 0 && (capacity + 1) * class.slot_bytes() > GROWN_BYTES);
         is_grown && 4 * room >= 3 * capacity
     }
 }

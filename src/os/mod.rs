@@ -57,7 +57,7 @@ use faults::{Call, strikes};
 pub(crate) use imp::{COMMIT_IS_FREE, EXTENDS, HAS_GUARDS, TAKES_PARTS, address_space_limit, page_bytes};
 pub(crate) use loaded::stay_loaded;
 pub(crate) use random::random;
-pub(crate) use sanitizer::{add_root, poison, poisons, remove_root, scans, silently, unpoison};
+pub(crate) use sanitizer::{add_root, clear_free, poison, poisons, remove_root, scans, silently, unpoison};
 
 /// Reserves space at a multiple of `align`.
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {

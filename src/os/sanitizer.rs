@@ -162,6 +162,19 @@ pub(crate) unsafe fn unpoison(start: NonNull<u8>, bytes: usize) {
     unsafe { tell(asan_unpoison(), start, bytes) };
 }
 
+/// Clears memory that is poisoned, and stays so.
+///
+/// # Safety
+/// As for [`poison`], and the range may be written to.
+pub(crate) unsafe fn clear_free(start: NonNull<u8>, bytes: usize) {
+    // SAFETY: the same contract, here and below.
+    unsafe { unpoison(start, bytes) };
+    // SAFETY: as above.
+    unsafe { start.write_bytes(0, bytes) };
+    // SAFETY: as above.
+    unsafe { poison(start, bytes) };
+}
+
 /// Does what the engine does with free slots. Valgrind looks at every instruction, so it has to look away.
 #[inline(always)]
 pub(crate) fn silently<T>(what: impl FnOnce() -> T) -> T {

@@ -294,9 +294,9 @@ impl Geometry<'_> {
             let slots = self.slots_on(&run);
             let edges = [slots.start * slot_bytes..run.start << shift, run.end << shift..slots.end * slot_bytes];
             for edge in edges.into_iter().filter(|edge| !edge.is_empty()) {
-                let start = claim.slab.memory().wrapping_add(edge.start);
+                let Some(start) = NonNull::new(claim.slab.memory().wrapping_add(edge.start)) else { continue };
                 // SAFETY: parts of free slots of the slab, all of them claimed (P3), and drained from the list.
-                unsafe { start.write_bytes(0, edge.len()) };
+                unsafe { os::clear_free(start, edge.len()) };
             }
         }
     }

@@ -6,7 +6,7 @@ use core::fmt;
 
 use crate::size_class::{COUNT_MAX, Classes, SizeClass};
 
-/// What a family holds of each of its size classes, smallest first; in [`Stats::classes`]. It is a slice: of 21 classes
+/// What a family holds of each of its size classes, smallest first; in [`Stats::classes`](super::Stats::classes). It is a slice: of 21 classes
 /// if they are natural, of up to 104 if they are spaced.
 ///
 /// ```
@@ -74,7 +74,7 @@ impl ClassTable {
     }
 }
 
-/// What a family holds of one size class at one moment; one of [`Stats::classes`].
+/// What a family holds of one size class at one moment; one of [`Stats::classes`](super::Stats::classes).
 ///
 /// Every slot of a slab is in one of four places: `live_slots + cached_slots + depot_slots + free_slots` are all slots of
 /// the class's slabs. Where a slab is no whole number of slots long, what is left behind the last one is never used.

@@ -122,7 +122,7 @@ pub(crate) fn slot_bytes(classes: Classes, layout: Layout, least: usize) -> usiz
 
 /// How many slots a slab has. Long ones end with a page.
 pub(crate) fn slots_of_slab(classes: Classes, slab_bytes: usize, slot_bytes: usize) -> usize {
-    let whole = |&slots: &usize| slots * slot_bytes % 4096 == 0;
+    let whole = |&slots: &usize| (slots * slot_bytes) & 4095 == 0;
     let is_long = classes == Classes::Spaced && slot_bytes > 8192;
     let most = slab_bytes / slot_bytes;
     if is_long { (0..=most).rev().find(whole).unwrap_or(0) } else { most }

@@ -116,6 +116,11 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
     true
 }
 
+pub(crate) unsafe fn clear_free(start: NonNull<u8>, bytes: usize) {
+    // SAFETY: the same contract.
+    unsafe { start.write_bytes(0, bytes) };
+}
+
 /// What is given back is not given out again in the same execution.
 pub(crate) unsafe fn release(_: NonNull<u8>, _: usize) -> bool {
     true
