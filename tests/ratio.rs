@@ -135,8 +135,9 @@ fn fill_again<F: Family>(start: usize, end: usize, bytes: usize) {
     }
 }
 
-/// The growth of this process since a reading, as a ratio.
-fn ratio(before: usize, bytes: usize) -> f64 {
+/// The growth of this process since a reading, as a ratio; after what is free went back, which nothing of the slots is.
+fn ratio<F: Family>(before: usize, bytes: usize) -> f64 {
+    F::trim();
     (resident().all - before) as f64 / bytes as f64
 }
 
@@ -157,12 +158,12 @@ fn measure_class<F: Family>(bytes: usize, most: f64) -> (f64, f64) {
     let _ = F::stats();
     let slots_bytes = slots_in::<F>(full_bytes, bytes) * bytes;
     let region = || {
-        let before = settled();
+        let before = settled::<F>();
         let start = begin_region::<F>(bytes);
         fill::<F>(start, start + full_bytes, bytes);
-        let fresh = ratio(before, slots_bytes);
+        let fresh = ratio::<F>(before, slots_bytes);
         fill_again::<F>(start, start + full_bytes, bytes);
-        (fresh, ratio(before, slots_bytes))
+        (fresh, ratio::<F>(before, slots_bytes))
     };
     // A page of tags serves sixteen regions, and now and then a page is touched that is the program's own. So where one region
     // costs more than `most`, the next is measured.
@@ -187,7 +188,8 @@ fn begin_region<F: Family>(bytes: usize) -> usize {
 }
 
 /// A reading, after the first ones, which touch pages themselves, and after whatever of the stack will be needed.
-fn settled() -> usize {
+fn settled<F: Family>() -> usize {
+    F::trim();
     std::hint::black_box([1_u8; 128 << 10]);
     (0..3).for_each(|_| assert!(resident().all > 0));
     resident().all
@@ -209,12 +211,12 @@ fn measure_large(bytes: usize) -> (f64, f64) {
     let mut addresses = [0; LARGE_COUNT];
     addresses.iter_mut().for_each(|address| *address = allocate::<Full>(bytes).expose_provenance());
     addresses.iter().for_each(|&address| free::<Full>(address, bytes));
-    let before = settled();
+    let before = settled::<Full>();
     fill(&mut addresses);
-    let fresh = ratio(before, LARGE_COUNT * bytes);
+    let fresh = ratio::<Full>(before, LARGE_COUNT * bytes);
     addresses.iter().for_each(|&address| free::<Full>(address, bytes));
     fill(&mut addresses);
-    (fresh, ratio(before, LARGE_COUNT * bytes))
+    (fresh, ratio::<Full>(before, LARGE_COUNT * bytes))
 }
 
 #[test]

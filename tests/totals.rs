@@ -252,7 +252,10 @@ fn what_is_seen_meanwhile_does_not_go_back() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend moves no pages, so that each large resize is another allocation")]
+#[cfg_attr(
+    any(miri, feature = "portable"),
+    ignore = "this backend moves no pages, so that each large resize is another allocation"
+)]
 fn a_resize_counts_where_another_allocation_takes_the_place() {
     family! { struct Resized; struct Noted { checks: Checked } struct Guarded { checks: Hardened } }
     // What a resize among the large allocations counts.

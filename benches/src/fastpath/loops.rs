@@ -14,7 +14,7 @@ pub(crate) struct Loop {
 }
 
 /// How many loops there are.
-pub(crate) const COUNT: usize = 11;
+pub(crate) const COUNT: usize = 10;
 
 /// All loops over one allocator. The first does nothing: what it costs is taken off the others.
 pub(crate) fn all<S: Subject>() -> [Loop; COUNT] {
