@@ -128,7 +128,7 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
     }
 
     /// Bytes of the slots and mappings that clients hold now, read without a lock and without a look at other threads:
-    /// some tens of nanoseconds, however many threads there are.
+    /// a look at the calling thread's magazine of each class, however many threads there are.
     ///
     /// What the calling thread did is counted to the last byte. What another thread did since its cache and its bin last
     /// exchanged slots is not counted yet: at most 128 slots or 256 KiB of each size class it uses, more or less. All is
