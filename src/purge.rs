@@ -149,3 +149,38 @@ fn give_side_tables(unit: usize, unit_shift: u32, checks: Checks) {
         unsafe { give_side_tables_back(unit, unit_shift) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::huge_pages::HugePages;
+    use crate::size_class::SizeClass;
+
+    #[test]
+    fn a_depot_takes_nothing_while_its_pages_leave() {
+        let pool = Lock::new(UnitPool::new(16));
+        let (class, checks, huge_pages) = (SizeClass::natural(6), Checks::Default, HugePages::Adaptive);
+        let geometry = Geometry { class, unit_shift: 16, tag: 77, checks, huge_pages, pool: &pool, family: "Depot" };
+        let mut places = vec![0_usize; depot_slots(class)];
+        let (bin, depot) = (Bin::new(), DepotMemory(places.as_mut_ptr()));
+        let take = || -> Vec<usize> {
+            let none = DepotMemory(core::ptr::null_mut());
+            (0..64).map(|_| bin.take_one(&geometry, none).unwrap().unwrap().0).collect()
+        };
+        // SAFETY: slots that `take` took, and that nobody uses.
+        let give = |slots: &[usize]| unsafe { bin.give(&geometry, depot, slots) }.unwrap();
+        let in_depot = || bin.counts(&geometry).depot_slots;
+        let (first, second, third) = (take(), take(), take());
+        assert!(!bin.take_depot(false), "nothing was in it");
+        give(&first);
+        assert_eq!((in_depot(), bin.take_depot(false)), (64, false), "it holds slots");
+        bin.trim(&geometry, depot).unwrap();
+        assert_eq!((bin.take_depot(false), bin.take_depot(false)), (true, false), "one gives them back");
+        give(&second);
+        assert_eq!(in_depot(), 0);
+        bin.return_depot();
+        give(&third);
+        assert_eq!((in_depot(), bin.counts(&geometry).out_slots), (64, 0));
+        bin.trim(&geometry, depot).unwrap();
+    }
+}

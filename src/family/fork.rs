@@ -52,6 +52,8 @@ extern "C" fn begin_child() {
         family.large.begin_child();
         family.reseed();
         family.adopt_caches();
+        // Whose pages another thread was giving back: it is not here to say that it has.
+        family.all_bins().for_each(|bin| bin.return_depot());
     }
 }
 
