@@ -26,7 +26,7 @@ use crate::sync::Lock;
 use crate::waiting;
 
 /// Slots of the depot that go to their slabs while the lock is held.
-const EMPTIED_AT_ONCE: usize = 256;
+const EMPTIED_AT_ONCE: usize = 128;
 /// Slabs that are looked at while the lock is held.
 const LOOKED_AT_ONCE: usize = 32;
 /// Slots of an unused range that go to their slab while the lock is held.

@@ -430,3 +430,37 @@ fn what_runs_over_into_a_new_slot_is_not_handed_out_late() {
         assert!(told || (output.status.success() && out.contains("got through")), "{}: {out}{err}", 1 << shift);
     }
 }
+
+/// Where regions come from the system's allocator, it may serve the same request from far apart once it has freed something as
+/// long. A family that had its first region from the one place was refused all from the other.
+#[test]
+#[cfg_attr(miri, ignore = "starts a process")]
+fn a_family_grows_whatever_the_system_allocator_did() {
+    family! {
+        struct Before { slab_bytes: 64 * 1024 }
+        struct After { slab_bytes: 128 * 1024 }
+    }
+    fn grow<F: Family>(bytes: usize) {
+        for _ in 0..bytes / 8192 {
+            // What it leads to is never used, and the process ends.
+            assert!(!F::malloc(8192).is_null(), "{} bytes for {}", bytes, F::NAME);
+        }
+    }
+    // In the main thread of a process, whose memory glibc takes from its heap.
+    child::isolated("a_family_grows_whatever_the_system_allocator_did", || {
+        grow::<Before>(1 << 20);
+        for size in [1 << 20, 8 << 20, 31 << 20] {
+            let layout = layout(size, 8);
+            // SAFETY: the size is not zero.
+            let memory = std::hint::black_box(unsafe { std::alloc::System.alloc(layout) });
+            // SAFETY: allocated with this layout just now; freed once.
+            unsafe { std::alloc::System.dealloc(memory, layout) };
+        }
+        grow::<Before>(16 << 20);
+        grow::<After>(1 << 20);
+        // SAFETY: nobody uses any; a long mapping beside what the heap has.
+        let apart: Vec<*mut u8> = (0..4).map(|_| unsafe { std::alloc::System.alloc(layout(40 << 20, 8)) }).collect();
+        grow::<After>(64 << 20);
+        drop(apart);
+    });
+}

@@ -1,8 +1,17 @@
 //! A clock for how long memory has been free: coarse, cheap, and it never goes back.
 
+/// What the clock says instead of the time, for a test that needs the same each time; 0: the time.
+#[cfg(all(test, unix))]
+pub(crate) static PRETENDED: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+
 /// Milliseconds since some moment of the past; the resolution is a few milliseconds.
 #[cfg(unix)]
 pub(crate) fn milliseconds() -> u64 {
+    #[cfg(test)]
+    match PRETENDED.load(core::sync::atomic::Ordering::Relaxed) {
+        0 => {}
+        pretended => return pretended,
+    }
     #[cfg(any(target_os = "linux", target_os = "android"))]
     const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC_COARSE;
     #[cfg(not(any(target_os = "linux", target_os = "android")))]

@@ -52,6 +52,8 @@ mod sanitizer;
 mod valgrind;
 
 use crate::sync::{AtomicU32, Relaxed};
+#[cfg(all(test, unix))]
+pub(crate) use clock::PRETENDED;
 pub(crate) use clock::milliseconds;
 use faults::{Call, strikes};
 pub(crate) use imp::{COMMIT_IS_FREE, EXTENDS, HAS_GUARDS, TAKES_PARTS, address_space_limit, page_bytes};

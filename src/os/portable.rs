@@ -19,6 +19,14 @@ pub(crate) const COMMIT_IS_FREE: bool = false;
 const PAGE_BYTES: usize = 4096;
 /// The longest reservation: fifteen slabs and their side tables where slabs are largest, or eight and the states of their slots.
 const RESERVED_BYTES_MAX: usize = 32 << 20;
+/// What a reservation takes at least. Regions have to lie near each other (H3 in `header`), and glibc's heap lies far from what
+/// it maps: what it always maps, whatever was freed before, is longer than 32 MiB.
+const RESERVED_BYTES_MIN: usize =
+    if cfg!(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64", not(miri))) {
+        33 << 20
+    } else {
+        0
+    };
 /// The longest readable reservation: a table for a million units.
 const READABLE_BYTES_MAX: usize = 4 << 20;
 /// What every allocator aligns to, so that zeroed memory may come zeroed from the system, not cleared.
@@ -43,7 +51,8 @@ pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     if bytes > RESERVED_BYTES_MAX {
         return None;
     }
-    let layout = Layout::from_size_align(bytes + size_of::<Origin>(), align.max(BASE_ALIGN)).ok()?;
+    let taken = (bytes + size_of::<Origin>()).max(RESERVED_BYTES_MIN);
+    let layout = Layout::from_size_align(taken, align.max(BASE_ALIGN)).ok()?;
     // SAFETY: the size is not zero.
     let base = NonNull::new(unsafe { System.alloc(layout) })?;
     Some(piece(base, bytes, Origin { base, layout }))

@@ -28,6 +28,16 @@ pub(crate) mod held {
     static IS_WATCHED: AtomicBool = AtomicBool::new(false);
     static LONGEST: Mutex<BTreeMap<(&str, u32), Held>> = Mutex::new(BTreeMap::new());
 
+    std::thread_local! {
+        /// The longest that this thread has held a lock since somebody asked, in nanoseconds of processor time, and where.
+        static OWN_LONGEST: core::cell::Cell<(u64, Option<&'static Location<'static>>)> = const { core::cell::Cell::new((0, None)) };
+    }
+
+    /// The longest that this thread has held a lock since the last such question.
+    pub(crate) fn take_own_longest() -> (u64, Option<&'static Location<'static>>) {
+        OWN_LONGEST.take()
+    }
+
     /// So many nanoseconds are as long as a lock is to be held.
     pub(crate) const LIMIT: u64 = 100_000;
 
@@ -87,6 +97,9 @@ pub(crate) mod held {
             let Some((found, whole, busy, place)) = self.0 else { return };
             let busy = nanoseconds(libc::CLOCK_THREAD_CPUTIME_ID) - busy;
             let whole = nanoseconds(libc::CLOCK_MONOTONIC) - whole;
+            if busy > OWN_LONGEST.get().0 {
+                OWN_LONGEST.set((busy, Some(place)));
+            }
             let is_over = busy > LIMIT;
             let mut longest = LONGEST.lock().unwrap();
             let held = longest.entry((place.file(), place.line())).or_default();
