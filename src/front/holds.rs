@@ -62,6 +62,9 @@ alike!(fenced { checks: Hardened });
 /// The longest that a lock was held in one call, in nanoseconds of processor time, and the line that took it.
 type Longest = (u64, Option<&'static core::panic::Location<'static>>);
 
+/// Runs a program five times with so many threads.
+type Runs = fn(Program, usize) -> Vec<Vec<Longest>>;
+
 /// Calls in a row of one of two threads.
 const TURN: usize = 500;
 /// So many calls are a millisecond.
@@ -258,7 +261,7 @@ fn make_calls<F: Family>(seed: u64) {
 #[ignore = "shows figures; takes a minute"]
 fn the_longest_holds() {
     let small = Program::Small { live: 20_000, calls: 60_000 };
-    let programs: [(&str, fn(Program, usize) -> Vec<Vec<Longest>>, Program); 8] = [
+    let programs: [(&str, Runs, Program); 8] = [
         ("all sizes", plain::runs, small),
         ("many small", plain::runs, Program::Small { live: 100_000, calls: 200_000 }),
         ("all sizes, slabs of 64 KiB", narrow::runs, small),
