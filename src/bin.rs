@@ -20,7 +20,7 @@ use core::ops::Range;
 use crate::capacity::{DEPOT_LEAST_SLOTS, SURPLUS_SLOTS, depot_slots};
 use crate::checks::Checks;
 use crate::region::PURGE_AFTER_MILLISECONDS;
-use crate::slab::{Claim, Geometry, Shelves};
+use crate::slab::{Claim, Geometry, Least, Shelves};
 pub(crate) use crate::slab::{Fresh, Twice};
 use crate::sync::Lock;
 use crate::waiting;
@@ -31,9 +31,9 @@ const EMPTIED_AT_ONCE: usize = 128;
 const LOOKED_AT_ONCE: usize = 32;
 /// Slots of an unused range that go to their slab while the lock is held.
 const GIVEN_AT_ONCE: usize = 64;
-/// One slot in this many must be free for a slab's pages to be looked through where nobody asked for it.
+/// One slot in this many of those that may hold memory must be free for a slab to be looked through where nobody asked for it.
 const LEAST_PART: usize = 8;
-/// The same where a huge page would be split for it.
+/// The same, of all slots, where a huge page would be split for it.
 const LEAST_PART_HUGE: usize = 2;
 
 /// What [`Bin::take`] found.
@@ -293,9 +293,10 @@ impl Bin {
     pub(crate) fn claim(&self, geometry: &Geometry<'_>, mut all: Option<&mut usize>) -> Found {
         let mut state = self.0.lock();
         let are_huge = state.slabs.are_huge(geometry);
-        let part = match all {
-            Some(_) => None,
-            None => Some(if are_huge { LEAST_PART_HUGE } else { LEAST_PART }),
+        let least = match all {
+            Some(_) => Least::Page,
+            None if are_huge => Least::OfAll(LEAST_PART_HUGE),
+            None => Least::OfTouched(LEAST_PART),
         };
         for _ in 0..LOOKED_AT_ONCE {
             let ended = match &mut all {
@@ -305,8 +306,7 @@ impl Bin {
             // Those at the end have been free longest; who was looked at stands in front.
             let Some(slab) = state.slabs.last().filter(|_| !ended) else { return Found::End };
             state.slabs.bring_to_front(slab);
-            // SAFETY: a slab of this bin, whose lock is held (S1).
-            let is_worth_it = unsafe { geometry.is_worth_a_look(slab, part) };
+            let is_worth_it = geometry.is_worth_a_look(slab, least);
             if let Some(mut claim) = is_worth_it.then(|| state.slabs.claim(geometry, slab)).flatten() {
                 let most = if all.is_some() { usize::MAX } else { state.unneeded };
                 claim.limit(most, are_huge);

@@ -25,7 +25,9 @@ pub(crate) const CALM_BYTES: usize = 64 << 10;
 pub(crate) const CACHE_BYTES: usize = 256 << 10;
 
 /// Slots in a magazine, at most.
-pub(crate) const MAGAZINE_SLOTS: usize = 128;
+pub(crate) const MAGAZINE_SLOTS: usize = 256;
+/// Slots in a hardened magazine, at most: each exchange fills and compares what it brings.
+const HARDENED_SLOTS: usize = 128;
 /// A magazine holds at most one part in so many of what the cache may hold.
 const MAGAZINE_PART: usize = 4;
 /// From here on a thread caches nothing: a lock costs less than what such slots keep.
@@ -67,7 +69,7 @@ const fn clamp(value: usize, least: usize, most: usize) -> usize {
 #[inline]
 pub(crate) const fn magazine_slots(class: SizeClass, checks: Checks, cache_bytes: usize) -> usize {
     if checks.is_hardened() {
-        return clamp(class.slots_in(HARDENED_BYTES), 2, MAGAZINE_SLOTS);
+        return clamp(class.slots_in(HARDENED_BYTES), 2, HARDENED_SLOTS);
     }
     if class.slot_bytes() >= UNCACHED_FROM_BYTES {
         return 0;

@@ -26,7 +26,7 @@ use crate::sync::{AtomicU32, Cell, Relaxed};
 use crate::thread_pages::ThreadPages;
 
 /// Places of the arrays that a magazine gets one after another.
-const ARRAYS: [usize; 3] = [8, 32, MAGAZINE_SLOTS];
+const ARRAYS: [usize; 4] = [8, 32, 128, MAGAZINE_SLOTS];
 
 /// Counts the forks that led to this process.
 static PROCESS: AtomicU32 = AtomicU32::new(0);

@@ -131,7 +131,7 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
     /// a look at the calling thread's magazine of each class, however many threads there are.
     ///
     /// What the calling thread did is counted to the last byte. What another thread did since its cache and its bin last
-    /// exchanged slots is not counted yet: at most 128 slots or 256 KiB of each size class it uses, more or less. All is
+    /// exchanged slots is not counted yet: at most 256 slots or 256 KiB of each size class it uses, more or less. All is
     /// exact once the other threads have ended. [`stats`](Self::stats) has the exact figure at any time.
     ///
     /// ```

@@ -18,6 +18,7 @@ mod order;
 mod page_set;
 mod pages;
 mod shelves;
+mod worth;
 
 #[cfg(all(unix, not(any(miri, loom))))]
 pub(crate) use noted::begin_child;
@@ -39,6 +40,7 @@ use crate::trunk::Run;
 pub(crate) use noted::give_side_tables_back;
 pub(crate) use pages::Claim;
 pub(crate) use shelves::{Fresh, Shelves, Twice};
+pub(crate) use worth::Least;
 
 /// What all slabs of one bin have in common.
 #[derive(Clone, Copy)]

@@ -58,6 +58,8 @@ pub(crate) struct Claim {
     pub(crate) gone_slots: usize,
     /// How many slots may be purged.
     most: usize,
+    /// Whether more could have gone.
+    is_cut: bool,
     /// Whether the slab may be a huge page of which nothing has gone back yet.
     is_huge: bool,
 }
@@ -86,6 +88,7 @@ impl Claim {
             gone_pages: 0,
             gone_slots: 0,
             most: usize::MAX,
+            is_cut: false,
             is_huge: slab.purged.get() == 0,
         }
     }
@@ -172,28 +175,6 @@ impl Geometry<'_> {
         !self.is_tiny() && !self.has_guards()
     }
 
-    /// Free slots of a slab whose pages may hold memory.
-    fn idle(&self, slab: &SlabHeader) -> usize {
-        self.recycled(slab).saturating_sub(if self.has_trunks() { 0 } else { slab.purged.get() as usize })
-    }
-
-    /// Whether to look for pages to give back in a slab. With a `part`, only if so much of it is free, and clearly more than when that was last
-    /// done: it costs as much as ordering its list, and gives nothing where free slots are few.
-    ///
-    /// # Safety
-    /// As for [`claim`](Self::claim).
-    pub(crate) unsafe fn is_worth_a_look(&self, slab: &SlabHeader, part: Option<usize>) -> bool {
-        let (idle, slots) = (self.idle(slab), self.slot_count());
-        let Some(part) = part else { return idle >= self.slots_of_a_page() };
-        let mut least = (slots / part).max(self.slots_of_a_page());
-        if self.has_trunks() {
-            let seen = slab.hint.get().min(idle as u32);
-            slab.hint.set(seen);
-            least = least.max(seen as usize + slots / 16);
-        }
-        idle >= least
-    }
-
     /// Takes free slots of a slab to look for pages to give back: all that are recycled or purged, or those of pages that are
     /// wholly free and may hold memory. `None`: there are none.
     ///
@@ -266,6 +247,7 @@ impl Geometry<'_> {
             let first = self.slots_on(&run).start;
             // What is left of a slot that is purged in part is not much, if the pages end just before a slot does.
             let end = first.saturating_add(left).saturating_mul(self.class.slot_bytes()) >> shift;
+            claim.is_cut |= run.end > end;
             let run = run.start..run.end.min(end);
             if run.is_empty() {
                 break;
@@ -359,7 +341,7 @@ impl Geometry<'_> {
         }
         slab.used.set(slab.used.get() - claim.slots as u32);
         if self.has_trunks() {
-            slab.hint.set(self.recycled(slab) as u32);
+            self.note_look(slab, claim.is_cut && claim.gone_pages > 0);
         }
         self.debug_check(slab);
         None

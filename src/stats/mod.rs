@@ -71,7 +71,7 @@ pub struct Stats {
     pub total_frees: u64,
     /// The largest `live_allocations` seen: whenever a thread's cache and its bin exchanged slots, and whenever this was
     /// read. So it is never below `live_allocations`, but what a thread allocates and frees between two exchanges (at
-    /// most 128 slots or 256 KiB of a class) is seen late or not at all: the peak may be too low by that for the thread
+    /// most 256 slots or 256 KiB of a class) is seen late or not at all: the peak may be too low by that for the thread
     /// that looks, and too high by what each other thread has freed meanwhile. It costs the calls nothing.
     pub peak_live_allocations: usize,
     /// The largest `live_bytes` seen, at the same moments.

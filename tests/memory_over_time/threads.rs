@@ -3,7 +3,7 @@
 use std::sync::{Arc, Barrier};
 
 use super::common::doors::layout;
-use super::{Block, Door, Heap, KIB, MIB, alone, assert_near_system, free, park, spawn, touched};
+use super::{Block, Door, Heap, KIB, MIB, alone, assert_near_system, free, park, spawn, touched, trickle};
 
 #[test]
 fn many_threads_with_many_families_hold_little() {
@@ -50,6 +50,30 @@ fn caches_of_ended_threads_come_back() {
         heap.note("after trim");
     }
     assert_near_system("threads::caches_of_ended_threads_come_back", program, 120, MIB);
+}
+
+/// What was free of a slab when its pages were last looked through, and might have been needed then, goes as well when nobody needs it.
+#[test]
+fn families_of_a_pool_that_shrank_hold_little() {
+    fn program(heap: &mut Heap) {
+        for first in (0..20).step_by(4) {
+            let doors: Vec<Door> = (first..first + 4).map(|index| heap.door(index)).collect();
+            let barrier = Arc::new(Barrier::new(32));
+            let threads = (0..32).map(|thread| {
+                let (barrier, doors) = (barrier.clone(), doors.clone());
+                spawn(move || {
+                    doors.into_iter().for_each(use_sizes);
+                    barrier.wait();
+                    if thread == 0 {
+                        park();
+                    }
+                })
+            });
+            threads.collect::<Vec<_>>().into_iter().skip(1).for_each(|thread| thread.join().expect("no panic"));
+        }
+        heap.note_within("trickle", 6, || trickle(heap.door(0)));
+    }
+    assert_near_system("threads::families_of_a_pool_that_shrank_hold_little", program, 120, 6 * MIB);
 }
 
 #[test]

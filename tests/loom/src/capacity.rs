@@ -10,7 +10,7 @@ pub(crate) const FIRST_BYTES: usize = 16 << 20;
 pub(crate) const EARNING_EXCHANGES: u32 = 64;
 pub(crate) const CALM_BYTES: usize = 64 << 10;
 pub(crate) const CACHE_BYTES: usize = 16 << 20;
-pub(crate) const MAGAZINE_SLOTS: usize = 128;
+pub(crate) const MAGAZINE_SLOTS: usize = 256;
 pub(crate) const DEPOT_LEAST_SLOTS: usize = 1;
 pub(crate) const SURPLUS_SLOTS: u32 = 3;
 /// None, so that slabs come and go.

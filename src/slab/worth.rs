@@ -1,0 +1,55 @@
+//! Which slabs are worth the work of looking for pages to give back.
+//!
+//! It costs as much as ordering a slab's list, and gives nothing where free slots are few. `hint` of a slab whose free list is
+//! trunks is how many free slots stayed when that was last done, or fewer: it is done again when clearly more are free.
+
+#![forbid(unsafe_code)]
+
+use super::Geometry;
+use crate::header::SlabHeader;
+
+/// One slot in so many must have come back since the last look.
+const MORE_PART: usize = 16;
+
+/// What part of a slab must be free.
+#[derive(Clone, Copy)]
+pub(crate) enum Least {
+    /// A page's slots.
+    Page,
+    /// One slot in so many of those whose pages may hold memory.
+    OfTouched(usize),
+    /// One slot in so many of all.
+    OfAll(usize),
+}
+
+impl Geometry<'_> {
+    /// Whether to look for pages to give back in a slab. Unless a page's slots are enough, only if clearly more are free than when
+    /// that was last done. The caller holds the bin's lock.
+    pub(crate) fn is_worth_a_look(&self, slab: &SlabHeader, least: Least) -> bool {
+        let idle = self.idle(slab);
+        let touched = slab.fresh.get().saturating_sub(slab.purged.get()) as usize;
+        let (slots, part) = match least {
+            Least::Page => return idle >= self.slots_of_a_page(),
+            Least::OfTouched(part) => (touched, part),
+            Least::OfAll(part) => (self.slot_count(), part),
+        };
+        let mut least = (slots / part).max(self.slots_of_a_page());
+        if self.has_trunks() {
+            let seen = slab.hint.get().min(idle as u32);
+            slab.hint.set(seen);
+            least = least.max(seen as usize + slots / MORE_PART);
+        }
+        idle >= least
+    }
+
+    /// Notes that a slab was looked through; `has_more` if only a part of what was found went back, because somebody may need the
+    /// rest. The caller holds the bin's lock.
+    pub(super) fn note_look(&self, slab: &SlabHeader, has_more: bool) {
+        slab.hint.set(if has_more { 0 } else { self.recycled(slab) as u32 });
+    }
+
+    /// Free slots of a slab whose pages may hold memory.
+    pub(super) fn idle(&self, slab: &SlabHeader) -> usize {
+        self.recycled(slab).saturating_sub(if self.has_trunks() { 0 } else { slab.purged.get() as usize })
+    }
+}
