@@ -1,14 +1,15 @@
 //! Which slabs are worth the work of looking for pages to give back.
 //!
 //! It costs as much as ordering a slab's list, and gives nothing where free slots are few. `hint` of a slab whose free list is
-//! trunks is how many free slots stayed when that was last done, or fewer: it is done again when clearly more are free.
+//! trunks is how many free slots stayed when that was last done, or fewer: it is done again when clearly more are free, or when
+//! it was left half done.
 
 #![forbid(unsafe_code)]
 
 use super::Geometry;
 use crate::header::SlabHeader;
 
-/// One slot in so many must have come back since the last look.
+/// One slot in so many must have come back since the last look, or gone with it.
 const MORE_PART: usize = 16;
 
 /// What part of a slab must be free.
@@ -42,10 +43,11 @@ impl Geometry<'_> {
         idle >= least
     }
 
-    /// Notes that a slab was looked through; `has_more` if only a part of what was found went back, because somebody may need the
-    /// rest. The caller holds the bin's lock.
-    pub(super) fn note_look(&self, slab: &SlabHeader, has_more: bool) {
-        slab.hint.set(if has_more { 0 } else { self.recycled(slab) as u32 });
+    /// Notes that a slab was looked through. `left_over`: so many slots went back, and more would have, but somebody may need
+    /// them. The caller holds the bin's lock.
+    pub(super) fn note_look(&self, slab: &SlabHeader, left_over: Option<usize>) {
+        let is_half_done = left_over.is_some_and(|gone| gone > slab.fresh.get() as usize / MORE_PART);
+        slab.hint.set(if is_half_done { 0 } else { self.recycled(slab) as u32 });
     }
 
     /// Free slots of a slab whose pages may hold memory.

@@ -73,7 +73,7 @@ fn families_of_a_pool_that_shrank_hold_little() {
         }
         heap.note_within("trickle", 6, || trickle(heap.door(0)));
     }
-    assert_near_system("threads::families_of_a_pool_that_shrank_hold_little", program, 120, 6 * MIB);
+    assert_near_system("threads::families_of_a_pool_that_shrank_hold_little", program, 120, 10 * MIB);
 }
 
 #[test]
