@@ -23,7 +23,9 @@ pub(super) type Id = u16;
 pub(super) const NONE: Id = 0;
 
 /// One run of pages. All of it zero is a run that is none.
+// A `u64` need not be at a multiple of 8 where a processor has 32 bits.
 #[derive(Clone, Copy)]
+#[repr(align(8))]
 pub(super) struct Run {
     /// When the first of it was freed; for [`State::Dirty`].
     pub(super) since: u64,
