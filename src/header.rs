@@ -454,8 +454,17 @@ mod tests {
         assert_eq!(base % (UNIT_COUNT << 21), 0);
         // SAFETY: the region claimed above.
         assert!(core::ptr::eq(unsafe { directory.region(base + (5 << 21) + 17) }, region));
-        let wild =
-            [0, 1, 4096, usize::MAX, usize::MAX / 2, 1 << 62, base, base + (1 << 21), (&raw const region).addr()];
+        let wild = [
+            0,
+            1,
+            4096,
+            usize::MAX,
+            usize::MAX / 2,
+            usize::MAX / 4 + 1,
+            base,
+            base + (1 << 21),
+            (&raw const region).addr(),
+        ];
         for address in wild {
             assert!(directory.slab(address).is_none(), "{address:#x}");
             assert_eq!(View::CLOSED.tag(address, 21), 0);

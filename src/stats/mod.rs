@@ -396,8 +396,8 @@ mod tests {
         (stats.live_allocations, stats.thread_caches, stats.large_allocations) = (1, 1, 1);
         let text = stats.to_string();
         assert!(text.contains("live in 1 allocation, at most") && text.contains("cached by 1 thread, "), "{text}");
-        let most = 1 << 47;
-        (stats.live_allocations, stats.live_bytes, stats.peak_live_allocations) = (1 << 40, most, 1 << 40);
+        let most = usize::MAX >> 16;
+        (stats.live_allocations, stats.live_bytes, stats.peak_live_allocations) = (most >> 7, most, most >> 7);
         (stats.peak_live_bytes, stats.slab_bytes, stats.large_bytes, stats.kept_bytes) = (most, most, most, most);
         (stats.free_bytes, stats.cached_bytes, stats.depot_bytes, stats.thread_caches) = (most, most, most, 1 << 20);
         let text = stats.to_string();

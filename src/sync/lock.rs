@@ -68,7 +68,7 @@ pub(crate) mod held {
             // SAFETY: `getrusage` writes one `rusage` to a live one.
             assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) }, 0);
             // SAFETY: numbers, all initialised above.
-            unsafe { usage.assume_init() }.ru_minflt.unsigned_abs()
+            u64::try_from(unsafe { usage.assume_init() }.ru_minflt).expect("a count")
         }
         #[cfg(not(target_os = "linux"))]
         0
@@ -78,7 +78,8 @@ pub(crate) mod held {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: `clock_gettime` writes one `timespec` to a live one.
         assert_eq!(unsafe { libc::clock_gettime(clock, &raw mut time) }, 0);
-        (time.tv_sec * 1_000_000_000 + time.tv_nsec).unsigned_abs()
+        let number = |part: libc::c_long| u64::try_from(part).expect("a clock that counts up");
+        number(time.tv_sec as libc::c_long) * 1_000_000_000 + number(time.tv_nsec as libc::c_long)
     }
 
     impl Since {
