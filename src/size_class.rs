@@ -361,7 +361,8 @@ mod tests {
                     assert!(class.slot_at(offset + inside) >= region_bytes / bytes, "{class:?}: {offset} + {inside}");
                 }
             }
-            let wild = (0..64).map(|bit| usize::MAX << bit).chain((28..64).map(|bit| (1 << bit) + bytes));
+            let wild = (0..usize::BITS).map(|bit| usize::MAX << bit);
+            let wild = wild.chain((28..usize::BITS).map(|bit| (1 << bit) + bytes));
             wild.for_each(|offset| assert!(class.slot_at(offset) >= slots, "{class:?}: {offset:#x}"));
         }
     }
