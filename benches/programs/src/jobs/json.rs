@@ -18,7 +18,7 @@ pub(super) const JOB: Job = Job {
 fn prepare(percent: usize) -> Vec<u8> {
     let words = input::words();
     let mut random = Random::new(1);
-    let orders: Vec<Value> = (0..part(36_000, percent)).map(|id| order(&mut random, &words, id)).collect();
+    let orders: Vec<Value> = (0..part(46_000, percent)).map(|id| order(&mut random, &words, id)).collect();
     serde_json::to_vec(&orders).expect("values")
 }
 
