@@ -466,40 +466,6 @@ mod tests {
         assert_ne!(kept >> 16, next >> 16);
     }
 
-    #[test]
-    fn what_is_left_of_a_slab_in_use_stays_until_a_second_look_finds_it_unused() {
-        const HUGE_SHIFT: u32 = 21;
-        let pool = Lock::new(UnitPool::new(HUGE_SHIFT));
-        let geometry = Geometry {
-            class: SizeClass::natural(6),
-            unit_shift: HUGE_SHIFT,
-            tag: 77,
-            checks: Checks::Default,
-            huge_pages: HugePages::Always,
-            pool: &pool,
-            family: "Rest",
-        };
-        let bin = Bin::new();
-        let look_at = |seconds: u64| {
-            bin.look(&geometry, NO_DEPOT, seconds * 1000).unwrap();
-            let rest = bin.take_tail(&geometry, false);
-            let bytes = rest.as_ref().map_or(0, ExactSizeIterator::len);
-            if let Some(rest) = rest {
-                bin.give_tail(&geometry, rest).unwrap();
-            }
-            bytes
-        };
-        let mut slots = vec![fresh(&bin, &geometry)];
-        assert_eq!(look_at(1), 0, "it was taken from a moment ago");
-        slots.push(fresh(&bin, &geometry));
-        assert_eq!(look_at(2), 0, "it was taken from since the first look");
-        assert_eq!(look_at(3), (2 << 20) - 2 * 64);
-        assert_eq!(look_at(4), 0, "it holds no memory any more");
-        // SAFETY: taken above, and not used.
-        unsafe { bin.give(&geometry, NO_DEPOT, &slots) }.unwrap();
-        bin.trim(&geometry, NO_DEPOT).unwrap();
-    }
-
     /// The state that two frees at once may leave: the second stores what the first has moved on from.
     fn freed_again(slot: usize, class: SizeClass) {
         // SAFETY: a region that has a slab of a family with states.

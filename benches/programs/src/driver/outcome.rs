@@ -78,9 +78,9 @@ impl Outcome {
         let (_, all) = self.results.iter().find(|(known, _)| *known == allocator)?;
         let mut figures: Vec<f64> = all.iter().map(|seen| measure.of(seen)).collect();
         figures.sort_unstable_by(f64::total_cmp);
-        let middle = figures.len() / 2;
-        let upper = *figures.get(middle)?;
-        Some(if figures.len() % 2 == 0 { (figures[middle - 1] + upper) / 2.0 } else { upper })
+        let upper = *figures.get(figures.len() / 2)?;
+        let lower = figures[(figures.len() - 1) / 2];
+        Some((lower + upper) / 2.0)
     }
 
     /// The widest distance between two processes of an allocator, in parts of the median.

@@ -36,7 +36,7 @@ fn order(random: &mut Random, words: &[String], id: usize) -> Value {
     let tags: Vec<String> = (0..random.below(6)).map(|_| input::phrase(random, words, 1)).collect();
     json!({
         "id": id,
-        "customer": { "name": input::phrase(random, words, 3), "street": input::phrase(random, words, 4), "active": id % 3 == 0 },
+        "customer": { "name": input::phrase(random, words, 3), "street": input::phrase(random, words, 4), "active": random.below(3) == 0 },
         "lines": lines,
         "tags": tags,
         "note": input::phrase(random, words, 40),
