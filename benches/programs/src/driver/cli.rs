@@ -16,8 +16,6 @@ pub(crate) struct Options {
     pub(crate) words: Vec<String>,
     pub(crate) list: bool,
     pub(crate) write: Option<PathBuf>,
-    /// The user asked for the other benchmarks.
-    pub(crate) left_out: bool,
 }
 
 pub(crate) const HELP: &str = "\
@@ -31,8 +29,7 @@ Real programs: `cargo bench --bench programs -- [OPTIONS]`
   --write FILE         write a page of Markdown as well
   --list               name the jobs";
 
-/// Reads the arguments, cargo's own `--bench` included; those of the other benchmarks, which `cargo bench` gives to all,
-/// mean that this one is not wanted.
+/// Reads the arguments, cargo's own `--bench` included.
 pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
     let mut arguments = arguments.filter(|argument| argument != "--bench");
     let mut options = Options {
@@ -43,7 +40,6 @@ pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, 
         words: Vec::new(),
         list: false,
         write: None,
-        left_out: false,
     };
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value\n\n{HELP}"));
@@ -56,11 +52,6 @@ pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, 
             "--scale" => options.scale = number(told.insert(value()?))?,
             "--write" => options.write = Some(value()?.into()),
             "--list" => options.list = true,
-            "--misuse" | "--json" | "--svg" | "--runs" | "--step" | "--compare" | "--seconds" | "--seed" => {
-                options.left_out = true;
-                value()?;
-            }
-            "--every-size" | "--whole-gib" | "--plain" | "--words" => options.left_out = true,
             _ => return Err(HELP.to_owned()),
         }
         if told.is_some() || argument == "--short" {

@@ -47,13 +47,13 @@ fn main() -> ExitCode {
 
 fn act(options: &Options) -> Result<(), String> {
     let is_chosen = |name: &str| options.only.is_empty() || options.only.iter().any(|text| name.contains(text));
-    let chosen: Vec<&Job> = jobs::ALL.iter().filter(|job| !options.left_out && is_chosen(job.name)).collect();
+    let chosen: Vec<&Job> = jobs::ALL.iter().filter(|job| is_chosen(job.name)).collect();
     if options.list {
         chosen.iter().for_each(|job| println!("{}: {}", job.name, job.what));
         return Ok(());
     }
     if chosen.is_empty() {
-        return Ok(());
+        return Err(format!("no job is called {:?}", options.only));
     }
     let directory = Directory::new()?;
     let outcomes = chosen.iter().map(|job| measure(job, options, &directory)).collect::<Result<Vec<_>, _>>()?;
