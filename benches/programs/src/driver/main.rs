@@ -55,15 +55,21 @@ fn act(options: &Options) -> Result<(), String> {
     if chosen.is_empty() {
         return Err(format!("no job is called {:?}", options.only));
     }
-    let directory = Directory::new()?;
+    let (directory, before) = (Directory::new()?, load());
     let outcomes = chosen.iter().map(|job| measure(job, options, &directory)).collect::<Result<Vec<_>, _>>()?;
     println!("{}", report::means(&outcomes));
     if let Some(file) = &options.write {
-        let text = report::markdown(&machine::describe(), options, &outcomes);
+        let text = report::markdown(&machine::describe(), [&before, &load()], options, &outcomes);
         std::fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))?;
         println!("wrote {}", file.display());
     }
     Ok(())
+}
+
+/// How many threads wanted to run in the last minute.
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// Runs a job with all allocators in turn: A B C, B C A, C A B, …
