@@ -19,6 +19,9 @@ pub(crate) const CALM_EXCHANGES: u32 = 16;
 /// What a cache may hold at first, in bytes of slots. It doubles with every [`EARNING_EXCHANGES`].
 pub(crate) const FIRST_BYTES: usize = 16 << 10;
 pub(crate) const EARNING_EXCHANGES: u32 = 64;
+/// Where a magazine may not become longer an idle one is shortened for it, but only every so many times: it is looked for in
+/// all classes, of which there may be a hundred.
+pub(crate) const REFUSED_EXCHANGES: u32 = 16;
 /// What the cache of a calm thread may hold.
 pub(crate) const CALM_BYTES: usize = 64 << 10;
 /// What a cache may hold, where the family does not say: `cache_bytes`.

@@ -183,4 +183,40 @@ mod tests {
         assert_eq!((in_depot(), bin.counts(&geometry).out_slots), (64, 0));
         bin.trim(&geometry, depot).unwrap();
     }
+
+    #[test]
+    fn what_is_left_of_a_slab_in_use_stays_until_a_second_look_finds_it_unused() {
+        const HUGE_SHIFT: u32 = 21;
+        let pool = Lock::new(UnitPool::new(HUGE_SHIFT));
+        let geometry = Geometry {
+            class: SizeClass::natural(6),
+            unit_shift: HUGE_SHIFT,
+            tag: 77,
+            checks: Checks::Default,
+            huge_pages: HugePages::Always,
+            pool: &pool,
+            family: "Rest",
+        };
+        const NONE: DepotMemory = DepotMemory(core::ptr::null_mut());
+        let bin = Bin::new();
+        let fresh = || bin.take_one(&geometry, NONE).unwrap().unwrap().0;
+        let look_at = |seconds: u64| {
+            bin.look(&geometry, NONE, seconds * 1000).unwrap();
+            let rest = bin.take_tail(&geometry, false);
+            let bytes = rest.as_ref().map_or(0, ExactSizeIterator::len);
+            if let Some(rest) = rest {
+                bin.give_tail(&geometry, rest).unwrap();
+            }
+            bytes
+        };
+        let mut slots = vec![fresh()];
+        assert_eq!(look_at(1), 0, "it was taken from a moment ago");
+        slots.push(fresh());
+        assert_eq!(look_at(2), 0, "it was taken from since the first look");
+        assert_eq!(look_at(3), (2 << 20) - 2 * 64);
+        assert_eq!(look_at(4), 0, "it holds no memory any more");
+        // SAFETY: taken above, and not used.
+        unsafe { bin.give(&geometry, NONE, &slots) }.unwrap();
+        bin.trim(&geometry, NONE).unwrap();
+    }
 }

@@ -194,3 +194,72 @@ fn mixed_advice_is_few_mappings() {
         free_all::<Adaptive>(live);
     });
 }
+
+fn page_faults() -> usize {
+    // SAFETY: `rusage` is plain integers, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: a live `rusage`.
+    assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) }, 0);
+    usage.ru_minflt as usize
+}
+
+/// Whether the system gives huge pages to whoever asks for them.
+fn has_huge_pages() -> bool {
+    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
+    setting.contains("[madvise]") || setting.contains("[always]")
+}
+
+/// A long allocation that is filled takes huge pages; one of which little is used, or that has to read zero, does not.
+#[test]
+fn long_allocations_are_huge_where_they_are_filled() {
+    child::isolated("long_allocations_are_huge_where_they_are_filled", || {
+        let touch = |memory: *mut u8, bytes: usize, step: usize| {
+            for offset in (0..bytes).step_by(step) {
+                // SAFETY: inside a live allocation of so many bytes.
+                unsafe { memory.wrapping_add(offset).write(1) };
+            }
+        };
+        let front = grown(|| {
+            for _ in 0..20 {
+                let memory = Adaptive::malloc(16 * MIB);
+                touch(memory, MIB / 4, 4096);
+            }
+        });
+        assert!(front <= 20 * MIB / 2, "{front} bytes for the first quarter of a MiB of 20 allocations of 16 MiB");
+        let sparse = grown(|| touch(Adaptive::calloc(32 * MIB), 32 * MIB, 2 * MIB));
+        assert!(sparse <= MIB, "{sparse} bytes for a byte in every second MiB of 32 that read zero");
+        for bytes in [16 * MIB, 40 * MIB] {
+            let memory = Adaptive::malloc(bytes);
+            let before = page_faults();
+            touch(memory, bytes, 4096);
+            let faults = page_faults() - before;
+            println!("{faults} page faults for {} MiB", bytes / MIB);
+            assert!(!has_huge_pages() || faults < bytes / 4096 / 2, "{faults} page faults for {bytes} bytes");
+        }
+    });
+}
+
+/// What a program gets, fills and gives back again and again is not taken from the system anew each time, also where it has to
+/// read zero.
+#[test]
+fn zeroed_allocations_use_memory_again() {
+    child::isolated("zeroed_allocations_use_memory_again", || {
+        let round = |faults: usize| {
+            let before = page_faults();
+            let memory = Peak::calloc(5 * MIB);
+            for offset in (0..5 * MIB).step_by(4096) {
+                let place = memory.wrapping_add(offset);
+                // SAFETY: inside a live allocation of so many bytes.
+                assert_eq!(unsafe { place.read() }, 0, "at {offset}");
+                // SAFETY: as above.
+                unsafe { place.write(1) };
+            }
+            // SAFETY: allocated above with this size.
+            unsafe { Peak::free(memory, 5 * MIB) };
+            let seen = page_faults() - before;
+            assert!(seen <= faults, "{seen} page faults");
+        };
+        round(4000);
+        (0..5).for_each(|_| round(10));
+    });
+}

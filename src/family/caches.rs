@@ -15,8 +15,8 @@ use core::ptr::NonNull;
 
 use super::FamilyCore;
 use crate::capacity::{
-    CALM_BYTES, CALM_EXCHANGES, CALM_MILLISECONDS, EARNING_EXCHANGES, FIRST_BYTES, MAGAZINE_SLOTS, first_slots,
-    magazine_slots,
+    CALM_BYTES, CALM_EXCHANGES, CALM_MILLISECONDS, EARNING_EXCHANGES, FIRST_BYTES, MAGAZINE_SLOTS, REFUSED_EXCHANGES,
+    first_slots, magazine_slots,
 };
 use crate::header::Directory;
 use crate::magazine::{Cache, CacheSlot, Counts, Magazine};
@@ -60,6 +60,8 @@ pub(crate) struct ThreadCache {
     used_bytes: Cell<usize>,
     /// Exchanges since `granted_bytes` last changed.
     exchanges: Cell<u32>,
+    /// How often a magazine could not become longer, modulo 2³².
+    refused: Cell<u32>,
     /// Exchanges since `since`, in milliseconds modulo 2³².
     lately: Cell<u32>,
     since: Cell<u32>,
@@ -190,7 +192,7 @@ impl ThreadCache {
         if self.exchanges.get() >= EARNING_EXCHANGES && granted < self.family.cache_bytes() {
             self.exchanges.set(0);
             self.granted_bytes.set(self.family.cache_bytes().min(2 * granted));
-        } else {
+        } else if self.refused.replace(self.refused.get().wrapping_add(1)) % REFUSED_EXCHANGES == 0 {
             self.shorten_an_idle_one(class);
         }
         fits()
@@ -330,6 +332,7 @@ impl FamilyCore {
             granted_bytes: Cell::new(FIRST_BYTES.min(self.cache_bytes())),
             used_bytes: Cell::new(0),
             exchanges: Cell::new(0),
+            refused: Cell::new(0),
             lately: Cell::new(CALM_EXCHANGES),
             since: Cell::new(os::milliseconds() as u32),
             exchange_count: Cell::new(0),
@@ -394,5 +397,45 @@ impl FamilyCore {
     pub(crate) fn retire_cache(&'static self, cache: &'static ThreadCache) {
         self.flush_all(cache.cache);
         self.caches.lock().unlink(cache);
+    }
+}
+
+#[cfg(all(test, unix, not(any(miri, loom))))]
+mod tests {
+    use core::alloc::Layout;
+
+    use super::*;
+    use crate::front::{Handle, allocate, deallocate};
+
+    crate::family! { struct Crowded { classes: Spaced, cache_bytes: 64 * 1024 } }
+
+    fn in_turn(bytes: usize, count: usize) {
+        let layout = Layout::from_size_align(bytes, 1).unwrap();
+        let slots: Vec<_> = (0..count).map(|_| allocate(Crowded, layout).unwrap().cast::<u8>()).collect();
+        for slot in slots {
+            // SAFETY: allocated above with this layout, and not used.
+            unsafe { deallocate(Crowded, slot, layout) };
+        }
+    }
+
+    /// All that a cache may hold is with classes that were used once; the one that is used now gets what it needs of that.
+    #[test]
+    fn what_idle_classes_hold_goes_to_the_one_that_is_used() {
+        std::thread::spawn(|| {
+            (0..8).for_each(|_| (64..4096).step_by(64).for_each(|bytes| in_turn(bytes, 100)));
+            let cache = ThreadCache::in_slot(Crowded.core().slot()).expect("a cache was earned");
+            let (used, granted) = (cache.used_bytes.get(), cache.granted_bytes.get());
+            assert!(granted == 64 << 10 && used > granted / 2, "{used} of {granted} bytes");
+            let class = Crowded.core().class_of(Layout::from_size_align(100, 1).unwrap());
+            let most = magazine_slots(class, Crowded.core().checks, Crowded.core().cache_bytes());
+            let rounds = (1..100).find(|_| {
+                in_turn(100, 1000);
+                cache.cache.magazine(class).capacity() == most
+            });
+            assert!(rounds.is_some_and(|rounds| rounds <= 20), "{rounds:?} rounds to {most} slots");
+            assert!(cache.used_bytes.get() <= cache.granted_bytes.get());
+        })
+        .join()
+        .unwrap();
     }
 }

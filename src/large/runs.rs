@@ -158,6 +158,15 @@ impl RunSet {
         }
     }
 
+    /// Takes memory that was used before and not given back.
+    pub(super) fn take_dirty(&mut self, wish: &Wish) -> Option<usize> {
+        let pages = u32::try_from(wish.bytes / os::page_bytes()).ok()?;
+        match self.take_free(State::Dirty, pages, wish)? {
+            Found::Run(address) => Some(address),
+            Found::Commit { .. } | Found::Nothing => None,
+        }
+    }
+
     fn take_free(&mut self, state: State, pages: u32, wish: &Wish) -> Option<Found> {
         let least = bin_of(pages);
         (0..self.count).find_map(|index| {
@@ -215,11 +224,11 @@ impl RunSet {
         self.with(index, |range| change(range, id))
     }
 
-    /// Notes that the whole huge pages of a live run are to be advised as such; returns where they lie. `None`: there are none, or
-    /// all are, or too many stretches would be.
-    pub(super) fn note_huge(&mut self, address: usize, bytes: usize) -> Option<(usize, usize)> {
+    /// Notes that the whole huge pages of a live run, from so many bytes on, are to be advised as such; returns where they
+    /// lie. `None`: there are none, or all are, or too many stretches would be.
+    pub(super) fn note_huge(&mut self, address: usize, from: usize, bytes: usize) -> Option<(usize, usize)> {
         self.change(address, |range, _| {
-            let wanted = huge_pages(range, address, address + bytes);
+            let wanted = huge_pages(range, address + from, address + bytes);
             let all = range.advised | wanted;
             if wanted & !range.advised == 0 || (all & !(all << 1)).count_ones() > ADVISED_COUNT {
                 return None;

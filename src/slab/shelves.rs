@@ -41,7 +41,9 @@ enum Shelf {
 enum Tail {
     /// Since the last look.
     Used,
-    /// Not since the last look.
+    /// Before the last look, and not since.
+    Watched,
+    /// Not between the last two looks, and not since.
     Unused,
     /// Not since its memory went back.
     Given,
@@ -97,9 +99,11 @@ impl Shelves {
 
     /// How many slots were idle all the time since the last look.
     pub(crate) fn look(&mut self) -> usize {
-        if self.tail == Tail::Used {
-            self.tail = Tail::Unused;
-        }
+        self.tail = match self.tail {
+            Tail::Used => Tail::Watched,
+            Tail::Watched => Tail::Unused,
+            later => later,
+        };
         let idle = self.idle_slots();
         let least = core::mem::replace(&mut self.least_idle, u32::try_from(idle).unwrap_or(u32::MAX));
         idle.min(least as usize)

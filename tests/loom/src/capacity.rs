@@ -8,6 +8,7 @@ pub(crate) const CALM_MILLISECONDS: u32 = 1000;
 pub(crate) const CALM_EXCHANGES: u32 = 16;
 pub(crate) const FIRST_BYTES: usize = 16 << 20;
 pub(crate) const EARNING_EXCHANGES: u32 = 64;
+pub(crate) const REFUSED_EXCHANGES: u32 = 16;
 pub(crate) const CALM_BYTES: usize = 64 << 10;
 pub(crate) const CACHE_BYTES: usize = 16 << 20;
 pub(crate) const MAGAZINE_SLOTS: usize = 256;

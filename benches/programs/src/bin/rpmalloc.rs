@@ -1,0 +1,3 @@
+//! The jobs with rpmalloc.
+
+family_alloc_programs::program!(rpmalloc::RpMalloc, rpmalloc::RpMalloc);
