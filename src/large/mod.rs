@@ -179,7 +179,7 @@ impl Larges {
     /// A run that was used before and is cleared for a wish: that takes less time than page faults do. `None`: there is none.
     fn allocate_cleared(&self, wish: &Wish) -> Option<Large> {
         let mut set = self.set.lock();
-        let memory = pointer(set.runs.take_dirty(wish)?);
+        let memory = pointer(set.runs.take_to_clear(wish)?);
         set.admit(wish.bytes);
         drop(set);
         let large = in_use(Large { memory, bytes: wish.bytes });

@@ -45,8 +45,9 @@ pub(super) struct Range {
     places: u32,
     pub(super) dirty: Bins,
     pub(super) clean: Bins,
-    /// Pages of all dirty runs.
+    /// Pages of all dirty runs, and of those that were cleared.
     pub(super) dirty_pages: u32,
+    pub(super) cleared_pages: u32,
     oldest: Id,
     newest: Id,
     /// Whether it is on its way back to the system, with nothing in it.
@@ -90,6 +91,7 @@ impl Range {
             dirty: Bins::EMPTY,
             clean: Bins::EMPTY,
             dirty_pages: 0,
+            cleared_pages: 0,
             oldest: NONE,
             newest: NONE,
             is_leaving: false,
@@ -311,8 +313,21 @@ impl Range {
         Above::Taken(live)
     }
 
+    /// Counts a live run as one that was cleared, until it is freed or changes its length.
+    pub(super) fn note_cleared(&mut self, id: Id) {
+        self.run_mut(id).is_cleared = true;
+        self.cleared_pages += self.run(id).pages;
+    }
+
+    fn forget_cleared(&mut self, id: Id) {
+        if core::mem::replace(&mut self.run_mut(id).is_cleared, false) {
+            self.cleared_pages -= self.run(id).pages;
+        }
+    }
+
     /// Frees a live run.
     pub(super) fn free(&mut self, id: Id, now: u64) {
+        self.forget_cleared(id);
         let first = self.run(id).first;
         self.mark_freed(first);
         self.settle(id, State::Dirty, now);
@@ -323,6 +338,7 @@ impl Range {
         if self.places == 0 {
             return false;
         }
+        self.forget_cleared(id);
         let rest = self.cut(id, pages);
         self.settle(rest, State::Dirty, now);
         true
@@ -353,6 +369,7 @@ impl Range {
         if end > self.committed {
             return Above::Commit(end);
         }
+        self.forget_cleared(id);
         while self.run(id).pages < pages {
             let (behind, missing) = (self.run(id).after, pages - self.run(id).pages);
             if behind == NONE {

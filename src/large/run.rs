@@ -43,6 +43,8 @@ pub(super) struct Run {
     pub(super) state: State,
     /// Whether a live run has grown: it is left room behind.
     pub(super) grows: bool,
+    /// Whether a live run was cleared for who wants zero, who may never touch it.
+    pub(super) is_cleared: bool,
 }
 
 impl Run {

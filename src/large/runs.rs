@@ -8,6 +8,8 @@ use super::range::{Above, BUCKET_PAGES, Range};
 use super::run::{Id, Run, State, bin_of};
 use crate::os;
 
+/// Bytes of live runs that were cleared for who wants zero, at most: who never touches them holds memory all the same.
+const CLEARED_BYTES_MAX: usize = 32 << 20;
 /// So many stretches of a range are advised to use huge pages, at most: each may be a mapping of its own.
 const ADVISED_COUNT: u32 = 8;
 
@@ -66,6 +68,8 @@ pub(super) struct RunSet {
     /// Bytes of all dirty runs, and of those on their way back to the system.
     pub(super) dirty_bytes: usize,
     pub(super) leaving_bytes: usize,
+    /// Bytes of live runs that were cleared.
+    cleared_bytes: usize,
 }
 
 // SAFETY: what the pointers lead to belongs to this set alone.
@@ -73,7 +77,7 @@ unsafe impl Send for RunSet {}
 
 impl RunSet {
     pub(super) const fn new() -> Self {
-        Self { slots: None, count: 0, generation: 0, dirty_bytes: 0, leaving_bytes: 0 }
+        Self { slots: None, count: 0, generation: 0, dirty_bytes: 0, leaving_bytes: 0, cleared_bytes: 0 }
     }
 
     fn slots(&self) -> &[Slot] {
@@ -99,12 +103,15 @@ impl RunSet {
         let mut range = self.slots().get(index)?.range?;
         // SAFETY: as in `range`, and the set is borrowed exclusively.
         let range = unsafe { range.as_mut() };
-        let dirty_before = range.dirty_pages;
+        let (dirty_before, cleared_before) = (range.dirty_pages, range.cleared_pages);
         let result = change(range);
+        let cleared_after = range.cleared_pages;
         let (dirty_after, room) = (range.dirty_pages, if range.is_leaving { 0 } else { range.pages - range.top });
         let (dirty_above, clean_above) = (range.dirty.above_highest(), range.clean.above_highest());
         self.dirty_bytes =
             self.dirty_bytes + dirty_after as usize * os::page_bytes() - dirty_before as usize * os::page_bytes();
+        self.cleared_bytes =
+            self.cleared_bytes + cleared_after as usize * os::page_bytes() - cleared_before as usize * os::page_bytes();
         let slot = &mut self.slots_mut()[index];
         (slot.dirty_above, slot.clean_above, slot.room) = (dirty_above, clean_above, room);
         Some(result)
@@ -158,11 +165,17 @@ impl RunSet {
         }
     }
 
-    /// Takes memory that was used before and not given back.
-    pub(super) fn take_dirty(&mut self, wish: &Wish) -> Option<usize> {
+    /// Takes memory that was used before and not given back, for the caller to clear, as long as there is not too much of that.
+    pub(super) fn take_to_clear(&mut self, wish: &Wish) -> Option<usize> {
+        if self.cleared_bytes + wish.bytes > CLEARED_BYTES_MAX {
+            return None;
+        }
         let pages = u32::try_from(wish.bytes / os::page_bytes()).ok()?;
         match self.take_free(State::Dirty, pages, wish)? {
-            Found::Run(address) => Some(address),
+            Found::Run(address) => {
+                self.change(address, Range::note_cleared);
+                Some(address)
+            }
             Found::Commit { .. } | Found::Nothing => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::common::doors::layout;
 use super::common::random::Random;
-use super::{Block, Heap, KIB, MIB, alone, assert_near_system, free, light_load, touch, touched, untouched};
+use super::{Block, Heap, KIB, MIB, alone, assert_near_system, free, light_load, touch, touched, trickle, untouched};
 use std::alloc::Layout;
 
 #[test]
@@ -55,6 +55,27 @@ fn sparsely_touched_memory_stays_sparse() {
         sparse(heap, "aligned to 64 KiB", layout(64, 64 * KIB), (2000, false), 64);
     }
     assert_near_system("large::sparsely_touched_memory_stays_sparse", program, 120, MIB);
+}
+
+/// What was used serves who wants zero, cleared; but not so much of it that untouched buffers hold a peak's memory.
+#[test]
+fn zeroed_buffers_after_a_peak_hold_little() {
+    alone("large::zeroed_buffers_after_a_peak_hold_little", |heap| {
+        let door = heap.door(0);
+        let peak: Vec<Block> = (0..100).map(|_| touched(door, layout(2 * MIB, 8))).collect();
+        peak.into_iter().for_each(|block| free(door, block));
+        let buffers: Vec<usize> = (0..100)
+            // SAFETY: the layout is not of size zero.
+            .map(|_| unsafe { door.alloc_zeroed(layout(2 * MIB, 8)) }.expose_provenance())
+            .collect();
+        for &buffer in &buffers {
+            // SAFETY: inside the buffer, which is live.
+            assert_eq!(unsafe { std::ptr::with_exposed_provenance::<u8>(buffer + MIB / 2).read() }, 0);
+        }
+        heap.note_within("trickle", 5, || trickle(heap.door(1)));
+        let left = heap.more();
+        assert!(left <= 40 * MIB, "{} KiB are resident for 200 MiB of zeroes", left / KIB);
+    });
 }
 
 #[test]

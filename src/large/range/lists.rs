@@ -107,6 +107,7 @@ impl Range {
             state: State::Unused,
             next: self.unused,
             grows: false,
+            is_cleared: false,
             since: 0,
             first: 0,
             pages: 0,
@@ -155,6 +156,7 @@ impl Range {
             newer: NONE,
             state,
             grows: false,
+            is_cleared: false,
         };
         if before != NONE {
             self.run_mut(before).after = id;

@@ -19,7 +19,8 @@ fn range() -> Range {
             older: NONE,
             newer: NONE,
             state: State::Unused,
-            grows: false
+            grows: false,
+            is_cleared: false,
         };
         900
     ];
@@ -46,6 +47,9 @@ fn verify(range: &Range) {
     }
     assert_eq!(end, range.top, "R1");
     assert!(all.last().is_none_or(|&last| range.run(last).state != State::Clean), "R2");
+    let cleared: Vec<&Run> = all.iter().map(|&id| range.run(id)).filter(|run| run.is_cleared).collect();
+    assert!(cleared.iter().all(|run| run.state == State::Live));
+    assert_eq!(range.cleared_pages, cleared.iter().map(|run| run.pages).sum::<u32>());
     for (state, bins) in [(State::Dirty, &range.dirty), (State::Clean, &range.clean)] {
         let mut in_bins: Vec<Id> = Vec::new();
         for bin in 0..BIN_COUNT {
@@ -128,6 +132,9 @@ fn random_runs_beside_a_model_of_pages() {
                     };
                     if let Some(id) = id {
                         assert_eq!((range.run(id).pages, range.address(id) % align), (count, 0));
+                        if below(4) == 0 {
+                            range.note_cleared(id);
+                        }
                         live.push(take(&range, &mut pages, id, want_zero));
                     }
                 }
