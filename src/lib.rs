@@ -32,6 +32,7 @@ mod marks;
 mod os;
 mod purge;
 mod region;
+mod scope;
 mod size_class;
 mod slab;
 mod states;
@@ -54,11 +55,14 @@ pub use allocator_api2_03;
 #[doc(no_inline)]
 pub use allocator_api2_04;
 pub use checks::Checks;
-pub use family::{Families, FamilyRef, LimitRefusal, families, last_refusal};
+pub use family::{
+    Families, FamilyRef, LimitCrossing, LimitHandler, LimitRefusal, families, last_refusal, set_limit_handler,
+};
 pub use fault::{Fault, FaultHandler, FaultKind, set_fault_handler};
 pub use front::Family;
 pub use heap::{Heap, HeapBuilder, HeapError, Parent};
 pub use huge_pages::HugePages;
+pub use scope::{Enter, Entered, InHeap, InHeapFuture, Scoped, carry_scope, current_scope, spawn_in_scope};
 pub use size_class::Classes;
 pub use stats::{ClassStats, ClassTable, Stats, StatsChange};
 

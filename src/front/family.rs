@@ -191,6 +191,25 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
         Self::__core().set_limit(bytes.unwrap_or(usize::MAX));
     }
 
+    /// Whether more is charged to the family than its limit: one load. It happens where limits are [soft](crate::Scoped#limits-are-soft), and
+    /// where the limit was set below what is held.
+    ///
+    /// ```
+    /// use family_alloc::{Family, Vec, family};
+    ///
+    /// family! { struct Cache; }
+    ///
+    /// let v = Vec::<u8, _>::with_capacity_in(2 << 20, Cache);
+    /// Cache::set_limit(Some(1 << 20));
+    /// assert!(Cache::over_limit());
+    /// drop(v);
+    /// assert!(!Cache::over_limit());
+    /// ```
+    #[must_use]
+    fn over_limit() -> bool {
+        Self::__core().is_over_limit()
+    }
+
     /// Gives free memory back to the system at once: what the calling thread has cached, empty slabs, and freed large
     /// mappings that are kept for reuse. Returns the bytes of the slabs and mappings that held memory. What other threads
     /// have cached stays with them.
