@@ -318,7 +318,16 @@ impl FamilyCore {
     /// Ends a handle.
     #[inline]
     pub(crate) fn let_go(&'static self) {
-        let mut next = Some(self);
+        if self.heap.as_ref().is_some_and(|heap| heap.life.end_one()) {
+            self.end_lineage();
+        }
+    }
+
+    /// The last handle is gone, and so may be that of the parent, which this heap has held.
+    #[cold]
+    #[inline(never)]
+    fn end_lineage(&'static self) {
+        let mut next = self.end();
         while let Some(core) = next {
             let is_last = core.heap.as_ref().is_some_and(|heap| heap.life.end_one());
             next = if is_last { core.end() } else { None };
@@ -330,6 +339,12 @@ impl FamilyCore {
     #[inline]
     pub(crate) fn hold_by_block(&self) -> Standing {
         self.heap.as_ref().map_or(Standing::Alive, |heap| heap.life.hold_by_block())
+    }
+
+    /// One handle more of a heap of which the caller has a live block, if that can be had without waiting for anybody.
+    #[inline(always)]
+    pub(crate) fn hold_at_once(&self) -> bool {
+        self.heap.as_ref().is_some_and(|heap| heap.life.hold_at_once())
     }
 
     /// Whether this is a heap without handles that others hold.

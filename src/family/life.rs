@@ -159,6 +159,14 @@ impl Life {
         if self.generation() == generation { Ok(()) } else { Err(self.end_one()) }
     }
 
+    /// As [`hold_by_block`](Self::hold_by_block), tried once; whether the heap is alive and there is one handle more.
+    #[inline(always)]
+    pub(super) fn hold_at_once(&self) -> bool {
+        let state = self.state.load(Relaxed);
+        // Acquire: pairs with the Release in `begin`.
+        state.wrapping_sub(ALIVE + 1) < COUNT && self.state.compare_exchange(state, state + 1, Acquire, Relaxed).is_ok()
+    }
+
     /// What the heap is to who has a live block of it (G3).
     #[inline]
     pub(super) fn hold_by_block(&self) -> Standing {
@@ -211,6 +219,7 @@ impl Life {
     }
 
     /// Ends a handle; whether it was the last.
+    #[inline]
     pub(super) fn end_one(&self) -> bool {
         // Release: what was done with this handle comes before what is done by who ends the last.
         if self.state.fetch_sub(1, Release) & COUNT != 1 {

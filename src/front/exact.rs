@@ -55,6 +55,18 @@ pub unsafe fn deallocate_exact<H: Handle>(handle: H, ptr: NonNull<u8>, layout: L
     }
 }
 
+/// The address that `allocate_exact` returns if the calling thread's cache has a slot, where the family keeps no states; otherwise `None`, and nothing has happened.
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
+#[must_use]
+pub(crate) fn allocate_if_cached<H: Handle>(handle: H, layout: Layout) -> Option<usize> {
+    if handle.checks().keeps_states() || layout.size() == 0 {
+        return None;
+    }
+    let class = slab_class(handle, layout)?;
+    handle.cache().magazine(class).pop()
+}
+
 /// `deallocate_exact` if the calling thread's cache tells that the slot is the family's, and takes it; otherwise `false`, and nothing
 /// has happened.
 ///

@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::DIRECTORIES;
+use super::{DIRECTORIES, Directory};
 use crate::sync::{AtomicU32, Lock, Relaxed};
 
 /// All memory that was ever noted: from the first byte to the last, as its distances from the ends of address space; nothing while both
@@ -29,13 +29,20 @@ pub(crate) fn note_memory(start: usize, bytes: usize) {
     let (below, above) = *noted;
     *noted = (below.max(!start), above.max(start + bytes - 1));
     let (first, last) = (!noted.0, noted.1);
-    let is_inside = |directory: &super::Directory| {
-        directory.last.load(Relaxed) == 0 || directory.tells_apart(first) && directory.tells_apart(last)
-    };
+    let is_inside =
+        |directory: &Directory| !directory.is_in_use() || directory.tells_apart(first) && directory.tells_apart(last);
     if !DIRECTORIES.iter().all(is_inside) {
         // Relaxed: who frees a block of a directory's has had one of it, and has the one it frees: what was noted
         // for both comes before, and the later of the two has seen the earlier, under the lock.
         IS_OUTSIDE.store(1, Relaxed);
+    }
+}
+
+impl Directory {
+    /// Whether there is a region, which has decided where the stretch is.
+    pub(crate) fn is_in_use(&self) -> bool {
+        // Relaxed: who has a slot of the directory's sees it. To others it is a hint, or said under the lock.
+        self.last.load(Relaxed) != 0
     }
 }
 

@@ -5,10 +5,10 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use super::owner;
-use crate::__private::{allocate_exact, allocate_zeroed_exact, reallocate, slot_start};
-use crate::front::{Family, deallocate_if_cached, is_cached_slot};
+use crate::__private::{reallocate, slot_start};
+use crate::front::{Family, allocate_if_cached, deallocate_if_cached, is_cached_slot};
 use crate::header::tags_suffice;
-use crate::magazine::{Cache, Magazine};
+use crate::magazine::Magazine;
 use crate::size_class::{Classes, NATURAL_COUNT, SizeClass};
 use crate::thread::scopes;
 
@@ -94,20 +94,31 @@ fn class(layout: Layout) -> Option<SizeClass> {
 
 /// A slot of the scope's cache, if that has one.
 #[inline(always)]
-fn pop(cache: &'static Cache, layout: Layout) -> Option<(NonNull<u8>, SizeClass)> {
+fn pop(layout: Layout) -> Option<(usize, SizeClass)> {
     let class = class(layout)?;
-    let address = cache.magazine(class).pop()?;
-    // The provenance of every region is exposed where it is claimed.
-    NonNull::new(core::ptr::with_exposed_provenance_mut(address)).map(|slot| (slot, class))
+    // What lies where the home's tags tell nothing apart is not handed out so (V4 in `owner`).
+    if tags_suffice() { scopes::cache().magazine(class).pop().map(|address| (address, class)) } else { None }
+}
+
+/// A slot where it begins. The provenance of every region is exposed where it is claimed.
+#[inline(always)]
+fn slot(address: usize) -> *mut u8 {
+    core::ptr::with_exposed_provenance_mut(address)
 }
 
 /// The magazine of the scope's cache that a slot belongs to, if its tag says so.
 #[inline(always)]
-fn owning(cache: &'static Cache, ptr: *mut u8, layout: Layout) -> Option<&'static Magazine> {
+fn owning(ptr: *mut u8, layout: Layout) -> Option<&'static Magazine> {
+    let cache = scopes::cache();
     let magazine = cache.magazine(class(layout)?);
     let is_own = cache.view().tag(ptr.addr(), scopes::unit_shift()) == magazine.tag();
-    // Looked at after the tag, which is 0 where nobody has noted anything.
     (is_own && tags_suffice()).then_some(magazine)
+}
+
+/// Puts a slot back into the scope's cache, if its tag says that it belongs there and there is room; its client has given it up.
+#[inline(always)]
+pub(super) fn take_back(ptr: *mut u8, layout: Layout) -> bool {
+    owning(ptr, layout).is_some_and(|magazine| magazine.push(ptr.expose_provenance()))
 }
 
 // SAFETY: each call is the engine's, which neither unwinds nor asks the global allocator for memory; what a family has handed out goes
@@ -115,46 +126,42 @@ fn owning(cache: &'static Cache, ptr: *mut u8, layout: Layout) -> Option<&'stati
 unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
     #[inline(always)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let Some(cache) = scopes::cache() else {
-            return match allocate_exact(Home::default(), layout) {
-                Some(slot) => slot.as_ptr().cast(),
-                None => owner::insist::<Home, false>(layout),
+        if scopes::is_inside() {
+            return match pop(layout) {
+                Some((address, _)) => slot(address),
+                None => owner::allocate::<Home, false>(layout),
             };
-        };
-        match pop(cache, layout) {
-            Some((slot, _)) => slot.as_ptr(),
-            None => owner::allocate::<false>(layout),
+        }
+        match allocate_if_cached(Home::default(), layout) {
+            Some(address) => slot(address),
+            None => owner::allocate_home::<Home, false>(layout),
         }
     }
 
     #[inline(always)]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        let Some(cache) = scopes::cache() else {
-            return match allocate_zeroed_exact(Home::default(), layout) {
-                Some(slot) => slot.as_ptr().cast(),
-                None => owner::insist::<Home, true>(layout),
-            };
-        };
-        match pop(cache, layout) {
-            Some((slot, class)) => {
-                // SAFETY: a slot of that length that was just allocated.
-                unsafe { slot.write_bytes(0, class.slot_bytes()) };
-                slot.as_ptr()
-            }
-            None => owner::allocate::<true>(layout),
+        if scopes::is_inside() {
+            let Some((address, class)) = pop(layout) else { return owner::allocate::<Home, true>(layout) };
+            // SAFETY: a slot of that length that was just allocated.
+            unsafe { slot(address).write_bytes(0, class.slot_bytes()) };
+            return slot(address);
         }
+        owner::allocate_home::<Home, true>(layout)
     }
 
     #[inline(always)]
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         // SAFETY: an allocated pointer is not null.
         let memory = unsafe { NonNull::new_unchecked(ptr) };
-        let is_done = match scopes::cache() {
-            // SAFETY: the caller's promise, if it is a slot of this family's.
-            None => tags_suffice() && unsafe { deallocate_if_cached(Home::default(), memory, layout) },
-            Some(cache) => owning(cache, ptr, layout).is_some_and(|magazine| magazine.push(ptr.expose_provenance())),
-        };
-        if !is_done {
+        if scopes::is_inside() {
+            if !take_back(ptr, layout) {
+                // SAFETY: the caller promises that it is live, with this layout.
+                unsafe { owner::deallocate_inside::<Home>(memory, layout) };
+            }
+            return;
+        }
+        // SAFETY: the caller's promise, if it is a slot of this family's; V4 in `owner`.
+        if !unsafe { deallocate_if_cached(Home::default(), memory, layout) } {
             // SAFETY: the caller promises that it is live, with this layout.
             unsafe { owner::deallocate::<Home>(memory, layout) };
         }
@@ -164,22 +171,18 @@ unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: an allocated pointer is not null.
         let memory = unsafe { NonNull::new_unchecked(ptr) };
-        match scopes::cache() {
-            None if tags_suffice() && is_cached_slot(Home::default(), memory, layout) => {
-                // SAFETY: the caller's promise is the one asked for here, and the tag says that it is this family's.
-                let resized = unsafe { reallocate(Home::default(), ptr, layout, new_size) };
-                if !resized.is_null() {
-                    return resized;
-                }
+        if scopes::is_inside() {
+            // SAFETY: the caller promises that the rounded size does not overflow.
+            let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+            if class(layout) == class(new) && owning(ptr, layout).is_some() {
+                return ptr;
             }
-            Some(cache) => {
-                // SAFETY: the caller promises that the rounded size does not overflow.
-                let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
-                if class(layout) == class(new) && owning(cache, ptr, layout).is_some() {
-                    return ptr;
-                }
+        } else if is_cached_slot(Home::default(), memory, layout) {
+            // SAFETY: the caller's promise is the one asked for here, and the tag says that it is this family's (V4 in `owner`).
+            let resized = unsafe { reallocate(Home::default(), ptr, layout, new_size) };
+            if !resized.is_null() {
+                return resized;
             }
-            None => {}
         }
         // SAFETY: the caller's promise is the one asked for here.
         unsafe { owner::reallocate::<Home>(memory, layout, new_size) }

@@ -2,17 +2,18 @@
 //!
 //! | thread-local | outside of all scopes | in a scope |
 //! | --- | --- | --- |
-//! | `CACHE` | null | the thread's cache of the scope's family; the empty one where there is none, or where slots have states or spaced classes |
+//! | `IS_INSIDE` | no | yes |
+//! | `UNIT_SHIFT` | 0 | the logarithm of the bytes of the family's slabs |
+//! | `CACHE` | the empty one | the thread's cache of the family; the empty one where there is none, where slots have states or spaced classes, and until the first call that it cannot serve |
 //! | `CORE` | none | the family |
-//! | `UNIT_SHIFT` | 0 | the logarithm of its slabs' bytes |
 //! | `DEPTH` | 0 | how many scopes are open |
 //!
-//! `CACHE` is all that an allocation looks at. **V1** It is null if and only if `CORE` is none. **V2** Who enters a scope holds
-//! its family, so the cache is one of a heap that lives; and whoever gives a cache up takes it out of here.
+//! An allocation looks at the first, and in a scope at the others. **V1** `IS_INSIDE` says whether `CORE` is any. **V2** Who
+//! enters a scope holds its family, so the cache is one of a heap that lives; and whoever gives a cache up takes it out of here.
 
 use crate::checks::Checks;
 use crate::family::FamilyCore;
-use crate::magazine::{Cache, Magazine, empty};
+use crate::magazine::{Cache, EMPTY, Magazine, empty};
 use crate::size_class::{Classes, NATURAL_COUNT};
 use crate::sync::{Cell, thread_local};
 
@@ -22,9 +23,10 @@ use super::heaps;
 type Start = *const Cache<[Magazine; 0]>;
 
 thread_local! {
-    static CACHE: Cell<Start> = const { Cell::new(core::ptr::null()) };
-    static CORE: Cell<Option<&'static FamilyCore>> = const { Cell::new(None) };
+    static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
     static UNIT_SHIFT: Cell<u32> = const { Cell::new(0) };
+    static CACHE: Cell<Start> = const { Cell::new((&raw const EMPTY).cast()) };
+    static CORE: Cell<Option<&'static FamilyCore>> = const { Cell::new(None) };
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -32,12 +34,26 @@ fn start(cache: &'static Cache) -> Start {
     core::ptr::from_ref(cache).cast()
 }
 
-/// The calling thread's cache of the family whose scope it is in, or the empty one; `None` outside of all scopes.
+/// Whether the calling thread is in a scope.
 #[inline(always)]
-pub(crate) fn cache() -> Option<&'static Cache> {
-    let cache = CACHE.with(Cell::get);
-    // SAFETY: V2: null, the empty cache, or a cache of the calling thread's that has the natural classes.
-    if cache.is_null() { None } else { Some(unsafe { &*Cache::of_classes(cache, NATURAL_COUNT) }) }
+pub(crate) fn is_inside() -> bool {
+    let is_inside = IS_INSIDE.with(Cell::get);
+    if is_inside {
+        hardly_ever();
+    }
+    is_inside
+}
+
+/// Lets the compiler put what follows aside: there is more to do in a scope anyhow, and most programs are in none.
+#[cold]
+#[inline]
+fn hardly_ever() {}
+
+/// The calling thread's cache of the family whose scope it is in, or the empty one.
+#[inline(always)]
+pub(crate) fn cache() -> &'static Cache {
+    // SAFETY: V2: the empty cache, or a cache of the calling thread's that has the natural classes.
+    unsafe { &*Cache::of_classes(CACHE.with(Cell::get), NATURAL_COUNT) }
 }
 
 /// Slabs of the family whose scope the thread is in have two to this power bytes.
@@ -60,10 +76,23 @@ pub(crate) fn depth() -> u32 {
 /// until it is another; returns the one before.
 pub(crate) fn set(core: Option<&'static FamilyCore>, depth: u32) -> Option<&'static FamilyCore> {
     DEPTH.with(|open| open.set(depth));
-    let (cache, unit_shift) = core.map_or((core::ptr::null(), 0), |core| (start(cache_of(core)), core.unit_shift()));
-    UNIT_SHIFT.with(|shift| shift.set(unit_shift));
-    CACHE.with(|place| place.set(cache));
+    IS_INSIDE.with(|is_inside| is_inside.set(core.is_some()));
+    UNIT_SHIFT.with(|shift| shift.set(core.map_or(0, FamilyCore::unit_shift)));
+    CACHE.with(|place| place.set(start(empty())));
     CORE.with(|place| place.replace(core))
+}
+
+/// Whether the scope's calls are served by a cache.
+#[inline(always)]
+pub(crate) fn has_cache() -> bool {
+    CACHE.with(|place| place.get() != start(empty()))
+}
+
+/// Lets the scope's allocations be served by the thread's cache of its family from now on, if there is one.
+pub(crate) fn use_cache() {
+    if let Some(core) = core() {
+        CACHE.with(|place| place.set(start(cache_of(core))));
+    }
 }
 
 /// Whether a family's slots can be served and taken back with nothing but their cache.
