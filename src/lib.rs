@@ -6,6 +6,12 @@
 //! [`Stats`]: crate::Stats
 //! [`Heap`]: crate::Heap
 //! [`Family::set_limit`]: crate::Family::set_limit
+//! [`Heap::outside`]: crate::Heap::outside
+//! [`Scoped`]: crate::Scoped
+//! [`Enter`]: crate::Enter
+//! [`spawn_in_scope`]: crate::spawn_in_scope
+//! [`carry_scope`]: crate::carry_scope
+//! [`set_limit_handler`]: crate::set_limit_handler
 //! [`families()`]: crate::families
 //! [recipes]: crate::recipes
 //!

@@ -481,7 +481,8 @@ fn an_orphan_ends_with_its_last_block() {
             .collect();
         drop(heap);
         let orphan = listed("orphan").expect("it is listed");
-        assert!(orphan.is_orphan());
+        assert!(orphan.is_orphan() && orphan.stats().is_orphan);
+        assert!(orphan.stats().to_string().starts_with("family orphan (orphan): "));
         assert_eq!(orphan.stats().live_allocations, 300, "{checks:?}");
         let mut charged = parent.charged_bytes();
         assert!(charged > 300 * 8 * 10_000 && charged == orphan.stats().live_bytes, "{charged}");
