@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::task::{Context, Poll, Waker};
 
+#[cfg(unix)]
+use common::child;
 use common::times;
 use family_alloc::{
     Checks, Enter, Family, FamilyRef, Heap, InHeap, Scoped, carry_scope, current_scope, families, family, last_refusal,
@@ -710,4 +712,85 @@ fn a_child_of_a_fork_goes_on_in_its_scope() {
         waited == child && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
     });
     assert!(is_right);
+}
+
+/// A heap whose last handle is in its own memory.
+#[test]
+fn a_heap_may_hold_its_own_handle() {
+    let heap = Heap::new("holds itself").unwrap();
+    let inside = heap.scope(|| black_box(Box::new((heap.clone(), filled(1, 9)))));
+    drop(heap);
+    assert!(listed("holds itself").is_some_and(|family| !family.is_orphan()));
+    let scope = inside.0.enter();
+    drop(inside);
+    drop(vec![1_u64; 50]);
+    drop(scope);
+    assert!(listed("holds itself").is_none());
+}
+
+/// What is misused through the global allocator ends the process with the line that any family prints.
+#[test]
+#[cfg(unix)]
+#[cfg_attr(miri, ignore = "starts processes")]
+fn misuse_is_reported() {
+    use std::alloc::{Layout, alloc, dealloc};
+    const NAME: &str = "misuse_is_reported";
+    let layout = Layout::from_size_align(64, 8).unwrap();
+    let heap = Heap::builder("misused").checks(Checks::Checked).build().unwrap();
+    // SAFETY: the size is not 0, here and below.
+    let allocate = || heap.scope(|| unsafe { alloc(layout) });
+    match child::case().as_deref() {
+        None => {
+            let cases = ["foreign", "twice", "twice in an orphan", "wrong class", "dead heap", "large twice"];
+            for (case, expected) in
+                cases.into_iter().zip(["invalid free", "double free", "double free", "invalid free", "", ""])
+            {
+                let lines = child::assert_aborted(NAME, case);
+                assert!(
+                    lines.iter().any(|line| line.starts_with("family_alloc: ") && line.contains(expected)),
+                    "{case}: {lines:?}"
+                );
+            }
+            return;
+        }
+        Some(_) => child::leave_no_core(),
+    }
+    match child::case().as_deref() {
+        Some("foreign") => {
+            // SAFETY: any size.
+            let foreign = unsafe { libc::malloc(64) };
+            // SAFETY: it is not: the C library has allocated it.
+            unsafe { dealloc(foreign.cast(), layout) };
+        }
+        Some("twice") => {
+            let memory = allocate();
+            // SAFETY: live, with this layout, the first time.
+            (0..2).for_each(|_| unsafe { dealloc(memory, layout) });
+        }
+        Some("twice in an orphan") => {
+            let (memory, other) = (allocate(), allocate());
+            drop(heap);
+            // SAFETY: live, with this layout, the first time.
+            (0..2).for_each(|_| unsafe { dealloc(memory, layout) });
+            black_box(other);
+        }
+        Some("wrong class") => {
+            let memory = allocate();
+            // SAFETY: live, but the layout is another.
+            unsafe { dealloc(memory, Layout::from_size_align(1000, 8).unwrap()) };
+        }
+        Some("dead heap") => {
+            let memory = allocate();
+            drop(heap);
+            // SAFETY: live, with this layout, the first time; the heap has ended then.
+            (0..2).for_each(|_| unsafe { dealloc(memory, layout) });
+        }
+        _ => {
+            let layout = Layout::from_size_align(5 << 20, 8).unwrap();
+            // SAFETY: the size is not 0.
+            let memory = heap.scope(|| unsafe { alloc(layout) });
+            // SAFETY: live, with this layout, the first time.
+            (0..2).for_each(|_| unsafe { dealloc(memory, layout) });
+        }
+    }
 }

@@ -176,7 +176,7 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
 
     /// Sets a limit for the family and the heaps whose parent it is, or none, from now on. What is above it stays, and nothing is
     /// allocated until enough is freed. A refused allocation is an error where the caller can take one; with
-    /// [`GlobalAlloc`](core::alloc::GlobalAlloc) it ends the process.
+    /// [`GlobalAlloc`](core::alloc::GlobalAlloc) it ends the process, unless that is a [`Scoped`](crate::Scoped), whose limits are soft.
     ///
     /// ```
     /// use family_alloc::{Family, Vec, family};

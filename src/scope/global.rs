@@ -8,6 +8,7 @@ use super::owner;
 use crate::__private::{reallocate, slot_start};
 use crate::front::{Family, allocate_if_cached, deallocate_if_cached, is_cached_slot};
 use crate::header::tags_suffice;
+use crate::large::GROWN_FROM_BYTES;
 use crate::magazine::Magazine;
 use crate::size_class::{Classes, NATURAL_COUNT, SizeClass};
 use crate::thread::scopes;
@@ -174,8 +175,22 @@ unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
         if scopes::is_inside() {
             // SAFETY: the caller promises that the rounded size does not overflow.
             let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
-            if class(layout) == class(new) && owning(ptr, layout).is_some() {
-                return ptr;
+            if let Some(magazine) = owning(ptr, layout) {
+                if class(layout) == class(new) {
+                    return ptr;
+                }
+                // What is longer may grow on where no slots are.
+                let moved = if new_size < GROWN_FROM_BYTES { pop(new) } else { None };
+                if let Some((address, _)) = moved {
+                    let kept = layout.size().min(new_size);
+                    // SAFETY: both are live and at least that long; a new slot overlaps no live one.
+                    unsafe { core::ptr::copy_nonoverlapping(ptr, slot(address), kept) };
+                    if !magazine.push(ptr.expose_provenance()) {
+                        // SAFETY: the contents have been copied, and the caller gives the old slot up.
+                        unsafe { owner::deallocate_inside::<Home>(memory, layout) };
+                    }
+                    return slot(address);
+                }
             }
         } else if is_cached_slot(Home::default(), memory, layout) {
             // SAFETY: the caller's promise is the one asked for here, and the tag says that it is this family's (V4 in `owner`).

@@ -12,6 +12,8 @@
 mod future;
 mod global;
 mod owner;
+#[cfg(test)]
+mod tests;
 
 use core::marker::PhantomData;
 use std::thread::JoinHandle;

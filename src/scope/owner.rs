@@ -144,9 +144,12 @@ fn told_apart<Home: Family, const ZEROED: bool>(
         return Some(memory);
     }
     let other = obtain(Home::__core(), || allocate_of::<_, ZEROED>(Home::default(), layout));
-    if let Some(other) = other {
+    match other {
         // SAFETY: both are live and at least that long; a new allocation overlaps no live one.
-        unsafe { core::ptr::copy_nonoverlapping(ptr.as_ptr(), other.cast::<u8>().as_ptr(), kept) };
+        Some(other) => unsafe { core::ptr::copy_nonoverlapping(ptr.as_ptr(), other.cast::<u8>().as_ptr(), kept) },
+        // What was resized cannot be as it was.
+        None if kept > 0 => crate::fatal::end(),
+        None => {}
     }
     // SAFETY: allocated with this layout, and given to nobody.
     unsafe { deallocate_exact(Owner::alive(core), ptr, layout) };
