@@ -6,6 +6,12 @@
 //! [`Stats`]: crate::Stats
 //! [`Heap`]: crate::Heap
 //! [`Family::set_limit`]: crate::Family::set_limit
+//! [`Heap::outside`]: crate::Heap::outside
+//! [`Scoped`]: crate::Scoped
+//! [`Enter`]: crate::Enter
+//! [`spawn_in_scope`]: crate::spawn_in_scope
+//! [`carry_scope`]: crate::carry_scope
+//! [`set_limit_handler`]: crate::set_limit_handler
 //! [`families()`]: crate::families
 //! [recipes]: crate::recipes
 //!
@@ -32,6 +38,7 @@ mod marks;
 mod os;
 mod purge;
 mod region;
+mod scope;
 mod size_class;
 mod slab;
 mod states;
@@ -54,11 +61,14 @@ pub use allocator_api2_03;
 #[doc(no_inline)]
 pub use allocator_api2_04;
 pub use checks::Checks;
-pub use family::{Families, FamilyRef, LimitRefusal, families, last_refusal};
+pub use family::{
+    Families, FamilyRef, LimitCrossing, LimitHandler, LimitRefusal, families, last_refusal, set_limit_handler,
+};
 pub use fault::{Fault, FaultHandler, FaultKind, set_fault_handler};
 pub use front::Family;
 pub use heap::{Heap, HeapBuilder, HeapError, Parent};
 pub use huge_pages::HugePages;
+pub use scope::{Enter, Entered, InHeap, InHeapFuture, Scoped, carry_scope, current_scope, spawn_in_scope};
 pub use size_class::Classes;
 pub use stats::{ClassStats, ClassTable, Stats, StatsChange};
 

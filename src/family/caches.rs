@@ -141,6 +141,13 @@ impl ThreadCache {
         slot.whole().map(|whole| unsafe { whole.cast::<Self>().as_ref() })
     }
 
+    /// The whole that a cache is a part of; `None` for the empty one.
+    #[inline]
+    pub(crate) fn of(cache: &'static Cache) -> Option<&'static Self> {
+        // SAFETY: as above.
+        NonNull::new(cache.whole().cast_mut()).map(|whole| unsafe { whole.cast::<Self>().as_ref() })
+    }
+
     /// What its thread has allocated and freed with it by now. Only under the lock of the caches.
     fn counts(&self) -> Counts {
         // The lock keeps the owner out of nothing: where it is found in the middle of a change, what was seen last has to do.

@@ -86,6 +86,7 @@ impl FamilyCore {
         if !self.is_registered() {
             return stats;
         }
+        stats.is_orphan = self.is_orphan();
         let caches = self.caches.lock();
         stats.thread_caches = caches.in_use;
         (stats.total_allocations, stats.total_frees) = caches.counts().plus(self.counts_beside()).as_pair();

@@ -7,7 +7,7 @@ use super::caches;
 use super::heaps::{self, shared_pools};
 use super::names;
 use super::registry::{NUMBERS, cores};
-use crate::header::Directory;
+use crate::header::{Directory, lock_of_noted};
 use crate::sync::{AtomicU32, Relaxed};
 use crate::{marks, slab, thread_pages};
 
@@ -35,6 +35,7 @@ extern "C" fn hold_all() {
     }
     shared_pools().for_each(|(_, pool)| pool.hold());
     Directory::locks().for_each(|lock| lock.hold());
+    lock_of_noted().hold();
     thread_pages::lock().hold();
     names::lock().hold();
     heaps::lock().hold();
@@ -52,6 +53,7 @@ extern "C" fn begin_child() {
         family.large.begin_child();
         family.reseed();
         family.adopt_caches();
+        family.survive_fork();
         // Whose pages another thread was giving back: it is not here to say that it has.
         family.all_bins().for_each(|bin| bin.return_depot());
     }
@@ -66,6 +68,8 @@ extern "C" fn release_all() {
     unsafe { names::lock().release() };
     // SAFETY: as above.
     unsafe { thread_pages::lock().release() };
+    // SAFETY: as above.
+    unsafe { lock_of_noted().release() };
     // SAFETY: as above.
     Directory::locks().for_each(|lock| unsafe { lock.release() });
     // SAFETY: as above.

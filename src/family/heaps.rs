@@ -3,8 +3,8 @@
 //! ```text
 //!            begin                    last handle dropped, nothing live
 //!   dead ───────────► alive ─────────────────────────────────────────────► dead, behind those that died before
-//!     ▲                 │ last handle dropped, something live
-//!     │ carved          └────────────────────────────────────────────────► orphan: alive for good
+//!     ▲                 │ last handle dropped, something live                ▲
+//!     │ carved          └──────────────────────────────────────► orphan ─────┘ its last block freed
 //!   page of cores
 //! ```
 //!
@@ -13,13 +13,15 @@
 //! share regions: their units come from one pool for each unit size, and no region belongs to any of
 //! them. A unit has the tag of its heap, as ever.
 //!
-//! **E1** Who works on a heap holds a handle, its own or another's; so between two lives nobody works on
+//! **E1** Who works on a heap holds a handle, its own or another's, or has a live block of an orphan
+//! (G3 in `life`); so between two lives nobody works on
 //! a core, but for a thread that takes its cache out of the list, under the lock of the caches. Then it has no
 //! large allocations, no caches in its list, and no slabs but those whose guards the system keeps. **E2** A cache
 //! is found by number and generation, of which none comes twice (G2): a thread that still has one of
-//! a dead heap can do nothing with it but give its place to another heap's.
+//! a dead heap can do nothing with it but give its place to another heap's. **E3** An orphan has no caches,
+//! and allocates nothing: what comes back goes to its bins, which then know what is live.
 
-use super::life::Life;
+use super::life::{Life, Standing};
 use super::names::NamePlace;
 use super::{CLASS_BITS, FamilyCore};
 use crate::capacity::CACHE_BYTES;
@@ -270,6 +272,7 @@ impl FamilyCore {
         // SAFETY: as above, here and below.
         unsafe { self.cache_bytes.set(options.cache_bytes) };
         self.set_limit(options.limit);
+        self.forget_crossings();
         if let Some(parent) = options.parent {
             parent.hold();
         }
@@ -315,29 +318,70 @@ impl FamilyCore {
     /// Ends a handle.
     #[inline]
     pub(crate) fn let_go(&'static self) {
-        let mut next = Some(self);
+        if self.heap.as_ref().is_some_and(|heap| heap.life.end_one()) {
+            self.end_lineage();
+        }
+    }
+
+    /// The last handle is gone, and so may be that of the parent, which this heap has held.
+    #[cold]
+    #[inline(never)]
+    fn end_lineage(&'static self) {
+        let mut next = self.end();
         while let Some(core) = next {
             let is_last = core.heap.as_ref().is_some_and(|heap| heap.life.end_one());
             next = if is_last { core.end() } else { None };
         }
     }
 
-    /// The last handle is gone: gives all memory back, if nothing is live. Else the heap is an orphan,
-    /// which nobody can end: it is there for good, with what is live in it.
+    /// What the heap is to the caller, who has a live block of it and perhaps no handle: alive, and held until
+    /// [`let_go`](Self::let_go), or an orphan. A static family is alive.
+    #[inline]
+    pub(crate) fn hold_by_block(&self) -> Standing {
+        self.heap.as_ref().map_or(Standing::Alive, |heap| heap.life.hold_by_block())
+    }
+
+    /// One handle more of a heap of which the caller has a live block, if that can be had without waiting for anybody.
+    #[inline(always)]
+    pub(crate) fn hold_at_once(&self) -> bool {
+        self.heap.as_ref().is_some_and(|heap| heap.life.hold_at_once())
+    }
+
+    /// Whether this is a heap without handles that others hold.
+    pub(crate) fn is_orphan(&self) -> bool {
+        self.heap.as_ref().is_some_and(|heap| heap.life.is_orphan())
+    }
+
+    /// Counts a block of an orphan off, which the caller has freed and has no other of.
+    pub(crate) fn count_off(&'static self) {
+        if self.heap.as_ref().is_some_and(|heap| heap.life.count_off()) {
+            self.let_go();
+        }
+    }
+
+    /// In the child of a fork: a heap that another thread was ending ends no more, because that thread is not here.
+    #[cfg(all(unix, not(any(miri, loom))))]
+    pub(super) fn survive_fork(&self) {
+        if let Some(heap) = self.heap.as_ref().filter(|heap| heap.life.is_ending()) {
+            heap.life.orphan(usize::MAX);
+        }
+    }
+
+    /// The last handle is gone: gives all memory back, if nothing is live. Else the heap is an orphan, until the last of that is
+    /// freed.
     #[cold]
     #[inline(never)]
     fn end(&'static self) -> Option<&'static Self> {
         let heap = self.heap.as_ref()?;
         self.drain_caches();
-        let mut slab_count = 0;
+        let mut live = self.large.figures().count;
         for class in self.all_classes() {
             let (bin, geometry, depot) = self.bin(class);
             bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
-            let counts = bin.counts(&geometry);
-            slab_count += usize::from(counts.out_slots > 0);
+            live += bin.counts(&geometry).out_slots;
         }
-        if slab_count > 0 || self.large.figures().count > 0 {
-            heap.life.begin();
+        if live > 0 {
+            heap.life.orphan(live);
             return None;
         }
         self.large.release_spare();
@@ -356,6 +400,7 @@ impl FamilyCore {
             huge_pages: self.huge_pages,
             ..HeapOptions::DEFAULT
         };
+        heap.life.end();
         CORES.lock().put(options.kind(), self);
         parent
     }

@@ -2,16 +2,23 @@
 //! death, under another generation.
 //!
 //! ```text
-//!           begin            last one dropped              begin
-//!   dead ──────────► alive ──────────────────► ended ──► dead ──────────► alive, next generation
-//!   0 handles        1 or more                 0 handles                  1 or more
+//!          begin             last handle dropped          nothing live
+//!   dead ─────────► alive ─────────────────────► ending ────────────────► dead, next generation
+//!                                                 │  ▲
+//!                                 something live  ▼  │ the last live block is freed
+//!                                                orphan
 //! ```
 //!
+//! One word says which of these it is, and how many handles there are. All live blocks of an orphan
+//! hold one handle together, and are counted.
+//!
 //! **G1** While somebody holds one of the handles, the generation stays as it is. Who ends the last one
-//! is told so, and has the heap to itself until the next `begin`, but for what is under locks. **G2** No
-//! generation comes twice: what knows a heap by number and generation never finds another.
+//! is told so, and has the heap to itself until it has become something else, but for what is under locks. **G2** No
+//! generation comes twice: what knows a heap by number and generation never finds another. **G3** Who
+//! has a live block and no handle may ask: while the heap is alive it is given a handle; while it is an orphan
+//! the block is one, until it has been counted off; and while it is ending it waits.
 
-use crate::sync::{Acquire, AtomicU32, AtomicUsize, Cell, Relaxed, Release, fence};
+use crate::sync::{Acquire, AtomicU32, AtomicUsize, Cell, Relaxed, Release, fence, give_way};
 
 /// What changes between two lives only; of a static family, never.
 pub(super) struct Settled<T>(Cell<T>);
@@ -40,13 +47,33 @@ impl<T: Copy> Settled<T> {
 }
 
 pub(super) struct Life {
-    handles: AtomicUsize,
+    /// What the heap is, and its handles: see [`ALIVE`].
+    state: AtomicUsize,
     generation: AtomicU32,
+    /// Live blocks of an orphan that have not been counted off; so many that the count is at its end keep it for good.
+    orphaned: AtomicU32,
+}
+
+/// Above the count of handles stands what they are handles of; nothing at all is a dead heap. Without
+/// handles, it is ending.
+const ALIVE: usize = 1 << (usize::BITS - 2);
+const ORPHAN: usize = 1 << (usize::BITS - 1);
+const COUNT: usize = ALIVE - 1;
+
+/// What a heap is to somebody who has a live block of it, and no handle.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// It is alive, and there is one handle more now.
+    Alive,
+    /// It is an orphan, for as long as the block is live.
+    Orphan,
+    /// It has ended: the block is not live.
+    Dead,
 }
 
 impl Life {
     pub(super) const fn new() -> Self {
-        Self { handles: AtomicUsize::new(0), generation: AtomicU32::new(0) }
+        Self { state: AtomicUsize::new(0), generation: AtomicU32::new(0), orphaned: AtomicU32::new(0) }
     }
 
     /// The generation of the next life. For whoever has the heap to itself; `None`: there are none left.
@@ -62,11 +89,24 @@ impl Life {
         self.generation.load(Relaxed) == u32::MAX
     }
 
-    /// Begins a life, or goes on with one that has just ended, with one handle. For whoever has the heap
-    /// to itself.
+    /// Begins a life with one handle. For whoever has the heap to itself.
     pub(super) fn begin(&self) {
         // Release: pairs with the Acquire in `hold_if`, which reads the generation.
-        self.handles.store(1, Release);
+        self.state.store(ALIVE | 1, Release);
+    }
+
+    /// Goes on as an orphan with so many live blocks. For whoever has the heap to itself.
+    pub(super) fn orphan(&self, live: usize) {
+        // Relaxed: published by the next line.
+        self.orphaned.store(u32::try_from(live).unwrap_or(u32::MAX), Relaxed);
+        // Release: pairs with the Acquires in `hold_if` and `hold_by_block`.
+        self.state.store(ORPHAN | 1, Release);
+    }
+
+    /// Ends a life. For whoever has the heap to itself, and until now.
+    pub(super) fn end(&self) {
+        // Relaxed: the list of the dead publishes it, under its lock.
+        self.state.store(0, Relaxed);
     }
 
     /// The generation that lives, or that lived last.
@@ -77,13 +117,26 @@ impl Life {
 
     /// Whether the heap lives; a hint for who holds no handle.
     pub(super) fn is_alive(&self) -> bool {
-        self.handles.load(Relaxed) != 0
+        self.state.load(Relaxed) & COUNT != 0
+    }
+
+    /// Whether the heap is an orphan, for who holds a handle.
+    pub(super) fn is_orphan(&self) -> bool {
+        // Relaxed: it changes only while nobody holds a handle.
+        self.state.load(Relaxed) & ORPHAN != 0
+    }
+
+    /// Whether somebody is ending it.
+    #[cfg(all(unix, not(any(miri, loom))))]
+    pub(super) fn is_ending(&self) -> bool {
+        let state = self.state.load(Relaxed);
+        state != 0 && state & COUNT == 0
     }
 
     /// One handle more, for who holds one.
     pub(super) fn hold(&self) {
         // Relaxed: who holds a handle sees all that there is to see.
-        if self.handles.fetch_add(1, Relaxed) > isize::MAX as usize {
+        if self.state.fetch_add(1, Relaxed) & COUNT > COUNT / 2 {
             // Leaked clones must not bring the count round to 0.
             crate::fatal::end();
         }
@@ -92,24 +145,84 @@ impl Life {
     /// One handle more, if this generation lives. On `Err` the caller may have come to hold the last
     /// handle of another one, and has ended it: `Err(true)`.
     pub(super) fn hold_if(&self, generation: u32) -> Result<(), bool> {
-        let mut handles = self.handles.load(Relaxed);
+        let mut state = self.state.load(Relaxed);
         loop {
-            if handles == 0 {
+            if state & COUNT == 0 {
                 return Err(false);
             }
-            // Acquire: pairs with the Release in `begin`.
-            match self.handles.compare_exchange(handles, handles + 1, Acquire, Relaxed) {
+            // Acquire: pairs with the Releases in `begin` and `orphan`.
+            match self.state.compare_exchange(state, state + 1, Acquire, Relaxed) {
                 Ok(_) => break,
-                Err(now) => handles = now,
+                Err(now) => state = now,
             }
         }
         if self.generation() == generation { Ok(()) } else { Err(self.end_one()) }
     }
 
+    /// As [`hold_by_block`](Self::hold_by_block), tried once; whether the heap is alive and there is one handle more.
+    #[inline(always)]
+    pub(super) fn hold_at_once(&self) -> bool {
+        let state = self.state.load(Relaxed);
+        // Acquire: pairs with the Release in `begin`.
+        state.wrapping_sub(ALIVE + 1) < COUNT && self.state.compare_exchange(state, state + 1, Acquire, Relaxed).is_ok()
+    }
+
+    /// What the heap is to who has a live block of it (G3).
+    #[inline]
+    pub(super) fn hold_by_block(&self) -> Standing {
+        let mut state = self.state.load(Relaxed);
+        loop {
+            if state.wrapping_sub(ALIVE + 1) < COUNT {
+                // Acquire: pairs with the Release in `begin`.
+                match self.state.compare_exchange(state, state + 1, Acquire, Relaxed) {
+                    Ok(_) => return Standing::Alive,
+                    Err(now) => state = now,
+                }
+                continue;
+            }
+            match self.standing_of(state) {
+                Some(standing) => return standing,
+                None => state = self.state.load(Relaxed),
+            }
+        }
+    }
+
+    /// The rare part of [`hold_by_block`](Self::hold_by_block). `None`: somebody is ending the heap, and will find the block.
+    #[cold]
+    fn standing_of(&self, state: usize) -> Option<Standing> {
+        if state == 0 {
+            return Some(Standing::Dead);
+        }
+        if state & COUNT == 0 {
+            give_way();
+            return None;
+        }
+        // Acquire: pairs with the Release in `orphan`.
+        fence(Acquire);
+        Some(Standing::Orphan)
+    }
+
+    /// Counts a block of an orphan off that was freed; whether it was the last. Then the handle of all of them
+    /// is the caller's to end.
+    pub(super) fn count_off(&self) -> bool {
+        // Relaxed: set before the heap was an orphan, and then only counted down.
+        if self.orphaned.load(Relaxed) == u32::MAX {
+            return false;
+        }
+        // Release: what was done with this block comes before what is done by who ends the heap.
+        if self.orphaned.fetch_sub(1, Release) != 1 {
+            return false;
+        }
+        // Acquire: pairs with the Releases above.
+        fence(Acquire);
+        true
+    }
+
     /// Ends a handle; whether it was the last.
+    #[inline]
     pub(super) fn end_one(&self) -> bool {
         // Release: what was done with this handle comes before what is done by who ends the last.
-        if self.handles.fetch_sub(1, Release) != 1 {
+        if self.state.fetch_sub(1, Release) & COUNT != 1 {
             return false;
         }
         // Acquire: pairs with the Releases above.

@@ -9,14 +9,19 @@
 //! What leaves a bin is charged, and refunded when it is back: a thread's cache counts. What a slab has free
 //! does not, nor what is kept of freed large allocations.
 //!
+//! Where an allocation cannot be refused, because null would end the process (scopes), the limit is *soft*: what was asked for is
+//! charged all the same, and whoever crosses the limit so leaves word of it.
+//!
 //! **C1** `charged` is the sum of what the family's bins have out and its large allocations have, and of `charged`
 //! of those whose parent it is; for a moment more, while somebody has charged and not taken yet. **C2** It is
-//! at most the limit, or what it was when the limit was set.
+//! at most the limit, or what it was when the limit was set, or what a soft limit let pass. **C3** `is_over` is 1 while `charged` is
+//! above the limit, when nobody is in the middle of a charge: each side says what it did before it looks at what the other has.
 
 use super::FamilyCore;
+use super::crossings::{self, LimitCrossing};
 use super::life::Settled;
 use super::registry::{FamilyRef, families};
-use crate::sync::{AtomicUsize, Cell, Relaxed, thread_local};
+use crate::sync::{AcqRel, AtomicU8, AtomicUsize, Cell, Relaxed, thread_local};
 
 /// What of a family has to do with limits.
 pub(super) struct Limits {
@@ -25,6 +30,19 @@ pub(super) struct Limits {
     below_max: AtomicUsize,
     /// Who is charged as well.
     parent: Settled<Option<&'static FamilyCore>>,
+}
+
+/// Whether more is charged than the limit.
+pub(super) struct Crossing {
+    is_over: AtomicU8,
+    /// Whether that has begun since somebody was told.
+    was_crossed: AtomicU8,
+}
+
+impl Crossing {
+    pub(super) const fn new() -> Self {
+        Self { is_over: AtomicU8::new(0), was_crossed: AtomicU8::new(0) }
+    }
 }
 
 /// What was charged to a family and to those above it; refunded unless it is kept.
@@ -92,6 +110,16 @@ impl LimitRefusal {
 
 thread_local! {
     static LAST: Cell<Option<LimitRefusal>> = const { Cell::new(None) };
+    // Whether limits are soft for what the thread allocates now.
+    static IS_SOFT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does what may not be refused for a limit's sake.
+pub(crate) fn softly<T>(work: impl FnOnce() -> T) -> T {
+    let before = IS_SOFT.with(|is_soft| is_soft.replace(true));
+    let result = work();
+    IS_SOFT.with(|is_soft| is_soft.set(before));
+    result
 }
 
 /// What a limit has refused to the calling thread last. An allocation that is refused for want of memory changes nothing here.
@@ -138,10 +166,6 @@ impl Limits {
             }
         }
     }
-
-    fn refund(&self, bytes: usize) {
-        self.charged.fetch_sub(bytes, Relaxed);
-    }
 }
 
 impl Charge {
@@ -174,14 +198,55 @@ impl FamilyCore {
         core::iter::successors(Some(self), |family| family.limits.parent.get())
     }
 
+    /// Adds bytes for which there is no room.
+    #[cold]
+    fn overcharge(&self, bytes: usize) {
+        self.limits.charged.fetch_add(bytes, Relaxed);
+        self.settle();
+    }
+
+    fn refund_here(&self, bytes: usize) {
+        self.limits.charged.fetch_sub(bytes, Relaxed);
+        if self.crossing.is_over.load(Relaxed) != 0 {
+            self.settle();
+        }
+    }
+
+    fn is_above(&self) -> bool {
+        self.charged_bytes() > self.limit()
+    }
+
+    /// Says whether more is charged than the limit, after either has changed.
+    #[cold]
+    fn settle(&self) {
+        loop {
+            let is_above = self.is_above();
+            // AcqRel: pairs with itself in other threads. Of two that settle, the later sees what was charged, refunded or set by
+            // the earlier, and says what is true of both.
+            let was_above = self.crossing.is_over.swap(u8::from(is_above), AcqRel) != 0;
+            if is_above && !was_above {
+                self.crossing.was_crossed.store(1, Relaxed);
+            }
+            if self.is_above() == is_above {
+                return;
+            }
+        }
+    }
+
     /// Charges up to `bytes`, a multiple of `unit`, to the family and to those above it: what all of them have room for. `None`:
     /// there is no room for one.
     pub(super) fn charge(&'static self, bytes: usize, unit: usize) -> Option<Charge> {
         let mut granted = bytes;
         for (depth, family) in self.lineage().enumerate() {
-            let here = family.limits.charge(granted, unit);
+            let here = match family.limits.charge(granted, unit) {
+                0 if IS_SOFT.with(Cell::get) => {
+                    family.overcharge(granted);
+                    granted
+                }
+                here => here,
+            };
             // What those below were charged more is refunded.
-            self.lineage().take(depth).for_each(|below| below.limits.refund(granted - here));
+            self.lineage().take(depth).for_each(|below| below.refund_here(granted - here));
             if here == 0 {
                 family.note_refusal(unit);
                 return None;
@@ -194,7 +259,7 @@ impl FamilyCore {
     /// Refunds what is back.
     pub(super) fn refund(&'static self, bytes: usize) {
         if bytes > 0 {
-            self.lineage().for_each(|family| family.limits.refund(bytes));
+            self.lineage().for_each(|family| family.refund_here(bytes));
         }
     }
 
@@ -224,6 +289,43 @@ impl FamilyCore {
     /// Sets the limit. What is above it stays.
     pub(crate) fn set_limit(&self, bytes: usize) {
         self.limits.below_max.store(usize::MAX - bytes, Relaxed);
+        self.settle();
+    }
+
+    /// Whether more is charged than the limit. One load, unless it is.
+    #[inline]
+    pub(crate) fn is_over_limit(&self) -> bool {
+        // Where it says so, a refund that came at the same time may not have seen it.
+        self.crossing.is_over.load(Relaxed) != 0 && self.is_above()
+    }
+
+    /// Whether the limit was crossed since this was last asked; whoever is first is told.
+    fn take_crossing(&self) -> bool {
+        self.crossing.was_crossed.load(Relaxed) != 0 && self.crossing.was_crossed.swap(0, Relaxed) != 0
+    }
+
+    /// Tells the handler of each limit that was crossed, of the family and of those above it. No lock may be held, and the caller holds the
+    /// family.
+    #[inline]
+    pub(crate) fn tell_of_crossings(&'static self) {
+        for family in self.lineage() {
+            if family.crossing.was_crossed.load(Relaxed) != 0 {
+                family.tell_of_crossing();
+            }
+        }
+    }
+
+    #[cold]
+    fn tell_of_crossing(&'static self) {
+        if self.take_crossing() {
+            let (limit_bytes, charged_bytes) = (self.limit(), self.charged_bytes());
+            crossings::call(&LimitCrossing { limit: FamilyRef::of(self), limit_bytes, charged_bytes });
+        }
+    }
+
+    /// Forgets what was never told of the last life.
+    pub(super) fn forget_crossings(&self) {
+        self.crossing.was_crossed.store(0, Relaxed);
     }
 
     /// Who is charged as well.

@@ -11,6 +11,7 @@
 
 mod caches;
 mod checked;
+mod crossings;
 mod figures;
 #[cfg(all(unix, not(any(miri, loom))))]
 mod fork;
@@ -22,6 +23,7 @@ mod life;
 mod limits;
 mod live;
 mod names;
+mod owners;
 mod registry;
 mod report;
 mod sanitizer;
@@ -32,7 +34,7 @@ use caches::Caches;
 use figures::Gauge;
 use heaps::HeapPart;
 use life::Settled;
-use limits::Limits;
+use limits::{Crossing, Limits};
 
 use crate::bin::{Bin, DepotMemory, Taken};
 use crate::capacity::{CACHE_BYTES, batch_slots, depot_slots, depot_start, fresh_slots, magazine_slots};
@@ -48,11 +50,16 @@ use crate::slab::Geometry;
 use crate::sync::{AtomicCount, AtomicPtr, AtomicU32, Count, Lock, Relaxed};
 
 pub(crate) use caches::ThreadCache;
+pub use crossings::{LimitCrossing, LimitHandler, set_limit_handler};
 #[cfg(loom)]
 pub(crate) use heaps::forget_all;
 pub(crate) use heaps::{HeapOptions, Refusal, slot_of_none};
 pub(crate) use house::is_look_due;
+pub(crate) use life::Standing;
+pub(crate) use limits::softly;
 pub use limits::{LimitRefusal, last_refusal};
+pub(crate) use owners::{owner_of_large, owner_of_slab};
+pub(crate) use registry::Held;
 pub use registry::{Families, FamilyRef, families};
 
 /// Bits of a tag that hold the class; the family's number stands above.
@@ -94,6 +101,7 @@ pub struct FamilyCore {
     /// Whether anything has happened since the house was last kept, or something is left to do: see `house`.
     restless: AtomicU32,
     limits: Limits,
+    crossing: Crossing,
     /// Number and generation of a heap, of which none comes twice; 0 for a static family.
     id: Settled<u64>,
     /// What only a heap has.
@@ -128,6 +136,7 @@ impl FamilyCore {
             live_bytes_seen: Gauge::new(),
             restless: AtomicU32::new(0),
             limits: Limits::new(),
+            crossing: Crossing::new(),
             id: Settled::new(0),
             heap: None,
         }
@@ -166,6 +175,11 @@ impl FamilyCore {
 
     fn all_bins(&self) -> impl Iterator<Item = &Bin> {
         self.bins.iter().chain(self.more_bins)
+    }
+
+    /// How the lengths of slots are spaced.
+    pub(crate) const fn classes(&self) -> Classes {
+        self.classes
     }
 
     /// How many classes the family has.

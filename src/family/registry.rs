@@ -1,6 +1,6 @@
 //! All families that have been used, in the order of their numbers, newest first.
 
-use super::{CLASS_BITS, FamilyCore};
+use super::{CLASS_BITS, FamilyCore, owners};
 use crate::header::Directory;
 use crate::marks;
 use crate::os;
@@ -51,6 +51,7 @@ impl FamilyCore {
         }
         *numbers += 1;
         self.next.store(NEWEST.load(Relaxed), Relaxed);
+        owners::note(*numbers, self);
         // Release: publishes the depots to the Acquire above.
         self.number.store(*numbers, Release);
         // Release: publishes `next` to `all`.
@@ -80,6 +81,11 @@ impl FamilyCore {
         let is_same = |other: FamilyRef| other.name_for_ever().is_some_and(|other| other == name);
         let mut others = families().filter(|family| !core::ptr::eq(family.core, self));
         if !self.is_heap() && others.any(is_same) { self.path } else { name }
+    }
+
+    /// The family for those outside of the engine; for who holds it.
+    pub(crate) fn reference(&'static self) -> FamilyRef {
+        FamilyRef::of(self)
     }
 
     /// The family with a number.
@@ -118,6 +124,26 @@ pub struct FamilyRef {
 
 /// A family while somebody works on it: a heap cannot end meanwhile.
 pub(crate) struct Held(&'static FamilyCore);
+
+impl Held {
+    /// One handle more, for who holds the family.
+    pub(crate) fn new(core: &'static FamilyCore) -> Self {
+        core.hold();
+        Self(core)
+    }
+
+    /// The handle of a family that somebody keeps elsewhere from now on.
+    pub(crate) fn keep(self) -> &'static FamilyCore {
+        let core = self.0;
+        core::mem::forget(self);
+        core
+    }
+
+    /// The handle that [`keep`](Self::keep) has left.
+    pub(crate) fn kept(core: &'static FamilyCore) -> Self {
+        Self(core)
+    }
+}
 
 impl core::ops::Deref for Held {
     type Target = &'static FamilyCore;
@@ -196,6 +222,37 @@ impl FamilyRef {
     pub fn id(self) -> u32 {
         // Relaxed: the number was written before the family came into the list that this reference is from.
         self.core.number.load(Relaxed)
+    }
+
+    /// Whether this is a heap whose last handle is gone while something in it was live. Nothing is allocated from it any more, and it ends
+    /// when the last of what is live is freed; which can happen where it was allocated in a [scope](crate::Scoped).
+    ///
+    /// ```
+    /// use family_alloc::{Heap, Scoped, families, family};
+    ///
+    /// family! { struct Home; }
+    ///
+    /// #[global_allocator]
+    /// static GLOBAL: Scoped<Home> = Scoped::new();
+    ///
+    /// let session = Heap::new("session")?;
+    /// let text = session.scope(|| "outlives it".to_string());
+    /// drop(session);
+    /// let orphan = families().find(|family| family.is_orphan()).unwrap();
+    /// assert_eq!((orphan.name(), orphan.live_bytes()), ("session", 16));
+    /// drop(text);
+    /// assert!(families().all(|family| family.name() != "session"));
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    #[must_use]
+    pub fn is_orphan(self) -> bool {
+        self.hold().is_some_and(|family| family.is_orphan())
+    }
+
+    /// Whether more is charged to the family than its limit; as [`Heap::over_limit`](crate::Heap::over_limit).
+    #[must_use]
+    pub fn over_limit(self) -> bool {
+        self.hold().is_some_and(|family| family.is_over_limit())
     }
 
     /// What the family holds now; as [`Family::stats`](crate::Family::stats). A heap that has ended holds nothing.

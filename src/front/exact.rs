@@ -4,7 +4,8 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::{
-    Handle, allocate, allocate_zeroed, deallocate, grow, hardened, noted::deallocate_noted, shrink, slab_class,
+    Handle, allocate, allocate_zeroed, deallocate, grow, hardened, has_right_tag, noted::deallocate_noted, shrink,
+    slab_class,
 };
 
 #[inline(always)]
@@ -52,6 +53,46 @@ pub unsafe fn deallocate_exact<H: Handle>(handle: H, ptr: NonNull<u8>, layout: L
             unsafe { deallocate(handle, ptr, layout) }
         }
     }
+}
+
+/// The address that `allocate_exact` returns if the calling thread's cache has a slot, where the family keeps no states; otherwise `None`, and nothing has happened.
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
+#[must_use]
+pub(crate) fn allocate_if_cached<H: Handle>(handle: H, layout: Layout) -> Option<usize> {
+    if handle.checks().keeps_states() || layout.size() == 0 {
+        return None;
+    }
+    let class = slab_class(handle, layout)?;
+    handle.cache().magazine(class).pop()
+}
+
+/// `deallocate_exact` if the calling thread's cache tells that the slot is the family's, and takes it; otherwise `false`, and nothing
+/// has happened.
+///
+/// # Safety
+/// As for `deallocate_exact`, if the allocation is this family's. Tags tell apart whose a slot is.
+#[cfg_attr(not(debug_assertions), inline(always))]
+#[cfg_attr(debug_assertions, inline)]
+pub(crate) unsafe fn deallocate_if_cached<H: Handle>(handle: H, ptr: NonNull<u8>, layout: Layout) -> bool {
+    let Some(class) = slab_class(handle, layout) else { return false };
+    let (cache, address) = (handle.cache(), ptr.as_ptr().expose_provenance());
+    if layout.size() == 0 || !has_right_tag(handle, cache, class, address) {
+        return false;
+    }
+    if handle.checks().keeps_states() {
+        // SAFETY: the same contract; the tag says that it is this family's.
+        unsafe { deallocate_noted::<H, true>(handle, address, layout, class) };
+        return true;
+    }
+    cache.magazine(class).push(address)
+}
+
+/// Whether the calling thread's cache tells that an allocation is a slot of the family's.
+#[inline(always)]
+pub(crate) fn is_cached_slot<H: Handle>(handle: H, ptr: NonNull<u8>, layout: Layout) -> bool {
+    slab_class(handle, layout)
+        .is_some_and(|class| layout.size() != 0 && has_right_tag(handle, handle.cache(), class, ptr.addr().get()))
 }
 
 /// `grow` or `shrink`, as the sizes have it, for layouts that come back as they are.

@@ -176,7 +176,7 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
 
     /// Sets a limit for the family and the heaps whose parent it is, or none, from now on. What is above it stays, and nothing is
     /// allocated until enough is freed. A refused allocation is an error where the caller can take one; with
-    /// [`GlobalAlloc`](core::alloc::GlobalAlloc) it ends the process.
+    /// [`GlobalAlloc`](core::alloc::GlobalAlloc) it ends the process, unless that is a [`Scoped`](crate::Scoped), whose limits are soft.
     ///
     /// ```
     /// use family_alloc::{Family, Vec, family};
@@ -189,6 +189,25 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
     /// ```
     fn set_limit(bytes: Option<usize>) {
         Self::__core().set_limit(bytes.unwrap_or(usize::MAX));
+    }
+
+    /// Whether more is charged to the family than its limit: one load. It happens where limits are [soft](crate::Scoped#limits-are-soft), and
+    /// where the limit was set below what is held.
+    ///
+    /// ```
+    /// use family_alloc::{Family, Vec, family};
+    ///
+    /// family! { struct Cache; }
+    ///
+    /// let v = Vec::<u8, _>::with_capacity_in(2 << 20, Cache);
+    /// Cache::set_limit(Some(1 << 20));
+    /// assert!(Cache::over_limit());
+    /// drop(v);
+    /// assert!(!Cache::over_limit());
+    /// ```
+    #[must_use]
+    fn over_limit() -> bool {
+        Self::__core().is_over_limit()
     }
 
     /// Gives free memory back to the system at once: what the calling thread has cached, empty slabs, and freed large

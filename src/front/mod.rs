@@ -21,6 +21,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 pub use exact::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
+pub(crate) use exact::{allocate_if_cached, deallocate_if_cached, is_cached_slot};
 pub use family::Family;
 pub use handle::{Engine, Handle};
 pub(crate) use resize::{grow, grow_zeroed, shrink};

@@ -118,7 +118,8 @@ impl<'name> HeapBuilder<'name> {
 
     /// The most that live and cached slots and mappings of the heap may be together, in bytes, with those of heaps whose parent it is; no
     /// limit by default. An allocation that has no room is refused, after what the calling thread has cached of the heap was given back:
-    /// `try_reserve` and the like return an error, and [`last_refusal`](crate::last_refusal) says which limit it was.
+    /// `try_reserve` and the like return an error, and [`last_refusal`](crate::last_refusal) says which limit it was. Where the global
+    /// allocator would have to return null, in scopes, nothing is refused: there the limit is [soft](crate::Scoped#limits-are-soft).
     pub const fn limit(mut self, bytes: usize) -> Self {
         self.options.limit = bytes;
         self

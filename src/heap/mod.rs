@@ -22,8 +22,9 @@ use crate::thread;
 /// When the last handle goes and nothing is live, all memory of the heap goes back at once, what threads have cached of it
 /// included; at most 512 KiB of each slab size, over all heaps, wait for the next heap and go to the system a second later. A
 /// collection that is leaked (`Vec::leak`, [`core::mem::forget`]) leaks its handle, and so keeps its heap for good. What was
-/// taken out of its collection without the handle, as by `Box::into_raw`, keeps the heap too: it is an *orphan* when the
-/// last handle goes, shown by [`families`](crate::families()), and nothing can end it.
+/// taken out of its collection without the handle, as by `Box::into_raw`, keeps the heap too, and so does what was allocated in a
+/// [scope](Self::scope): the heap is an *orphan* when the last handle goes, shown by [`families`](crate::families()), until the last of
+/// that is freed.
 ///
 /// # What it costs
 ///
@@ -155,6 +156,37 @@ impl Heap {
     /// ```
     pub fn set_limit(&self, bytes: Option<usize>) {
         self.0.set_limit(bytes.unwrap_or(usize::MAX));
+    }
+
+    /// Whether more is charged to the heap than its limit: one load, for a task to ask now and then. It happens where limits are
+    /// [soft](crate::Scoped#limits-are-soft), and where the limit was set below what is held. What heaps above this one hold is asked of them.
+    ///
+    /// ```
+    /// use family_alloc::{Heap, Scoped, family};
+    ///
+    /// family! { struct Home; }
+    ///
+    /// #[global_allocator]
+    /// static GLOBAL: Scoped<Home> = Scoped::new();
+    ///
+    /// let tenant = Heap::builder("tenant 42").limit(1 << 20).build()?;
+    /// let result = tenant.scope(|| {
+    ///     let mut lines = Vec::new();
+    ///     for line in 0.. {
+    ///         lines.push(format!("line {line}"));
+    ///         if tenant.over_limit() {
+    ///             return Err("the tenant has no room left");
+    ///         }
+    ///     }
+    ///     Ok(lines)
+    /// });
+    /// assert!(result.is_err() && !tenant.over_limit());
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    #[inline]
+    #[must_use]
+    pub fn over_limit(&self) -> bool {
+        self.0.is_over_limit()
     }
 
     /// Gives free memory back to the system at once, as [`Family::trim`](crate::Family::trim); also what other heaps have left.

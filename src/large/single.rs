@@ -98,6 +98,9 @@ impl Larges {
         self.count_one()?;
         let kept = if wish.want_zero { None } else { self.reuse(wish) };
         let memory = kept.or_else(|| self.map(wish));
+        if let Some(memory) = memory {
+            self.note_place(memory.addr().get(), wish.bytes);
+        }
         let mut set = self.set.lock();
         let Some(memory) = memory else {
             set.singles.count -= 1;
@@ -263,6 +266,7 @@ impl Larges {
             set.singles.change(address, |entry| Entry { length: bytes, ..entry });
             set.count_change(old_bytes, bytes);
             drop(set);
+            self.note_place(address, bytes);
             // SAFETY: told when it was entered.
             unsafe { os::remove_root(own(memory), old_bytes) };
             // SAFETY: the same mapping, longer by what was kept behind it.
@@ -283,6 +287,9 @@ impl Larges {
         };
         let with_behind = behind.and_then(|behind| remap(old_bytes + behind.bytes));
         let remapped = with_behind.or_else(|| remap(old_bytes));
+        if let Some(now) = remapped {
+            self.note_place(now.addr().get(), bytes);
+        }
         let mut set = self.set.lock();
         if let Some(behind) = behind.filter(|_| with_behind.is_none()) {
             set.singles.kept.put(behind);

@@ -222,6 +222,7 @@ impl Larges {
         unsafe { os::keep_out_of_dumps(memory, bytes) };
         // SAFETY: as above.
         unsafe { os::name(memory, bytes, self.name) };
+        self.note_place(memory.addr().get(), bytes);
         self.set.lock().runs.add(memory, bytes, side);
         drop(growth);
         // SAFETY: a range of the family's, which is not released where this has an effect.

@@ -104,6 +104,9 @@ pub struct Stats {
     pub large_allocations: usize,
     /// Bytes of these, in whole pages. Those that were touched are memory.
     pub large_bytes: usize,
+    /// Whether this is a heap without handles, in which something is live still: see
+    /// [`FamilyRef::is_orphan`](crate::FamilyRef::is_orphan).
+    pub is_orphan: bool,
     /// How the lengths of slots are spaced.
     pub spacing: Classes,
     /// The size classes, smallest first.
@@ -185,6 +188,7 @@ impl Stats {
             thread_caches: 0,
             large_allocations: 0,
             large_bytes: 0,
+            is_orphan: false,
             spacing,
             classes: ClassTable::new(spacing, classes),
         }
@@ -273,8 +277,9 @@ impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "family {}: {} live in {} allocation{}, at most {} in {}",
+            "family {}{}: {} live in {} allocation{}, at most {} in {}",
             self.name,
+            if self.is_orphan { " (orphan)" } else { "" },
             Bytes(self.live_bytes),
             self.live_allocations,
             plural(self.live_allocations),

@@ -1,7 +1,7 @@
 //! The only door to atomics, cells, locks and thread-local state. The models in `tests/loom` have another behind the same names.
 //!
 //! Order in which locks are taken: registry, family (caches, growth of large allocations, large allocations), bin, pool, pools that
-//! heaps share, directory, pages that wait for threads, kept names, cores that no heap uses.
+//! heaps share, directory, what is noted of memory, pages that wait for threads, kept names, cores that no heap uses.
 //! Nothing is called out to under a lock.
 
 #[cfg(all(unix, not(miri)))]
@@ -13,7 +13,7 @@ mod wait;
 pub(crate) use core::cell::{Cell, UnsafeCell};
 pub(crate) use core::sync::atomic::{
     AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
     fence,
 };
 pub(crate) use std::thread_local;
@@ -37,6 +37,7 @@ pub(crate) use lock::Lock;
 pub(crate) use lock::TAKEN;
 #[cfg(all(test, unix, not(any(miri, loom))))]
 pub(crate) use lock::held;
+pub(crate) use wait::give_way;
 
 /// Makes bytes 0 that nobody else legitimately reads or writes meanwhile.
 ///

@@ -2,6 +2,11 @@
 
 pub(super) use imp::{sleep_while, wake_one};
 
+/// Gives the processor to another thread, which has something to finish.
+pub(crate) fn give_way() {
+    std::thread::yield_now();
+}
+
 /// How often a thread looks again before it sleeps: about a microsecond. Most holders are done by then: they exchange a batch. Who puts a
 /// slab's list in order, empties a depot or asks the system for something takes longer.
 pub(super) const SPINS: u32 = 100;

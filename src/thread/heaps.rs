@@ -10,11 +10,11 @@
 //! goes back when the thread next comes here.
 //!
 //! **T1** A cache is found by number and generation only (E2 in `family::heaps`). **T2** What stands in a place that has
-//! no cache was dismissed, and nothing refers to it: neither `LAST` nor the slot.
+//! no cache was dismissed, and nothing refers to it: neither `LAST`, nor the slot, nor a scope.
 
 use core::ptr::NonNull;
 
-use super::{PHASE, Phase, THREAD, Thread};
+use super::{PHASE, Phase, THREAD, Thread, scopes};
 use crate::capacity::CALM_MILLISECONDS;
 use crate::checks::Checks;
 use crate::family::{FamilyCore, ThreadCache, slot_of_none};
@@ -113,6 +113,7 @@ impl Heaps {
         let Some(cache) = ThreadCache::in_slot(&place.slot) else { return };
         place.slot.clear();
         place.heap.set(0);
+        scopes::forget_cache(cache.cache);
         if core::ptr::addr_eq(last(), cache.cache) {
             LAST.set(empty());
         }
@@ -170,6 +171,7 @@ impl Thread {
         let cache: &'static ThreadCache = unsafe { cache.as_ref() };
         place.slot.set(cache.cache);
         note_last(heap, cache.cache);
+        scopes::note_cache(heap, cache.cache);
         Some(cache)
     }
 

@@ -6,6 +6,7 @@
 //! | `PHASE` | whether this thread may have caches |
 //! | `THREAD` | the thread's pages, and its caches that stand in them |
 //! | `LAST` | the cache of a heap that was used last: see [`heaps`] |
+//! | `CACHE` and others | the scope that the thread is in: see [`scopes`] |
 //!
 //! None of them has a destructor. That a thread ends is told by the value of a `pthread` key, whose
 //! destructor runs after those of thread-locals: they still find the caches. Registering a destructor
@@ -19,6 +20,7 @@
 //! function, and the thread's pages by the key.
 
 pub(crate) mod heaps;
+pub(crate) mod scopes;
 
 use heaps::Heaps;
 
@@ -83,6 +85,7 @@ impl Thread {
         while let Some(cache) = next {
             next = cache.next_in_thread.take();
             cache.family.slot().clear();
+            scopes::forget_cache(cache.cache);
             cache.family.retire_cache(cache);
         }
         self.heaps.leave();
@@ -113,6 +116,10 @@ pub(crate) fn cache_for(
     family.visited(now);
     if family.is_heap() {
         heaps::look(now, family);
+        // What comes back to an orphan goes to its bins (E3 in `family::heaps`).
+        if family.is_orphan() {
+            return None;
+        }
     }
     let cache = match ThreadCache::in_slot(slot) {
         Some(cache) => cache,
@@ -148,6 +155,7 @@ fn attach(family: &'static FamilyCore, slot: &CacheSlot) -> Option<&'static Thre
     let cache: &'static ThreadCache = unsafe { place.as_ref() };
     cache.next_in_thread.set(thread.first.replace(Some(cache)));
     slot.set(cache.cache);
+    scopes::note_cache(family, cache.cache);
     Some(cache)
 }
 

@@ -29,7 +29,7 @@ from_the_crate! {
     checks "../../../src/checks.rs";
     family "../../../src/family/mod.rs";
     fault "../../../src/fault.rs";
-    header "../../../src/header.rs";
+    header "../../../src/header/mod.rs";
     front "../../../src/front/mod.rs";
     huge_pages "../../../src/huge_pages.rs";
     large "../../../src/large/mod.rs";

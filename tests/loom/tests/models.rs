@@ -17,7 +17,8 @@ models! {
     bin: slots_pass_through_the_depot the_depot_is_emptied_meanwhile fresh_slots_go_back pages_go_back_meanwhile pages_go_back_twice
         purged_slots_are_handed_out_meanwhile units_go_back_meanwhile;
     exit: caches_change_hands the_last_free_is_elsewhere the_peak_counts_everyone;
-    heaps: a_dead_heap_serves_nobody a_thread_goes_on_to_the_next_heap a_reference_finds_no_other_heap;
+    heaps: a_dead_heap_serves_nobody a_thread_goes_on_to_the_next_heap a_reference_finds_no_other_heap
+        an_orphan_ends_with_its_last_block two_threads_end_an_orphan;
     lock: excludes_and_publishes wakes_every_sleeper;
     registry: two_families_at_once one_family_by_two_threads depots_come_with_the_number;
     slab: a_unit_changes_its_class wrong_frees_are_found_meanwhile;

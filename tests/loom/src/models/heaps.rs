@@ -4,9 +4,9 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use crate::checks::Checks;
-use crate::family::{FamilyCore, HeapOptions, families, forget_all};
+use crate::family::{FamilyCore, HeapOptions, Standing, families, forget_all, slot_of_none};
 use crate::front::{Handle, allocate, deallocate};
-use crate::magazine::{Cache, CacheSlot};
+use crate::magazine::{Cache, CacheSlot, empty};
 use crate::size_class::Classes;
 use crate::sync::Sleep;
 use crate::thread::heaps::{cache_of, last, slot_of};
@@ -49,6 +49,42 @@ unsafe impl Handle for Lent {
     }
 }
 
+/// An orphan, as it is seen by who has a live block of it: without caches.
+#[derive(Clone, Copy)]
+struct Orphaned(&'static FamilyCore);
+
+// SAFETY: one heap's core, and nothing else.
+unsafe impl Handle for Orphaned {
+    fn core(&self) -> &'static FamilyCore {
+        self.0
+    }
+
+    fn slot(&self) -> &'static CacheSlot {
+        // SAFETY: the calling thread's, which it does not leave.
+        unsafe { &*slot_of_none() }
+    }
+
+    fn cache(&self) -> &'static Cache {
+        empty()
+    }
+
+    fn checks(&self) -> Checks {
+        Checks::Default
+    }
+
+    fn classes(&self) -> Classes {
+        Classes::Natural
+    }
+
+    fn unit_shift(&self) -> u32 {
+        self.0.unit_shift()
+    }
+
+    fn has_slots_of(&self, class: usize) -> bool {
+        class < self.unit_shift() as usize
+    }
+}
+
 fn begin(name: &'static str) -> &'static FamilyCore {
     let options = HeapOptions { slab_bytes: SLAB_BYTES, ..HeapOptions::DEFAULT };
     FamilyCore::begin_heap(name, &options).expect("there is memory")
@@ -56,6 +92,13 @@ fn begin(name: &'static str) -> &'static FamilyCore {
 
 fn layout() -> Layout {
     Layout::from_size_align(HALF.slot_bytes(), 1).expect("a layout")
+}
+
+/// A slot that its thread owns from now on.
+fn take(heap: &'static FamilyCore) -> usize {
+    let memory = allocate(Lent(heap), layout()).expect("there is memory").cast::<u8>();
+    own(memory.addr().get());
+    memory.as_ptr().expose_provenance()
 }
 
 /// An allocation and its free.
@@ -125,6 +168,58 @@ pub fn a_reference_finds_no_other_heap() {
         walker.join();
         assert_eq!(next.heap_name(), "two");
         next.let_go();
+        assert_eq!(families().count(), 0);
+    });
+}
+
+/// Frees a block as a global allocator does, which has no handle of its heap.
+fn free_without_handle(heap: &'static FamilyCore, address: usize) {
+    let memory = NonNull::new(core::ptr::with_exposed_provenance_mut(address)).expect("a slot");
+    disown(address);
+    match heap.hold_by_block() {
+        Standing::Alive => {
+            // SAFETY: a live slot of this layout, and the heap is held.
+            unsafe { deallocate(Lent(heap), memory, layout()) };
+            heap.let_go();
+        }
+        Standing::Orphan => {
+            // SAFETY: a live slot of this layout, which keeps the orphan.
+            unsafe { deallocate(Orphaned(heap), memory, layout()) };
+            heap.count_off();
+        }
+        Standing::Dead => panic!("a live block's heap has ended"),
+    }
+}
+
+/// The last handle of a heap goes while another thread frees what is live in it, and another heap begins.
+pub fn an_orphan_ends_with_its_last_block() {
+    explore(Sleep::Lightly, || {
+        forget_all();
+        let heap = begin("one");
+        let address = take(heap);
+        let thread = spawn(move || free_without_handle(heap, address));
+        heap.let_go();
+        let next = begin("two");
+        use_once(next);
+        thread.join();
+        assert_eq!(next.stats().live_allocations, 0);
+        next.let_go();
+        assert_eq!(families().count(), 0);
+    });
+}
+
+/// Two threads free the two blocks of an orphan: one of them ends it, and both are back.
+pub fn two_threads_end_an_orphan() {
+    explore(Sleep::Lightly, || {
+        forget_all();
+        let heap = begin("one");
+        let (first, second) = (take(heap), take(heap));
+        heap.let_go();
+        let found = families().next().expect("an orphan is listed");
+        assert!(found.is_orphan());
+        let thread = spawn(move || free_without_handle(heap, first));
+        free_without_handle(heap, second);
+        thread.join();
         assert_eq!(families().count(), 0);
     });
 }

@@ -57,6 +57,18 @@ atomic!(AtomicU32, AtomicU32, u32);
 atomic!(AtomicI32, AtomicI32, i32);
 atomic!(AtomicUsize, AtomicUsize, usize);
 
+impl AtomicU32 {
+    #[track_caller]
+    pub(crate) fn fetch_sub(&self, value: u32, order: Ordering) -> u32 {
+        self.object().fetch_sub(value as usize, order) as u32
+    }
+
+    #[track_caller]
+    pub(crate) fn fetch_max(&self, value: u32, order: Ordering) -> u32 {
+        self.object().fetch_max(value as usize, order) as u32
+    }
+}
+
 impl AtomicUsize {
     #[track_caller]
     pub(crate) fn fetch_add(&self, value: usize, order: Ordering) -> usize {

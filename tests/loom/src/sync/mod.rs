@@ -9,14 +9,14 @@ mod lock;
 mod objects;
 mod wait;
 
-pub(crate) use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+pub(crate) use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 pub(crate) use atomics::{AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, clear};
 pub(crate) use cells::{Cell, UnsafeCell, touch};
 pub(crate) use locals::{LocalKey, end_thread, thread_local};
 pub(crate) use lock::Lock;
 pub(crate) use loom::sync::atomic::fence;
-pub(crate) use wait::{Sleep, set_sleep};
+pub(crate) use wait::{Sleep, give_way, set_sleep};
 
 pub(crate) type AtomicCount = AtomicUsize;
 pub(crate) type Count = usize;

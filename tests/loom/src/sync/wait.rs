@@ -26,6 +26,11 @@ pub(crate) fn set_sleep(sleep: Sleep) {
     SLEEP.set(sleep);
 }
 
+/// Lets another thread go on, which has something to finish.
+pub(crate) fn give_way() {
+    loom::thread::yield_now();
+}
+
 #[track_caller]
 pub(super) fn sleep_while(word: &AtomicU32, value: u32) {
     if SLEEP.get() == Sleep::Lightly {

@@ -19,8 +19,14 @@
 //! **H3** All regions of a directory lie in one stretch of address space that is as long as the table has tags for. So no two units
 //! share a tag, and an address inside the stretch shares its tag with no other place in it.
 
+mod apart;
+
 use core::ops::Range;
 use core::ptr::NonNull;
+
+#[cfg(all(unix, not(any(miri, loom))))]
+pub(crate) use apart::lock_of_noted;
+pub(crate) use apart::{note_memory, tags_suffice};
 
 use crate::os;
 use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Cell, Lock, Relaxed, Release, fence};
@@ -348,16 +354,15 @@ impl Directory {
         let last = self.last.load(Relaxed);
         let (memory, bytes) = self.reserve_space(last, unit_count << self.unit_shift)?;
         let memory = self.in_stretch(last, memory, bytes)?;
-        let region = self.claim(memory);
-        match region {
-            Some(region) => {
-                region.unit_count.set((bytes >> self.unit_shift) as u16);
-                self.last.store(memory.addr().get(), Relaxed);
-            }
+        let Some(region) = self.claim(memory) else {
             // SAFETY: reserved above with this length and not used.
-            None => _ = unsafe { os::release(memory, bytes) },
-        }
-        region
+            _ = unsafe { os::release(memory, bytes) };
+            return None;
+        };
+        region.unit_count.set((bytes >> self.unit_shift) as u16);
+        self.last.store(memory.addr().get(), Relaxed);
+        note_memory(memory.addr().get(), UNIT_COUNT << self.unit_shift);
+        Some(region)
     }
 
     /// Reserves the first `bytes` of a region, where there is room for all of it if that can be had; all of it where the system takes

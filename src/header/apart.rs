@@ -1,0 +1,53 @@
+//! Whether all memory of families lies in the stretches of all directories in use (H3).
+//!
+//! It does on any system that places mappings side by side. Then a tag alone says whose a slot is,
+//! whichever directory it is of, and no address of a slab or a large allocation shares one with a slab
+//! elsewhere. Where that has ended, it has for good.
+
+#![forbid(unsafe_code)]
+
+use super::{DIRECTORIES, Directory};
+use crate::sync::{AtomicU32, Lock, Relaxed};
+
+/// All memory that was ever noted: from the first byte to the last, as its distances from the ends of address space; nothing while both
+/// are 0.
+static NOTED: Lock<(usize, usize)> = Lock::new((0, 0));
+
+/// 1 once memory lies outside of a stretch.
+static IS_OUTSIDE: AtomicU32 = AtomicU32::new(0);
+
+/// The lock of what is noted, for the time of a `fork`; no other is taken while it is held.
+#[cfg(all(unix, not(any(miri, loom))))]
+pub(crate) fn lock_of_noted() -> &'static Lock<impl Sized> {
+    &NOTED
+}
+
+/// Notes memory of a family's, before anybody has an address in it, and after the first region of a directory has decided where the
+/// stretch is.
+pub(crate) fn note_memory(start: usize, bytes: usize) {
+    let mut noted = NOTED.lock();
+    let (below, above) = *noted;
+    *noted = (below.max(!start), above.max(start + bytes - 1));
+    let (first, last) = (!noted.0, noted.1);
+    let is_inside =
+        |directory: &Directory| !directory.is_in_use() || directory.tells_apart(first) && directory.tells_apart(last);
+    if !DIRECTORIES.iter().all(is_inside) {
+        // Relaxed: who frees a block of a directory's has had one of it, and has the one it frees: what was noted
+        // for both comes before, and the later of the two has seen the earlier, under the lock.
+        IS_OUTSIDE.store(1, Relaxed);
+    }
+}
+
+impl Directory {
+    /// Whether there is a region, which has decided where the stretch is.
+    pub(crate) fn is_in_use(&self) -> bool {
+        // Relaxed: who has a slot of the directory's sees it. To others it is a hint, or said under the lock.
+        self.last.load(Relaxed) != 0
+    }
+}
+
+/// Whether a tag alone says whose a slot is, in whatever directory it stands.
+#[inline(always)]
+pub(crate) fn tags_suffice() -> bool {
+    IS_OUTSIDE.load(Relaxed) == 0
+}

@@ -1,0 +1,111 @@
+//! What is done where memory lies outside of a stretch, so that tags alone do not tell whose a slot is.
+
+use core::alloc::{GlobalAlloc, Layout};
+
+use super::{Enter, Scoped};
+use crate::front::Family;
+use crate::header::{note_memory, tags_suffice};
+use crate::heap::Heap;
+
+crate::family! {
+    struct Home;
+    struct Narrow { slab_bytes: 64 * 1024 }
+}
+
+const SCOPED: Scoped<Home> = Scoped::new();
+
+fn next(random: &mut u64) -> usize {
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    (*random >> 11) as usize
+}
+
+/// Allocates, resizes and frees in scopes and outside; what is written to each block says which it is.
+fn make_calls(heaps: &[Heap], seed: u64) {
+    let mut random = seed;
+    let mut live: Vec<(usize, Layout, u8)> = Vec::new();
+    let is_intact = |&(address, layout, byte): &(usize, Layout, u8)| {
+        let memory = core::ptr::with_exposed_provenance::<u8>(address);
+        // SAFETY: a live block of that length, all of which was written.
+        unsafe { core::slice::from_raw_parts(memory, layout.size()) }.iter().all(|&there| there == byte)
+    };
+    for step in 0..20_000 {
+        let _entered = match next(&mut random) % (heaps.len() + 2) {
+            0 => None,
+            1 => Some(Narrow.enter()),
+            index => Some(heaps[index - 2].enter()),
+        };
+        let size =
+            1 + next(&mut random) % [64, 1000, 100_000][usize::from(step % 8 == 0) + usize::from(step % 64 == 0)];
+        let layout = Layout::from_size_align(size, 1 << (next(&mut random) % 7)).unwrap();
+        let index = next(&mut random) % live.len().max(1);
+        match next(&mut random) % 4 {
+            0 if !live.is_empty() => {
+                let block = live.swap_remove(index);
+                assert!(is_intact(&block));
+                // SAFETY: live, with this layout.
+                unsafe { SCOPED.dealloc(core::ptr::with_exposed_provenance_mut(block.0), block.1) };
+            }
+            1 if !live.is_empty() => {
+                let (address, old, byte) = live[index];
+                // SAFETY: live, with this layout, and the new size is not 0.
+                let memory = unsafe { SCOPED.realloc(core::ptr::with_exposed_provenance_mut(address), old, size) };
+                // SAFETY: as long as the new size says.
+                let kept = unsafe { core::slice::from_raw_parts(memory, size.min(old.size())) };
+                assert!(kept.iter().all(|&there| there == byte));
+                // SAFETY: as above.
+                unsafe { memory.write_bytes(byte, size) };
+                let layout = Layout::from_size_align(size, old.align()).unwrap();
+                live[index] = (memory.expose_provenance(), layout, byte);
+            }
+            _ => {
+                // SAFETY: the size is not 0.
+                let memory = unsafe { SCOPED.alloc(layout) };
+                assert!(!memory.is_null() && memory.addr() % layout.align() == 0);
+                // SAFETY: a new block of that length.
+                unsafe { memory.write_bytes(step as u8, size) };
+                live.push((memory.expose_provenance(), layout, step as u8));
+            }
+        }
+        if live.len() > 500 {
+            let block = live.swap_remove(0);
+            assert!(is_intact(&block));
+            // SAFETY: live, with this layout.
+            unsafe { SCOPED.dealloc(core::ptr::with_exposed_provenance_mut(block.0), block.1) };
+        }
+    }
+    for block in live {
+        assert!(is_intact(&block));
+        // SAFETY: live, with this layout.
+        unsafe { SCOPED.dealloc(core::ptr::with_exposed_provenance_mut(block.0), block.1) };
+    }
+}
+
+/// The same calls before and after; what was noted stays so for the rest of the process, which is one of its own.
+#[test]
+#[cfg_attr(miri, ignore = "starts a process")]
+fn scopes_are_right_where_tags_do_not_suffice() {
+    const NAME: &str = "scope::tests::scopes_are_right_where_tags_do_not_suffice";
+    const CHILD: &str = "FAMILY_ALLOC_TEST_CHILD";
+    if std::env::var_os(CHILD).is_none() {
+        let program = std::env::current_exe().unwrap();
+        let output = std::process::Command::new(program).args(["--exact", NAME]).env(CHILD, "1").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
+    let heaps = [Heap::new("one").unwrap(), Heap::builder("wide").slab_bytes(2 << 20).build().unwrap()];
+    make_calls(&heaps, 0x1234_5678_9abc_def1);
+    // A page at each end of what there is.
+    note_memory(1 << 12, 1 << 12);
+    note_memory((usize::MAX >> 1) & !0xffff, 1 << 12);
+    assert!(!tags_suffice());
+    std::thread::scope(|scope| {
+        for seed in [7, 8, 9] {
+            let heaps = &heaps;
+            scope.spawn(move || make_calls(heaps, seed << 40 | 1));
+        }
+    });
+    assert!(heaps.iter().all(|heap| heap.stats().live_allocations == 0));
+    assert_eq!((Home::stats().live_allocations, Narrow::stats().live_allocations), (0, 0));
+}
