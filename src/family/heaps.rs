@@ -30,6 +30,7 @@ use crate::magazine::CacheSlot;
 use crate::os;
 use crate::purge;
 use crate::region::UnitPool;
+use crate::size_class::Classes;
 use crate::sync::{Cell, Lock, Relaxed, thread_local};
 use crate::waiting;
 
@@ -219,6 +220,11 @@ impl FamilyCore {
     /// The name of a heap, for who holds a handle.
     pub(crate) fn heap_name(&self) -> &str {
         self.name.get()
+    }
+
+    /// Which sizes slots have.
+    pub(crate) fn classes(&self) -> Classes {
+        self.classes
     }
 
     /// What is verified when memory comes back.

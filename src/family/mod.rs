@@ -367,6 +367,14 @@ impl FamilyCore {
         number != 0 && Directory::of(self.unit_shift).view().tag(address, self.unit_shift) == self.tag(class)
     }
 
+    /// Whether a slab of this family holds the address, of whatever class.
+    #[cfg(debug_assertions)]
+    pub(crate) fn has_slab_at(&self, address: usize) -> bool {
+        let tag = Directory::of(self.unit_shift).view().tag(address, self.unit_shift);
+        // Relaxed: as in `tag`.
+        tag != 0 && tag >> CLASS_BITS == self.number.load(Relaxed)
+    }
+
     /// All classes of the family, shortest slots first.
     fn all_classes(&self) -> impl Iterator<Item = SizeClass> + Clone + use<> {
         self.classes.all(1 << self.unit_shift)
