@@ -112,9 +112,10 @@ pub(crate) struct RegionHeader {
     pub(crate) unit_count: Cell<u16>,
     /// Whether unit 0 holds headers only, and all the rest of it is guarded where the system can do that.
     pub(crate) fenced: Flag,
-    /// Units that a sanitizer has been told of, and the next region with others: `UnitPool::take_untold`.
+    /// Units that a sanitizer has been told of: `UnitPool::take_untold`.
     pub(crate) told_count: Cell<u16>,
-    pub(crate) next_untold: Cell<Option<&'static RegionHeader>>,
+    /// The region of the same pool that was reserved before; settled when the pool knows this one.
+    pub(crate) before: Cell<Option<&'static RegionHeader>>,
 }
 
 impl SlabHeader {

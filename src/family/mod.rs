@@ -24,6 +24,7 @@ mod live;
 mod names;
 mod registry;
 mod report;
+mod reset;
 mod sanitizer;
 
 use core::alloc::Layout;

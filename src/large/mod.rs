@@ -229,6 +229,27 @@ impl Larges {
         Ok(())
     }
 
+    /// Frees all that is live; returns how many bytes that was.
+    ///
+    /// # Safety
+    /// Nobody uses any of it, and nobody allocates or frees here meanwhile.
+    pub(crate) unsafe fn reset(&self, now: u64) -> usize {
+        let (mut all_bytes, mut last) = (0, 0);
+        loop {
+            let set = self.set.lock();
+            let next = set.runs.live_behind(last);
+            let Some((address, bytes)) = next.or_else(|| set.singles.any()) else { return all_bytes };
+            drop(set);
+            if next.is_some() {
+                last = address;
+            }
+            // SAFETY: a live allocation, which nobody uses.
+            let freed = unsafe { self.deallocate(pointer(address), bytes, now) };
+            debug_assert!(freed.is_ok(), "what is live can be freed");
+            all_bytes += bytes;
+        }
+    }
+
     /// Changes the length in place or by moving. `Ok(None)`: not possible, nothing has changed. With `want_zero` what is new reads
     /// zero.
     ///

@@ -38,6 +38,11 @@ pub(crate) use lock::TAKEN;
 #[cfg(all(test, unix, not(any(miri, loom))))]
 pub(crate) use lock::held;
 
+/// Lets other threads go on, for who waits for what they do.
+pub(crate) fn let_others_work() {
+    std::thread::yield_now();
+}
+
 /// Makes bytes 0 that nobody else legitimately reads or writes meanwhile.
 ///
 /// # Safety
