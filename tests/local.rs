@@ -357,6 +357,25 @@ fn limits_hold_and_leave_room_for_little() {
     assert!(Vec::<u8, _>::new_in(&heap).try_reserve(5000).is_ok());
 }
 
+/// Chunks become as short as what is needed where a limit has no room for more, and the next ones halves of others.
+#[test]
+fn any_limit_is_used_to_its_end() {
+    for limit in (0..40_000).step_by(if cfg!(miri) { 1999 } else { 61 }) {
+        let heap = LocalHeap::builder("limited").limit(limit).build().unwrap();
+        let mut model = Model::new(heap);
+        for size in [4096, 24, 700, 8, 3000, 100] {
+            for _ in 0..20 {
+                let wanted = layout(size, 8);
+                let Ok(memory) = (&model.heap).allocate(wanted) else { break };
+                model.live.push(Held::new(memory, wanted, size as u8));
+            }
+            assert!(model.heap.held_bytes() <= limit);
+        }
+        model.check();
+        assert!(limit < 5000 || model.heap.stats().live_bytes > limit / 2);
+    }
+}
+
 #[test]
 fn a_resize_that_is_refused_changes_nothing() {
     let heap = LocalHeap::builder("limited").limit(20_000).build().unwrap();

@@ -263,10 +263,11 @@ impl Arena {
             }
             bytes = (bytes / 2).max(least);
         };
+        debug_assert_eq!(bytes % ALIGN_MAX, 0, "halves of a power of two, or what is needed");
         let address = memory.as_ptr().expose_provenance();
         // SAFETY: at least as long as a header, aligned, and just taken.
         unsafe { memory.cast::<Chunk>().write(Chunk { before: self.newest.replace(address), bytes }) };
-        self.next_bytes.set((bytes * 2).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX));
+        self.next_bytes.set((bytes.next_power_of_two() * 2).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX));
         add(&self.carvable_bytes, bytes - size_of::<Chunk>());
         self.carve_from(address, bytes);
         true
