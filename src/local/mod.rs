@@ -40,7 +40,8 @@ use crate::thread;
 /// that works for long stays as small as what it holds; and [`reset`](Self::reset), or its end, frees the rest at once. No call takes a
 /// lock or makes an atomic operation, but for what comes from the family that the memory is taken from: chunks of 4 KiB at first, each
 /// twice as long as the one before, up to 32 KiB; and blocks, which are what is longer than 4 KiB or aligned to more than 16.
-/// These wait in the thread's cache of that family for the next `LocalHeap`, so one for each request costs no call to the system.
+/// These wait in the thread's cache of that family for the next `LocalHeap`, up to 1 MiB of them, so one for each request costs no
+/// call to the system.
 ///
 /// The last allocation grows and shrinks where it is, and gives its place back when it is freed.
 ///
