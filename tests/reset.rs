@@ -285,5 +285,6 @@ fn memory_is_used_again() {
     }
     assert_eq!(reserved.first(), reserved.last());
     Again::trim();
-    assert_eq!(Again::stats().kept_bytes, 0);
+    // The portable backend gives nothing back.
+    assert!(Again::stats().kept_bytes == 0 || cfg!(any(miri, feature = "portable")));
 }
