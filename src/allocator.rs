@@ -64,15 +64,19 @@ mod meaning_02 {
     pub type Found = <() as Asks02<'static>>::LayoutErr;
 }
 
-/// Implements for the family `$family` the `Allocator` of every world that this crate was built with.
+/// Implements for the family `$family`, with lifetimes in brackets before it if it has some, the `Allocator` of every world that
+/// this crate was built with.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __impl_allocators {
     ($family:ident) => {
-        $crate::__impl_allocator_api2_02!($family);
-        $crate::__impl_allocator_api2_03!($family);
-        $crate::__impl_allocator_api2_04!($family);
-        $crate::__impl_allocator_core!($family);
+        $crate::__impl_allocators!([] $family);
+    };
+    ($generics:tt $family:ty) => {
+        $crate::__impl_allocator_api2_02!($generics $family);
+        $crate::__impl_allocator_api2_03!($generics $family);
+        $crate::__impl_allocator_api2_04!($generics $family);
+        $crate::__impl_allocator_core!($generics $family);
     };
 }
 
@@ -81,8 +85,8 @@ macro_rules! __impl_allocators {
 #[macro_export]
 #[cfg_attr(family_alloc_core_allocator_unstable, allow_internal_unstable(allocator_api))]
 macro_rules! __impl_allocator_api2_02 {
-    ($family:ident) => {
-        $crate::__impl_allocator!($family, [$crate::__private::worlds::v02::alloc]);
+    ($generics:tt $family:ty) => {
+        $crate::__impl_allocator!($generics $family, [$crate::__private::worlds::v02::alloc]);
     };
 }
 
@@ -91,9 +95,9 @@ macro_rules! __impl_allocator_api2_02 {
 #[macro_export]
 #[cfg_attr(family_alloc_core_allocator_unstable, allow_internal_unstable(allocator_api))]
 macro_rules! __impl_allocator_api2_02 {
-    ($family:ident) => {
+    ($generics:tt $family:ty) => {
         $crate::__impl_allocator!(
-            $family,
+            $generics $family,
             [$crate::__private::worlds::v02::alloc]
             where for<'any> $family:
                 $crate::__private::worlds::Asks02<'any, LayoutErr = $crate::__private::worlds::LayoutErr>
@@ -105,15 +109,15 @@ macro_rules! __impl_allocator_api2_02 {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __impl_allocator_api2_02 {
-    ($family:ident) => {};
+    ($generics:tt $family:ty) => {};
 }
 
 #[cfg(feature = "allocator-api2-03")]
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __impl_allocator_api2_03 {
-    ($family:ident) => {
-        $crate::__impl_allocator!($family, [$crate::__private::worlds::v03::alloc]);
+    ($generics:tt $family:ty) => {
+        $crate::__impl_allocator!($generics $family, [$crate::__private::worlds::v03::alloc]);
     };
 }
 
@@ -121,15 +125,15 @@ macro_rules! __impl_allocator_api2_03 {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __impl_allocator_api2_03 {
-    ($family:ident) => {};
+    ($generics:tt $family:ty) => {};
 }
 
 #[cfg(feature = "allocator-api2-04")]
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __impl_allocator_api2_04 {
-    ($family:ident) => {
-        $crate::__impl_allocator!($family, [$crate::__private::worlds::v04::alloc]);
+    ($generics:tt $family:ty) => {
+        $crate::__impl_allocator!($generics $family, [$crate::__private::worlds::v04::alloc]);
     };
 }
 
@@ -137,7 +141,7 @@ macro_rules! __impl_allocator_api2_04 {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __impl_allocator_api2_04 {
-    ($family:ident) => {};
+    ($generics:tt $family:ty) => {};
 }
 
 #[cfg(all(family_alloc_core_allocator, feature = "allocator-api2-02"))]
@@ -145,9 +149,9 @@ macro_rules! __impl_allocator_api2_04 {
 #[macro_export]
 #[cfg_attr(family_alloc_core_allocator_unstable, allow_internal_unstable(allocator_api))]
 macro_rules! __impl_allocator_core {
-    ($family:ident) => {
+    ($generics:tt $family:ty) => {
         $crate::__impl_allocator!(
-            $family,
+            $generics $family,
             [::core::alloc]
             where for<'any> $family:
                 $crate::__private::worlds::Asks02<'any, LayoutErr = $crate::__private::worlds::Found>
@@ -160,8 +164,8 @@ macro_rules! __impl_allocator_core {
 #[macro_export]
 #[cfg_attr(family_alloc_core_allocator_unstable, allow_internal_unstable(allocator_api))]
 macro_rules! __impl_allocator_core {
-    ($family:ident) => {
-        $crate::__impl_allocator!($family, [::core::alloc]);
+    ($generics:tt $family:ty) => {
+        $crate::__impl_allocator!($generics $family, [::core::alloc]);
     };
 }
 
@@ -169,7 +173,7 @@ macro_rules! __impl_allocator_core {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __impl_allocator_core {
-    ($family:ident) => {};
+    ($generics:tt $family:ty) => {};
 }
 
 /// Implements the `Allocator` of the module `$world` for `$family`, under the where clause `$bound` if there is one.
@@ -177,10 +181,10 @@ macro_rules! __impl_allocator_core {
 #[macro_export]
 #[cfg_attr(family_alloc_core_allocator_unstable, allow_internal_unstable(allocator_api))]
 macro_rules! __impl_allocator {
-    ($family:ident, [$($world:tt)+] $($bound:tt)*) => {
+    ([$($generics:tt)*] $family:ty, [$($world:tt)+] $($bound:tt)*) => {
         // SAFETY: a family lives as long as the process and has no state in its values: every copy is the same
         // allocator, and what one hands out stays allocated until it comes back through any of them.
-        unsafe impl $($world)+::Allocator for $family $($bound)* {
+        unsafe impl<$($generics)*> $($world)+::Allocator for $family $($bound)* {
             #[inline(always)]
             fn allocate(
                 &self,

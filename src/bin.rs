@@ -20,8 +20,8 @@ use core::ops::Range;
 use crate::capacity::{DEPOT_LEAST_SLOTS, SURPLUS_SLOTS, depot_slots};
 use crate::checks::Checks;
 use crate::region::PURGE_AFTER_MILLISECONDS;
+pub(crate) use crate::slab::{BinCounts, Fresh, Twice};
 use crate::slab::{Claim, Geometry, Least, Shelves};
-pub(crate) use crate::slab::{Fresh, Twice};
 use crate::sync::Lock;
 use crate::waiting;
 
@@ -42,21 +42,6 @@ pub(crate) enum Taken {
     Recycled(usize),
     /// Slots that were never used, in address order.
     Fresh(Fresh),
-}
-
-/// Numbers of one bin at one moment.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct BinCounts {
-    pub(crate) slab_count: usize,
-    /// Slots in caches and with clients.
-    pub(crate) out_slots: usize,
-    pub(crate) depot_slots: usize,
-    /// Slots in slabs that could be handed out, fresh ones included.
-    pub(crate) free_slots: usize,
-    /// Those of them that were handed out before and whose pages may hold memory.
-    pub(crate) idle_slots: usize,
-    /// Those of them whose pages went back to the system.
-    pub(crate) purged_slots: usize,
 }
 
 /// What a look for slabs found.
@@ -224,6 +209,22 @@ impl Bin {
         Ok(())
     }
 
+    /// Forgets all slabs and what is in the depot; returns how many slots were out. `None`: somebody is at work on slots that were
+    /// claimed, and nothing has changed.
+    ///
+    /// # Safety
+    /// Nobody uses slots of the bin any more, and no cache holds any. The caller closes the slabs.
+    pub(crate) unsafe fn forget_slabs(&self) -> Option<usize> {
+        let mut state = self.0.lock();
+        if state.slabs.claimed_slots > 0 {
+            return None;
+        }
+        let out_slots = state.slabs.used_slots.saturating_sub(state.depot_len);
+        state.slabs = Shelves::new();
+        (state.depot_len, state.unneeded, state.unseen) = (0, 0, 0);
+        Some(out_slots)
+    }
+
     /// Whether the depot's own pages may go to the system: nothing is in it, but was. It takes nothing until
     /// [`return_depot`](Self::return_depot). With `quiet` only if nobody has asked for a slot since the last look.
     pub(crate) fn take_depot(&self, quiet: bool) -> bool {
@@ -337,18 +338,7 @@ impl Bin {
 
     pub(crate) fn counts(&self, geometry: &Geometry<'_>) -> BinCounts {
         let state = self.0.lock();
-        let depot_slots = state.depot_len;
-        let slab_slots = geometry.slot_count();
-        let slabs = &state.slabs;
-        BinCounts {
-            slab_count: slabs.slab_count,
-            out_slots: slabs.used_slots.saturating_sub(depot_slots + slabs.claimed_slots),
-            depot_slots,
-            free_slots: (slabs.slab_count * slab_slots)
-                .saturating_sub(slabs.used_slots.saturating_sub(slabs.claimed_slots)),
-            idle_slots: slabs.idle_slots() + slabs.claimed_slots,
-            purged_slots: slabs.purged_slots,
-        }
+        state.slabs.counts(geometry, state.depot_len)
     }
 }
 

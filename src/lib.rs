@@ -5,6 +5,7 @@
 //! [`Family`]: crate::Family
 //! [`Stats`]: crate::Stats
 //! [`Heap`]: crate::Heap
+//! [`LocalHeap`]: crate::LocalHeap
 //! [`Family::set_limit`]: crate::Family::set_limit
 //! [`Heap::outside`]: crate::Heap::outside
 //! [`Scoped`]: crate::Scoped
@@ -32,6 +33,7 @@ mod header;
 mod heap;
 mod huge_pages;
 mod large;
+mod local;
 mod macros;
 mod magazine;
 mod marks;
@@ -68,9 +70,10 @@ pub use fault::{Fault, FaultHandler, FaultKind, set_fault_handler};
 pub use front::Family;
 pub use heap::{Heap, HeapBuilder, HeapError, Parent};
 pub use huge_pages::HugePages;
+pub use local::{LocalHeap, LocalHeapBuilder};
 pub use scope::{Enter, Entered, InHeap, InHeapFuture, Scoped, carry_scope, current_scope, spawn_in_scope};
 pub use size_class::Classes;
-pub use stats::{ClassStats, ClassTable, Stats, StatsChange};
+pub use stats::{ClassStats, ClassTable, LocalStats, Stats, StatsChange};
 
 family! {
     /// The crate's own family, for code that needs just one.

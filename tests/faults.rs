@@ -19,7 +19,8 @@ use common::doors::{Doors, is_aligned, layout};
 use common::memory::mapped_bytes;
 use common::pattern;
 use family_alloc::__private::faults::{self, Call};
-use family_alloc::family;
+use family_alloc::allocator_api2::alloc::Allocator;
+use family_alloc::{Checks, Heap, LocalHeap, families, family};
 
 family! {
     struct Plain;
@@ -183,7 +184,84 @@ fn work() -> usize {
         refused += on_a_thread(passed_on, Work::free_all).refused;
         (doors.trim)();
     }
+    refused + work_in_heaps()
+}
+
+/// Makes heaps of each mode and a local heap, uses them on two threads, resets one, and drops them; returns how many calls were refused.
+fn work_in_heaps() -> usize {
+    let mut refused = 0;
+    for checks in [Checks::Default, Checks::Checked, Checks::Hardened] {
+        let Ok(heap) = Heap::builder("heap").checks(checks).build() else {
+            refused += 1;
+            continue;
+        };
+        let mut blocks = fill(&heap, 100, &mut refused);
+        let other = heap.clone();
+        let left = std::thread::spawn(move || {
+            let mut refused = 0;
+            // The first half comes from the thread that made the heap.
+            blocks.drain(..blocks.len() / 2).for_each(|block| block.free(&other));
+            blocks.append(&mut fill(&other, 40, &mut refused));
+            (blocks, refused)
+        });
+        let (blocks, more) = left.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        refused += more;
+        blocks.into_iter().for_each(|block| block.free(&heap));
+        for size in [100, 5000, 40_000, 200_000] {
+            refused += usize::from(heap.allocate(layout(size, 8)).is_err());
+        }
+        // SAFETY: nothing is known of what was allocated, and the other thread has ended.
+        unsafe { heap.reset() };
+        assert_eq!((heap.stats().live_allocations, heap.charged_bytes()), (0, 0));
+        let mut local = LocalHeap::builder("local").parent(&heap).build().expect("it needs nothing");
+        let blocks = fill(&&local, 100, &mut refused);
+        blocks.into_iter().step_by(2).for_each(|block| block.free(&&local));
+        local.reset();
+        drop(local);
+        assert_eq!((heap.stats().live_allocations, heap.live_bytes()), (0, 0), "the local heap is gone");
+    }
+    assert!(families().all(|family| family.name() != "heap"), "a heap is left");
     refused
+}
+
+/// A block in a heap, with contents by which it is known.
+struct Block(NonNull<[u8]>, Layout, usize);
+
+// SAFETY: handed to one thread at a time.
+unsafe impl Send for Block {}
+
+impl Block {
+    fn free(self, heap: &impl Allocator) {
+        assert!(pattern::holds(self.0.cast(), self.0.len(), self.2), "{:?}: the contents have changed", self.1);
+        // SAFETY: live, with this layout.
+        unsafe { heap.deallocate(self.0.cast(), self.1) };
+    }
+}
+
+/// Blocks of many sizes, of which some grow.
+fn fill(heap: &impl Allocator, count: usize, refused: &mut usize) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    for seed in 0..count {
+        let wanted = layout([16, 100, 3000, 20_000, 150_000][seed % 5] + seed, 8);
+        let Ok(memory) = (if seed % 3 == 0 { heap.allocate_zeroed(wanted) } else { heap.allocate(wanted) }) else {
+            *refused += 1;
+            continue;
+        };
+        assert!(seed % 3 != 0 || pattern::is_zero_from(memory, 0), "{wanted:?}: not zero");
+        pattern::fill(memory, seed);
+        let longer = layout(wanted.size() * 2, 8);
+        // SAFETY: live, with this layout, and the new size is not below it.
+        let grown = if seed % 4 == 0 { unsafe { heap.grow(memory.cast(), wanted, longer) }.ok() } else { None };
+        blocks.push(match grown {
+            Some(grown) => {
+                assert!(pattern::holds(grown.cast(), wanted.size(), seed), "{wanted:?}: the contents have changed");
+                pattern::fill(grown, seed);
+                Block(grown, longer, seed)
+            }
+            None => Block(memory, wanted, seed),
+        });
+    }
+    blocks
 }
 
 /// Address space that no family has reserved.

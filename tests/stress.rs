@@ -10,6 +10,8 @@
 //! What a thread draws depends on the seed and its number alone; which slots it meets in shared places depends on the schedule.
 
 mod common;
+#[path = "stress/heaps.rs"]
+mod heaps;
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::RefCell;
@@ -29,6 +31,7 @@ use common::doors::{Doors, is_aligned, layout};
 use common::pattern;
 use common::random::Random;
 use family_alloc::{Family, families, family};
+use heaps::Traffic;
 
 family! {
     struct Plain;
@@ -235,6 +238,7 @@ struct Shared {
     left: Mutex<Vec<Slot>>,
     calls: AtomicU64,
     handed_over: AtomicU64,
+    heaps: Traffic,
 }
 
 impl Shared {
@@ -246,6 +250,7 @@ impl Shared {
             left: Mutex::new(Vec::new()),
             calls: AtomicU64::new(0),
             handed_over: AtomicU64::new(0),
+            heaps: Traffic::new(),
         }
     }
 
@@ -345,6 +350,7 @@ impl Worker {
             }
             _ if pick % 32 == 0 => self.send_parcel(way, wanted.size().min(2048), id),
             _ if pick % 32 == 1 => look_around(which, pick),
+            _ if pick % 32 < 16 => self.shared.heaps.step(id, size),
             _ => self.free_one(pick),
         }
         if self.held.len() > HELD_MOST {
@@ -481,6 +487,7 @@ fn everything_at_once() {
         shared.exchange(place, None).into_iter().for_each(Slot::free);
     }
     shared.take_left(usize::MAX).into_iter().for_each(Slot::free);
+    shared.heaps.end();
 
     let (calls, handed_over) = (shared.calls.load(Relaxed), shared.handed_over.load(Relaxed));
     println!("{calls} calls by {threads} threads, {handed_over} slots freed by others, {} looks", looks.load(Relaxed));

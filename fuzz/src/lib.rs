@@ -6,6 +6,7 @@
 //! | [`operations`] | allocate, zeroed, grow, shrink, free, trim, through both doors of families of every mode | the shadow model: alignment, whole slots, no overlap, no unit of two families, contents, zero, counters; after freeing and trimming nothing is left |
 //! | [`layouts`] | one or a few layouts, as impossible as `Layout` allows | an error, or memory that is aligned and can be written at both ends; then the counters are what they were |
 //! | [`schedules`] | who of up to four threads does which step next, threads ending and starting | as for `operations`, whoever frees what |
+//! | [`heaps`] | make, clone, limit, reset and drop heaps and local heaps, allocate, resize and free in them, on two threads | alignment, no overlap, contents, zero, counters; a heap ends with its last handle, and none is left |
 //! | [`misuse`] | steps, and among them wrong frees, wrong resizes, stale writes and overflows | what is wrong is reported, with the right kind where the model knows it; what is not reported harms nothing: live slots never overlap and keep their contents |
 //!
 //! Every execution begins with families that hold nothing and have given their memory back, so that an input does the same
@@ -21,12 +22,14 @@ mod common;
 
 mod child;
 mod families;
+mod heaps;
 mod input;
 mod layouts;
 mod misuse;
 mod operations;
 mod schedules;
 
+pub use heaps::heaps;
 pub use layouts::layouts;
 pub use misuse::{Misuses, misuse};
 pub use operations::operations;

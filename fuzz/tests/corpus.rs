@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use family_alloc_fuzz::{layouts, misuse, operations, schedules};
+use family_alloc_fuzz::{heaps, layouts, misuse, operations, schedules};
 
 /// The targets share their families, and compare what these count: one at a time.
 static TURN: Mutex<()> = Mutex::new(());
@@ -38,6 +38,11 @@ fn layouts_are_served_or_refused() {
 #[test]
 fn schedules_keep_every_promise() {
     assert!(replay("schedules", schedules) > 100, "hardly any thread gets a turn");
+}
+
+#[test]
+fn heaps_come_and_go() {
+    assert!(replay("heaps", heaps) > 500, "hardly any steps");
 }
 
 #[test]

@@ -392,6 +392,22 @@ impl FamilyCore {
         }
     }
 
+    /// Empties all caches, whichever threads have them, where none of these calls the family meanwhile. They stay where they are.
+    pub(super) fn empty_caches(&'static self) {
+        let process = PROCESS.load(Relaxed);
+        let mut caches = self.caches.lock();
+        let mut next = caches.first;
+        while let Some(cache) = next {
+            next = cache.next.get();
+            if cache.process.get() == process {
+                self.flush_all(cache.cache);
+            } else {
+                // Its thread stayed behind a fork, maybe in the middle of a change.
+                caches.unlink(cache);
+            }
+        }
+    }
+
     /// In the child of a fork: the cache of the thread that forked is here.
     #[cfg(all(unix, not(any(miri, loom))))]
     pub(super) fn adopt_caches(&self) {

@@ -213,8 +213,9 @@ impl Life {
         if self.orphaned.fetch_sub(1, Release) != 1 {
             return false;
         }
-        // Acquire: pairs with the Releases above.
-        fence(Acquire);
+        // Acquire: pairs with the Releases above, as in `end_one`.
+        let _left = self.orphaned.load(Acquire);
+        debug_assert_eq!(_left, 0, "each block is counted off once");
         true
     }
 
@@ -225,8 +226,9 @@ impl Life {
         if self.state.fetch_sub(1, Release) & COUNT != 1 {
             return false;
         }
-        // Acquire: pairs with the Releases above.
-        fence(Acquire);
+        // Acquire: pairs with the Releases above. A load, because ThreadSanitizer knows no fences.
+        let _ended = self.state.load(Acquire);
+        debug_assert_eq!(_ended & COUNT, 0, "it is this thread's to end (G1)");
         true
     }
 }

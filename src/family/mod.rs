@@ -26,6 +26,7 @@ mod names;
 mod owners;
 mod registry;
 mod report;
+mod reset;
 mod sanitizer;
 
 use core::alloc::Layout;
@@ -379,6 +380,14 @@ impl FamilyCore {
     pub(crate) fn owns(&self, address: usize, class: SizeClass) -> bool {
         let number = self.number.load(Relaxed);
         number != 0 && Directory::of(self.unit_shift).view().tag(address, self.unit_shift) == self.tag(class)
+    }
+
+    /// Whether a slab of this family holds the address, of whatever class.
+    #[cfg(debug_assertions)]
+    pub(crate) fn has_slab_at(&self, address: usize) -> bool {
+        let tag = Directory::of(self.unit_shift).view().tag(address, self.unit_shift);
+        // Relaxed: as in `tag`.
+        tag != 0 && tag >> CLASS_BITS == self.number.load(Relaxed)
     }
 
     /// All classes of the family, shortest slots first.

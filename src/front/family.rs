@@ -210,6 +210,41 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
         Self::__core().is_over_limit()
     }
 
+    /// Frees all that is live at once, whoever has it: for what ends as a whole and would take long to free one by one. Nothing is dropped. Then
+    /// all figures of what is live or cached are 0, limits have room again, and what was allocated counts as freed. The memory is
+    /// kept warm, as after frees: what comes next uses it again; it goes back to the system after a second, or by [`trim`](Self::trim).
+    ///
+    /// # Safety
+    ///
+    /// - Nothing that was allocated is used any more: not read, not written, not freed, not resized. Collections that are left must be
+    ///   forgotten ([`core::mem::forget`]), not dropped.
+    /// - While this runs, no other thread is inside a call of the family, and none that has ever called it ends. Calls before it happen
+    ///   before it, and calls after it after it: as when the other threads are joined, or wait for a channel or a barrier. They may keep
+    ///   their caches, which are emptied.
+    /// - If the family is the program's global allocator, all of the program is what uses it: then there is no right call.
+    ///
+    /// In families with `Checks::Checked` and `Hardened` a free of what was live is reported afterwards, until its slot is handed out again.
+    ///
+    /// ```
+    /// use family_alloc::{Box, Family, family};
+    ///
+    /// family! { struct Round; }
+    ///
+    /// for round in 0..3 {
+    ///     for object in 0..1000 {
+    ///         core::mem::forget(Box::new_in(object + round, Round));
+    ///     }
+    ///     assert_eq!(Round::stats().live_allocations, 1000);
+    ///     // SAFETY: nothing of it is known to anybody, and no other thread uses the family.
+    ///     unsafe { Round::reset() };
+    ///     assert_eq!(Round::stats().live_allocations, 0);
+    /// }
+    /// ```
+    unsafe fn reset() {
+        // SAFETY: the same contract.
+        unsafe { Self::__core().reset() };
+    }
+
     /// Gives free memory back to the system at once: what the calling thread has cached, empty slabs, and freed large
     /// mappings that are kept for reuse. Returns the bytes of the slabs and mappings that held memory. What other threads
     /// have cached stays with them.

@@ -189,6 +189,43 @@ impl Heap {
         self.0.is_over_limit()
     }
 
+    /// Frees all that is live at once, whoever has it: for what ends as a whole and would take long to free one by one. Nothing is dropped. Then
+    /// all figures of what is live or cached are 0, limits have room again, and what was allocated counts as freed. The memory is
+    /// kept warm, as after frees: what comes next uses it again; it goes back to the system after a second, or by [`trim`](Self::trim).
+    ///
+    /// # Safety
+    ///
+    /// - Nothing that was allocated is used any more: not read, not written, not freed, not resized. Collections that are left must be
+    ///   forgotten ([`core::mem::forget`]), not dropped.
+    /// - While this runs, no other thread is inside a call of the heap, and none that has ever called it ends. Calls before it happen
+    ///   before it, and calls after it after it: as when the other threads are joined, or wait for a channel or a barrier. They may keep
+    ///   their caches, which are emptied.
+    /// - No [`LocalHeap`](crate::LocalHeap) has its memory from this heap.
+    ///
+    /// In families with `Checks::Checked` and `Hardened` a free of what was live is reported afterwards, until its slot is handed out again.
+    ///
+    /// Handles stay as they are, also those in collections that were forgotten: these keep the heap alive for good. Looks at all slabs of
+    /// heaps with this length of slabs to find its own.
+    ///
+    /// ```
+    /// use family_alloc::{Heap, allocator_api2::alloc::Allocator};
+    ///
+    /// let heap = Heap::builder("frame").limit(1 << 20).build()?;
+    /// for _ in 0..3 {
+    ///     for _ in 0..100 {
+    ///         heap.allocate(core::alloc::Layout::new::<[u64; 1000]>()).expect("there is room in each frame");
+    ///     }
+    ///     // SAFETY: nothing of it is known to anybody, and no other thread uses the heap.
+    ///     unsafe { heap.reset() };
+    ///     assert_eq!((heap.live_bytes(), heap.charged_bytes()), (0, 0));
+    /// }
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    pub unsafe fn reset(&self) {
+        // SAFETY: the same contract.
+        unsafe { self.0.reset() };
+    }
+
     /// Gives free memory back to the system at once, as [`Family::trim`](crate::Family::trim); also what other heaps have left.
     ///
     /// ```

@@ -22,6 +22,7 @@
 //! together holds memory for at most what was live at once since nothing was free, and [`SPARE_BYTES`](set::SPARE_BYTES).
 
 mod kept;
+mod places;
 mod range;
 mod run;
 mod runs;
@@ -39,10 +40,9 @@ use runs::{Found, RunSet, Wish};
 use single::Singles;
 use space::{advise_huge, in_use};
 
-use crate::header::note_memory;
 use crate::marks::Generation;
 use crate::os;
-use crate::sync::{AtomicU32, Lock, Relaxed};
+use crate::sync::{AtomicU32, Lock};
 
 /// What is longer is mapped singly.
 const RUN_BYTES_MAX: usize = 32 << 20;
@@ -98,7 +98,7 @@ pub(crate) struct Larges {
     is_guarded: bool,
     /// What the family's mappings are called.
     name: &'static str,
-    /// Where allocations have been, in units of [`PLACE_SHIFT`]: how far from the end of what these tell apart the first one
+    /// Where allocations have been, in units of [`places`]: how far from the end of what these tell apart the first one
     /// lies, and where the last one does. They only grow.
     first_below_end: AtomicU32,
     last: AtomicU32,
@@ -116,15 +116,6 @@ pub(crate) struct LargeSet {
     grown_count: usize,
     /// When what is free was last looked through.
     looked: u64,
-}
-
-/// Places of large allocations are compared in units of so many bytes, as a power of two: a number of 32 bits is enough for all addresses
-/// of most systems.
-const PLACE_SHIFT: u32 = if usize::BITS == 64 { 16 } else { 0 };
-
-/// Where an address lies; far up some share a place.
-fn place(address: usize) -> u32 {
-    u32::try_from(address >> PLACE_SHIFT).unwrap_or(u32::MAX)
 }
 
 /// The mapping's length for a layout: whole pages. `None` if that is more than any object may have.
@@ -162,23 +153,6 @@ impl Larges {
         let set = self.set.lock();
         let kept_bytes = set.runs.dirty_bytes + set.runs.leaving_bytes + set.singles.kept.memory_bytes();
         Figures { count: set.count, bytes: set.bytes, kept_bytes }
-    }
-
-    /// Notes memory that allocations may stand in, before one does.
-    fn note_place(&self, start: usize, bytes: usize) {
-        // Relaxed: who looks for an allocation has its address, and was told it after this.
-        self.first_below_end.fetch_max(!place(start), Relaxed);
-        self.last.fetch_max(place(start + bytes - 1), Relaxed);
-        note_memory(start, bytes);
-    }
-
-    /// Whether a live allocation begins at an address; most often two loads say that none does.
-    pub(crate) fn begins(&self, address: usize) -> bool {
-        let (first, last) = (!self.first_below_end.load(Relaxed), self.last.load(Relaxed));
-        (first..=last).contains(&place(address)) && {
-            let set = self.set.lock();
-            set.runs.live_bytes(address).or_else(|| set.singles.live_bytes(address)).is_some()
-        }
     }
 
     /// Whether somebody is at work here.
@@ -296,6 +270,27 @@ impl Larges {
             self.give_back_due(now);
         }
         Ok(())
+    }
+
+    /// Frees all that is live; returns how many bytes that was.
+    ///
+    /// # Safety
+    /// Nobody uses any of it, and nobody allocates or frees here meanwhile.
+    pub(crate) unsafe fn reset(&self, now: u64) -> usize {
+        let (mut all_bytes, mut last) = (0, 0);
+        loop {
+            let set = self.set.lock();
+            let next = set.runs.live_behind(last);
+            let Some((address, bytes)) = next.or_else(|| set.singles.any()) else { return all_bytes };
+            drop(set);
+            if next.is_some() {
+                last = address;
+            }
+            // SAFETY: a live allocation, which nobody uses.
+            let freed = unsafe { self.deallocate(pointer(address), bytes, now) };
+            debug_assert!(freed.is_ok(), "what is live can be freed");
+            all_bytes += bytes;
+        }
     }
 
     /// Changes the length in place or by moving. `Ok(None)`: not possible, nothing has changed. With `want_zero` what is new reads

@@ -410,7 +410,6 @@ impl Range {
     }
 
     /// All runs in the order of addresses.
-    #[cfg(any(test, all(unix, not(any(miri, loom)))))]
     pub(super) fn all(&self) -> impl Iterator<Item = Id> {
         let first = if self.top == 0 { NONE } else { self.firsts[0] };
         core::iter::successors(Some(first), |&id| Some(self.run(id).after)).take_while(|&id| id != NONE)

@@ -142,6 +142,14 @@ impl RunSet {
         (range.run(id).state == State::Live).then(|| (range.address(id), range.bytes(id)))
     }
 
+    /// The first live run that begins behind an address, and its bytes. Slow.
+    pub(super) fn live_behind(&self, address: usize) -> Option<(usize, usize)> {
+        (0..self.count).filter_map(|index| self.range(index)).filter(|range| range.end() > address).find_map(|range| {
+            let mut live = range.all().filter(|&id| range.run(id).state == State::Live);
+            live.find(|&id| range.address(id) > address).map(|id| (range.address(id), range.bytes(id)))
+        })
+    }
+
     /// Whether an allocation that began here was freed, and nobody has the memory since.
     pub(super) fn was_freed(&self, address: usize) -> bool {
         self.index_of(address).and_then(|index| self.range(index)).is_some_and(|range| range.was_freed(address))

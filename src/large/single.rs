@@ -37,6 +37,11 @@ impl Singles {
         self.table.find(address).map(|place| self.table.entry(place).bytes())
     }
 
+    /// Any of the live ones, and its bytes.
+    pub(super) fn any(&self) -> Option<(usize, usize)> {
+        self.table.entries().next().map(|entry| (entry.address, entry.bytes()))
+    }
+
     /// Whether one that began here was among the last to be freed.
     pub(super) fn was_freed(&self, address: usize) -> bool {
         address != 0 && self.freed.contains(&address)

@@ -74,8 +74,8 @@ pub(crate) struct UnitPool {
     huge_count: usize,
     /// Regions whose unit 0 is committed for its headers only.
     fence_count: usize,
-    /// Regions with units that a sanitizer has not been told of.
-    untold: Option<&'static RegionHeader>,
+    /// Whether there are units that a sanitizer has not been told of.
+    has_untold: bool,
 }
 
 // SAFETY: the pool refers to region headers of its own family only, which belong to the lock around it (H2 in `header`).
@@ -93,7 +93,7 @@ impl UnitPool {
             dirty_count: 0,
             huge_count: 0,
             fence_count: 0,
-            untold: None,
+            has_untold: false,
         }
     }
 
@@ -366,7 +366,7 @@ impl UnitPool {
         self.note_reserved(region, unit_memory(region, 1, self.unit_shift), 0, usize::from(region.unit_count.get()));
         region.clean.set(region.clean.get() & !self.side_units());
         self.fence(region, pages);
-        self.newest = Some(region);
+        region.before.set(self.newest.replace(region));
         Some(region)
     }
 
@@ -381,23 +381,22 @@ impl UnitPool {
         // Until they are slabs. Some write what cannot even be read.
         // SAFETY: as above.
         unsafe { os::keep_out_of_dumps(space, bytes) };
-        if os::scans() {
-            self.note_untold(region);
-        }
+        self.has_untold |= os::scans();
     }
 
-    #[cold]
-    fn note_untold(&mut self, region: &'static RegionHeader) {
-        let mut noted = core::iter::successors(self.untold, |other| other.next_untold.get());
-        if !noted.any(|other| core::ptr::eq(other, region)) {
-            region.next_untold.set(self.untold.replace(region));
-        }
+    /// All regions, the newest first.
+    fn regions(&self) -> impl Iterator<Item = &'static RegionHeader> + use<> {
+        core::iter::successors(self.newest, |region| region.before.get())
     }
 
     /// Units that were reserved since a sanitizer was last told: where they begin, and their bytes. They count as told.
     pub(crate) fn take_untold(&mut self) -> Option<(NonNull<u8>, usize)> {
-        let region = self.untold?;
-        self.untold = region.next_untold.take();
+        if !self.has_untold {
+            return None;
+        }
+        let untold = self.regions().find(|region| region.told_count.get() < region.unit_count.get());
+        self.has_untold = untold.is_some();
+        let region = untold?;
         let (told, count) = (region.told_count.replace(region.unit_count.get()), region.unit_count.get());
         Some((unit_memory(region, 1 << told, self.unit_shift), usize::from(count - told) << self.unit_shift))
     }
@@ -413,6 +412,20 @@ impl UnitPool {
         }
         Some(memory)
     }
+}
+
+/// All units that have been reserved for slabs of a pool, whether they are slabs or not, when it is looked for them: their addresses.
+pub(crate) fn all_units(pool: &Lock<UnitPool>) -> impl Iterator<Item = usize> + '_ {
+    let units = pool.lock();
+    let (unit_shift, side_units, regions) = (units.unit_shift, units.side_unit_count(), units.regions());
+    drop(units);
+    regions.flat_map(move |region| {
+        // Under the lock, because a region may become longer.
+        let of_pool = pool.lock();
+        let (start, end) = (region.memory.get().addr(), usize::from(region.unit_count.get()));
+        drop(of_pool);
+        (side_units..end).map(move |unit| start + (unit << unit_shift))
+    })
 }
 
 /// Gives the pages of a few units back to the system that have been free for long; returns whether it did. `also` gets the address of each.

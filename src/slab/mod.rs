@@ -10,7 +10,8 @@
 //! Equation: `used + recycled + purged = fresh`, without `purged` where states are kept, so what is recycled need not be counted. A slab
 //! in which `used = 0` is empty and leaves its bin. Slots that somebody has claimed to order them or to give their pages back are used.
 //!
-//! **S1** All fields of a header but `memory` and `advice` are only touched under the lock of the slab's bin.
+//! **S1** All fields of a header but `memory` and `advice` are only touched under the lock of the slab's bin, or by who resets the family
+//! once the bin has forgotten the slab.
 
 mod list;
 mod noted;
@@ -31,7 +32,7 @@ use crate::fault::{Fault, FaultKind, Truth, report_under_lock};
 use crate::header::{Directory, SlabHeader, UNIT_COUNT};
 use crate::huge_pages::{HugePages, Pages};
 use crate::os::{self, Opened};
-use crate::region::{Dumped, Unit, UnitPool, dump_more};
+use crate::region::{Dumped, Unit, UnitPool, all_units, dump_more};
 use crate::size_class::SizeClass;
 use crate::sync::Lock;
 use crate::tiny::Tiny;
@@ -39,7 +40,7 @@ use crate::trunk::Run;
 
 pub(crate) use noted::give_side_tables_back;
 pub(crate) use pages::Claim;
-pub(crate) use shelves::{Fresh, Shelves, Twice};
+pub(crate) use shelves::{BinCounts, Fresh, Shelves, Twice};
 pub(crate) use worth::Least;
 
 /// What all slabs of one bin have in common.
@@ -140,6 +141,46 @@ impl Geometry<'_> {
         } else {
             self.pool.lock().give(slab, os::milliseconds());
         }
+    }
+
+    /// Gives the units of all slabs of this bin back to the pool, whatever is in them.
+    ///
+    /// # Safety
+    /// The bin has forgotten its slabs, and nobody uses any of their slots.
+    pub(crate) unsafe fn close_all(&self) {
+        let directory = Directory::of(self.unit_shift);
+        for unit in all_units(self.pool).filter(|&unit| directory.tag(unit) == self.tag) {
+            // SAFETY: a unit of a claimed region.
+            let slab = unsafe { directory.header(unit) };
+            slab.used.set(0);
+            // What may be guarded still stays what it is, in no list, until this is asked for again.
+            if self.unguard(slab) {
+                // SAFETY: a slab whose slots nobody uses, and which is accessible.
+                unsafe { self.clear_all(slab) };
+                self.close(slab);
+            }
+        }
+    }
+
+    /// Makes the slots of a slab as they are when all of them have been freed.
+    ///
+    /// # Safety
+    /// An accessible slab of this class of which nobody uses a slot.
+    unsafe fn clear_all(&self, slab: &SlabHeader) {
+        let memory = slab_memory(slab);
+        let carved = slab.fresh.get() as usize * self.class.slot_bytes();
+        if self.checks.is_hardened() {
+            // What was free may be poisoned.
+            // SAFETY: the slab's own memory, here and below.
+            unsafe { os::unpoison(memory, carved) };
+            // SAFETY: as above.
+            if !unsafe { os::purge(memory, self.unit_bytes()) } {
+                // SAFETY: as above.
+                unsafe { memory.write_bytes(0, carved) };
+            }
+        }
+        // SAFETY: as above.
+        unsafe { os::poison(memory, carved) };
     }
 
     /// Whether a slab is one of this bin's; a header's other fields belong to the lock of its own bin (S1).

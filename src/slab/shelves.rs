@@ -49,6 +49,21 @@ enum Tail {
     Given,
 }
 
+/// Numbers of one bin at one moment.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct BinCounts {
+    pub(crate) slab_count: usize,
+    /// Slots in caches and with clients.
+    pub(crate) out_slots: usize,
+    pub(crate) depot_slots: usize,
+    /// Slots in slabs that could be handed out, fresh ones included.
+    pub(crate) free_slots: usize,
+    /// Those of them that were handed out before and whose pages may hold memory.
+    pub(crate) idle_slots: usize,
+    /// Those of them whose pages went back to the system.
+    pub(crate) purged_slots: usize,
+}
+
 /// All slabs of a bin.
 pub(crate) struct Shelves {
     partial: SlabList,
@@ -77,6 +92,19 @@ impl Shelves {
             claimed_slots: 0,
             least_idle: 0,
             tail: Tail::Used,
+        }
+    }
+
+    /// How many slots are where, with so many of the bin's in its depot.
+    pub(crate) fn counts(&self, geometry: &Geometry<'_>, depot_slots: usize) -> BinCounts {
+        BinCounts {
+            slab_count: self.slab_count,
+            out_slots: self.used_slots.saturating_sub(depot_slots + self.claimed_slots),
+            depot_slots,
+            free_slots: (self.slab_count * geometry.slot_count())
+                .saturating_sub(self.used_slots.saturating_sub(self.claimed_slots)),
+            idle_slots: self.idle_slots() + self.claimed_slots,
+            purged_slots: self.purged_slots,
         }
     }
 

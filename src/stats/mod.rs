@@ -3,10 +3,12 @@
 #![forbid(unsafe_code)]
 
 mod classes;
+mod local;
 
 use core::fmt;
 
 pub use classes::{ClassStats, ClassTable};
+pub use local::LocalStats;
 
 use crate::size_class::{Classes, SizeClass};
 

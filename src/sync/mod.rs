@@ -39,6 +39,11 @@ pub(crate) use lock::TAKEN;
 pub(crate) use lock::held;
 pub(crate) use wait::give_way;
 
+/// Lets other threads go on, for who waits for what they do.
+pub(crate) fn let_others_work() {
+    std::thread::yield_now();
+}
+
 /// Makes bytes 0 that nobody else legitimately reads or writes meanwhile.
 ///
 /// # Safety

@@ -1,6 +1,7 @@
 //! The list of the cases: each misuses a family, after it has said what must happen.
 
 use crate::contents::*;
+use crate::heaps::*;
 use crate::layouts::*;
 use crate::pointers::*;
 use crate::resizes::*;
@@ -58,6 +59,14 @@ pub(crate) const CASES: &[Case] = cases! {
     family_wrong_from_remote_thread in All;
     family_wrong_after_owner_exit in All;
     family_clone_frees_sibling_ok in All;
+    heap_wrong_heap in All by Allocator;
+    heap_wrong_heap_from_remote_thread in All by Allocator;
+    heap_freed_to_a_family in All;
+    heap_dead_handle_free in All by Allocator;
+    heap_stale_generation_free in All by Allocator;
+    heap_drop_racing_remote_free in All by Allocator;
+    heap_free_after_reset in All by Allocator;
+    heap_written_after_reset in Slabs by Allocator;
     global_vs_family_mixup in All;
     foreign_stack in All;
     foreign_static in All;

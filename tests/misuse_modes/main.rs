@@ -19,6 +19,7 @@ macro_rules! case {
 mod cases;
 mod contents;
 mod handler;
+mod heaps;
 mod layouts;
 mod peers;
 mod pointers;

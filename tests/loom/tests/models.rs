@@ -21,6 +21,7 @@ models! {
         an_orphan_ends_with_its_last_block two_threads_end_an_orphan;
     lock: excludes_and_publishes wakes_every_sleeper;
     registry: two_families_at_once one_family_by_two_threads depots_come_with_the_number;
+    reset: what_is_claimed_is_waited_for caches_of_others_are_emptied;
     slab: a_unit_changes_its_class wrong_frees_are_found_meanwhile;
     states: the_second_free_is_told the_second_free_of_the_last_slot_is_told nobody_gets_the_slot_twice;
     stats: numbers_are_plausible_at_any_moment;

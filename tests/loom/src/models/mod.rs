@@ -5,6 +5,7 @@ pub mod exit;
 pub mod heaps;
 pub mod lock;
 pub mod registry;
+pub mod reset;
 pub mod slab;
 pub mod states;
 pub mod stats;

@@ -21,6 +21,11 @@ pub(crate) use wait::{Sleep, give_way, set_sleep};
 pub(crate) type AtomicCount = AtomicUsize;
 pub(crate) type Count = usize;
 
+/// Lets other threads go on.
+pub(crate) fn let_others_work() {
+    loom::thread::yield_now();
+}
+
 /// Begins an execution: called by its first thread, before there are others.
 pub(crate) fn reset() {
     objects::reset();
