@@ -263,3 +263,44 @@ fn zeroed_allocations_use_memory_again() {
         (0..5).for_each(|_| round(10));
     });
 }
+
+/// What the kernel has been told of the mapping that an address lies in: `hg` is advice for huge pages, `nh` against.
+fn advice_at(address: usize) -> Option<&'static str> {
+    let mappings = std::fs::read_to_string("/proc/self/smaps").expect("the kernel lists our mappings");
+    let mut is_here = false;
+    for line in mappings.lines() {
+        let bounds = line.split_once(' ').and_then(|(bounds, _)| bounds.split_once('-'));
+        let bound = |text| usize::from_str_radix(text, 16);
+        if let Some((Ok(start), Ok(end))) = bounds.map(|(start, end)| (bound(start), bound(end))) {
+            is_here = (start..end).contains(&address);
+        } else if let Some(flags) = line.strip_prefix("VmFlags:").filter(|_| is_here) {
+            let has = |flag| flags.split_whitespace().any(|there| there == flag);
+            return if has("nh") { Some("nh") } else { has("hg").then_some("hg") };
+        }
+    }
+    None
+}
+
+/// A family that is to have no huge pages has none for its large allocations either, however they came to be.
+#[test]
+fn large_allocations_keep_to_what_the_family_says() {
+    child::isolated("large_allocations_keep_to_what_the_family_says", || {
+        fn advised<F: Family>() -> Vec<Option<&'static str>> {
+            let filled = [16 * MIB, 64 * MIB].map(|bytes| F::malloc(bytes).expose_provenance() + bytes / 2);
+            let grown = [3 * MIB, 12 * MIB, 48 * MIB].map(|bytes| {
+                let mut memory = F::malloc(MIB + MIB / 2);
+                let mut length = MIB + MIB / 2;
+                while length < bytes {
+                    // SAFETY: live with this length.
+                    memory = unsafe { F::remalloc(memory, length, length + MIB / 2) };
+                    assert!(!memory.is_null());
+                    length += MIB / 2;
+                }
+                memory.expose_provenance() + length / 2
+            });
+            filled.into_iter().chain(grown).map(advice_at).collect()
+        }
+        assert_eq!(advised::<Never>(), [Some("nh"); 5]);
+        assert_eq!(advised::<Adaptive>(), [Some("hg"); 5]);
+    });
+}

@@ -152,7 +152,8 @@ impl FamilyCore {
     /// The same family, with another rule for huge pages.
     #[must_use]
     pub const fn with_huge_pages(self, huge_pages: HugePages) -> Self {
-        Self { huge_pages, ..self }
+        let large = self.large.with_huge_pages(!matches!(huge_pages, HugePages::Never));
+        Self { huge_pages, large, ..self }
     }
 
     /// The same family, with other classes. `more_bins` are at least [`more_bins`](Self::more_bins).

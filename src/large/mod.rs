@@ -38,7 +38,7 @@ use core::ptr::NonNull;
 
 use runs::{Found, RunSet, Wish};
 use single::Singles;
-use space::{advise_huge, in_use};
+use space::in_use;
 
 use crate::marks::Generation;
 use crate::os;
@@ -96,6 +96,8 @@ pub(crate) struct Larges {
     growth: Lock<()>,
     set: Lock<LargeSet>,
     is_guarded: bool,
+    /// Whether memory may use huge pages of the system.
+    may_be_huge: bool,
     /// What the family's mappings are called.
     name: &'static str,
     /// Where allocations have been, in units of [`places`]: how far from the end of what these tell apart the first one
@@ -137,12 +139,17 @@ impl Larges {
             looked: 0,
         };
         let (first_below_end, last) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { growth: Lock::new(()), set: Lock::new(set), is_guarded: guarded, name: "", first_below_end, last }
+        let (growth, set) = (Lock::new(()), Lock::new(set));
+        Self { growth, set, is_guarded: guarded, may_be_huge: true, name: "", first_below_end, last }
     }
 
     /// The same, for a family with other slots.
     pub(crate) const fn with_slots_up_to(self, slot_bytes_max: usize) -> Self {
-        Self::new(self.is_guarded, slot_bytes_max).named(self.name)
+        Self { may_be_huge: self.may_be_huge, ..Self::new(self.is_guarded, slot_bytes_max) }.named(self.name)
+    }
+
+    pub(crate) const fn with_huge_pages(self, may_be_huge: bool) -> Self {
+        Self { may_be_huge, ..self }
     }
 
     pub(crate) const fn named(self, name: &'static str) -> Self {
@@ -197,12 +204,11 @@ impl Larges {
     /// Advises huge pages for what will most likely be filled.
     fn advise_filled(&self, memory: NonNull<u8>, bytes: usize, is_run: bool) {
         if is_run {
-            let huge = self.set.lock().runs.note_huge(memory.addr().get(), bytes / FIRST_PART, bytes);
-            advise_huge(huge);
+            self.advise_run(memory, bytes / FIRST_PART, bytes);
         } else {
             // All of it: with other advice for a part it would be two mappings, which the system does not move as one.
             // SAFETY: an allocation of so many bytes that nobody has yet.
-            unsafe { os::advise_huge(memory, bytes) };
+            unsafe { self.advise_single(memory, bytes) };
         }
     }
 
@@ -379,9 +385,10 @@ impl Larges {
             match found {
                 Found::Run(_) => {
                     set.count_change(old_bytes, bytes);
-                    let huge = if bytes > old_bytes { set.runs.note_huge(address, 0, bytes) } else { None };
                     drop(set);
-                    advise_huge(huge);
+                    if bytes > old_bytes {
+                        self.advise_run(pointer(address), 0, bytes);
+                    }
                     return Ok(Some(address));
                 }
                 Found::Commit { range, pages } => {
@@ -414,10 +421,9 @@ impl Larges {
         if is_single {
             // All that is copied is touched, and what grows is filled.
             // SAFETY: allocated just now.
-            unsafe { os::advise_huge(moved, bytes) };
+            unsafe { self.advise_single(moved, bytes) };
         } else {
-            let huge = self.set.lock().runs.note_huge(moved.addr().get(), 0, bytes);
-            advise_huge(huge);
+            self.advise_run(moved, 0, bytes);
         }
         in_use(Large { memory: moved, bytes });
         // SAFETY: both are live and at least `old_bytes` long; a new allocation overlaps no live one.

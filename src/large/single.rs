@@ -178,7 +178,13 @@ impl Larges {
     fn map(&self, wish: &Wish) -> Option<NonNull<u8>> {
         let map = || self.map_with_margins(wish.bytes, placement(wish));
         // What is free may be what is missing.
-        map().or_else(|| if self.release_spare() { map() } else { None })
+        let memory = map().or_else(|| if self.release_spare() { map() } else { None })?;
+        if !self.may_be_huge {
+            // Also where the system uses them for whoever does not object.
+            // SAFETY: mapped just now.
+            unsafe { os::advise_small(memory, wish.bytes) };
+        }
+        Some(memory)
     }
 
     fn map_with_margins(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
@@ -277,7 +283,7 @@ impl Larges {
             // SAFETY: the same mapping, longer by what was kept behind it.
             unsafe { os::add_root(own(memory), bytes) };
             // SAFETY: part of the allocation from now on.
-            unsafe { os::advise_huge(own(memory), bytes) };
+            unsafe { self.advise_single(own(memory), bytes) };
             return Ok(Some(own(memory)));
         }
         // It is in nobody's hands but the caller's meanwhile: its address may be somebody else's before the call returns.
@@ -307,7 +313,7 @@ impl Larges {
         unsafe { os::add_root(pointer(now), length) };
         if let Some(now) = remapped.filter(|_| bytes > old_bytes) {
             // SAFETY: live, and given to nobody else.
-            unsafe { os::advise_huge(now, bytes) };
+            unsafe { self.advise_single(now, bytes) };
         }
         Ok(remapped)
     }

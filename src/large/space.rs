@@ -95,6 +95,29 @@ pub(super) fn empty(start: usize, bytes: usize) -> bool {
 }
 
 impl Larges {
+    /// Advises huge pages for a live run, from so many bytes on, if it is to have some.
+    pub(super) fn advise_run(&self, run: NonNull<u8>, from: usize, bytes: usize) {
+        if !self.may_be_huge {
+            return;
+        }
+        let huge = self.set.lock().runs.note_huge(run.addr().get(), from, bytes);
+        if let Some((start, bytes)) = huge {
+            // SAFETY: in a live run of the family's.
+            unsafe { os::advise_huge(pointer(start), bytes) };
+        }
+    }
+
+    /// Advises huge pages for a single mapping, if the family may have some.
+    ///
+    /// # Safety
+    /// It is the family's, with this length.
+    pub(super) unsafe fn advise_single(&self, memory: NonNull<u8>, bytes: usize) {
+        if self.may_be_huge {
+            // SAFETY: the same contract.
+            unsafe { os::advise_huge(memory, bytes) };
+        }
+    }
+
     /// Gives back what has been free for long, or all that is free; returns the bytes of what held memory. What the system refuses to take
     /// stays.
     pub(crate) fn release_kept(&self, now: Option<u64>) -> usize {
@@ -257,14 +280,6 @@ pub(super) fn in_use(large: Large) -> Large {
         unsafe { os::unpoison(large.memory, large.bytes) };
     }
     large
-}
-
-/// Advises huge pages for what has grown, if it is to have some.
-pub(super) fn advise_huge(stretch: Option<(usize, usize)>) {
-    if let Some((start, bytes)) = stretch {
-        // SAFETY: in a live run of the family's.
-        unsafe { os::advise_huge(pointer(start), bytes) };
-    }
 }
 
 /// Reserves a range that a wish fits into. Without a limit on address space it is as long as all that

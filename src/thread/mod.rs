@@ -340,10 +340,22 @@ mod tests {
 
     crate::family! { struct Passed; }
 
-    /// Slots that one thread allocates and another frees cost at most one lock for 64 of them, both threads' together.
+    /// Slots that one thread allocates and another frees cost at most one lock for 64 of them, both threads' together. In a process
+    /// of its own, because whoever looks after all families takes locks for those of other tests.
     #[test]
+    #[cfg_attr(miri, ignore = "starts a process")]
     fn passing_slots_on_takes_few_locks() {
         const COUNT: usize = 100_000;
+        const NAME: &str = "thread::tests::passing_slots_on_takes_few_locks";
+        const CHILD: &str = "FAMILY_ALLOC_TEST_CHILD";
+        if std::env::var_os(CHILD).is_none() {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = command.args(["--exact", NAME, "--nocapture"]).env(CHILD, "1").output().unwrap();
+            let printed = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{printed}");
+            print!("{printed}");
+            return;
+        }
         let layout = Layout::new::<[u64; 8]>();
         let (sender, receiver) = mpsc::sync_channel::<usize>(1000);
         let consumer = std::thread::spawn(move || {
