@@ -30,15 +30,15 @@ const REST_BYTES: usize = 4 << 10;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HugePages {
-    /// None, also where the system uses them for whoever does not object (`always`).
+    /// None, also where the system uses them for whoever does not object (`always`), and none for large allocations either.
     Never,
     /// For classes that have several slabs: the first three slabs of a class use small pages, so that a slot of it costs a page,
     /// and those that come then use huge ones. Slots above 32 KiB, which may be touched sparsely, use small pages,
     /// as do those of which a page or more would be left over at the end of a slab, and slabs shorter than 2 MiB are left to the
-    /// system.
+    /// system. Large allocations use huge pages once they have grown to 2 MiB, and from 8 MiB on unless they have to read zero.
     #[default]
     Adaptive,
-    /// From the first slab on.
+    /// From the first slab on; large allocations as with `Adaptive`.
     Always,
 }
 

@@ -110,7 +110,7 @@ impl<'name> HeapBuilder<'name> {
         self
     }
 
-    /// Whether slabs use huge pages; [`HugePages::Never`] by default.
+    /// Whether slabs and large allocations use huge pages; [`HugePages::Never`] by default.
     pub const fn huge_pages(mut self, huge_pages: HugePages) -> Self {
         self.options.huge_pages = huge_pages;
         self
