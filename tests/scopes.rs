@@ -575,6 +575,31 @@ fn orphans_end_while_threads_free() {
     }
 }
 
+/// Large blocks have no tag: whose they are is found also while their heap is ending in another thread.
+#[test]
+fn large_blocks_come_back_while_their_heap_ends() {
+    for round in 0..times(100) {
+        let heaps: Vec<_> = (0..64).map(|_| Heap::new("ends with large blocks").unwrap()).collect();
+        let mut blocks: Vec<Vec<u64>> = heaps.iter().map(|heap| heap.scope(|| filled(7, 9000))).collect();
+        let ready = Arc::new(Barrier::new(2));
+        let freed = Arc::clone(&ready);
+        let thread = std::thread::spawn(move || {
+            freed.wait();
+            for (index, mut block) in blocks.drain(..).enumerate() {
+                (0..round % 50).for_each(|_| std::hint::spin_loop());
+                if index % 2 == 1 {
+                    block.reserve_exact(90_000);
+                }
+                assert_intact(&block, 7);
+            }
+        });
+        ready.wait();
+        drop(heaps);
+        thread.join().unwrap();
+    }
+    assert!(ends("ends with large blocks"));
+}
+
 /// Heaps come and go as requests do, and what they answered is freed by another thread, often after the heap's end.
 #[test]
 fn what_requests_answer_outlives_them() {

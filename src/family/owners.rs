@@ -5,7 +5,7 @@
 //!                     piece 0    piece 1            twice as long each, mapped when the first is needed
 //! ```
 
-use super::registry::families;
+use super::registry::cores;
 use super::{CLASS_BITS, FamilyCore};
 use crate::header::{Directory, UNIT_SHIFTS};
 use crate::os;
@@ -89,7 +89,7 @@ pub(crate) fn owner_of_slab(address: usize) -> Option<&'static FamilyCore> {
             return None;
         }
         let number = tag >> CLASS_BITS;
-        with_number(number).or_else(|| FamilyCore::with_number(number).map(|family| family.core))
+        with_number(number).or_else(|| cores().find(|core| core.number.load(Relaxed) == number))
     })
 }
 
@@ -104,7 +104,8 @@ pub(crate) fn owner_of_large(
     if first.is_some() {
         return first;
     }
-    let found = families().map(|family| family.core).find(begins);
+    // Among all cores: one whose heap is ending is no family at the moment, and may become an orphan.
+    let found = cores().find(begins);
     LAST.with(|last| last.set(found));
     found
 }
