@@ -153,8 +153,10 @@ fn guards_may_be_dropped_in_any_order() {
         drop(first);
         let (third, fourth) = (c.enter(), d.enter());
         drop((a, b, c, d, second));
+        assert_eq!(name(), Some("gd"), "its scope was over, and so was the one that it was entered in");
         drop(vec![1_u64; 100]);
         drop(fourth);
+        assert_eq!(name(), Some("gc"));
         drop(third);
         assert_eq!(name(), None);
         assert!(soon(|| families().all(|family| !family.name().starts_with('g'))));

@@ -69,6 +69,8 @@ impl<P: Parent> Enter for P {}
 pub struct Entered {
     previous: Option<Held>,
     depth: u32,
+    /// Which entry of the thread's it was: another scope may be open at the same depth when this guard is dropped.
+    entry: u32,
     stays: PhantomData<*mut ()>,
 }
 
@@ -78,14 +80,14 @@ impl Entered {
         let depth = scopes::depth().saturating_add(1);
         let previous = scopes::set(family.map(Held::keep), depth);
         // V3: the handle that the thread-local had.
-        Self { previous: previous.map(Held::kept), depth, stays: PhantomData }
+        Self { previous: previous.map(Held::kept), depth, entry: scopes::note_entry(depth), stays: PhantomData }
     }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
         let previous = self.previous.take();
-        if self.depth > scopes::depth() {
+        if !scopes::is_open(self.depth, self.entry) {
             // It was left with one that it was entered in: the handle goes.
             return;
         }
