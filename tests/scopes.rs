@@ -661,6 +661,23 @@ fn a_limit_is_soft_in_a_scope_and_hard_for_collections_of_the_heap() {
     assert!(family_alloc::Vec::<u8, _>::new_in(heap).try_reserve(100).is_ok());
 }
 
+/// While a limit above is passed, no allocation is tried within it first: each try would give back all that the thread has cached.
+#[test]
+fn a_limit_above_that_is_passed_is_not_tried_each_time() {
+    let parent = Heap::builder("passed").limit(1 << 20).build().unwrap();
+    let heap = Heap::builder("under it").parent(&parent).build().unwrap();
+    let much = heap.scope(|| vec![1_u8; 2 << 20]);
+    assert!(parent.over_limit() && !heap.over_limit());
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            drop(heap.scope(|| (1..500).map(|words| filled(1, words)).collect::<Vec<_>>()));
+            assert!(last_refusal().is_none());
+        });
+        thread.join().unwrap();
+    });
+    drop(much);
+}
+
 #[test]
 fn crossings_are_told_once_each_outside_of_allocations() {
     static TOLD: Mutex<Vec<(&str, usize)>> = Mutex::new(Vec::new());

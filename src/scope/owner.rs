@@ -91,8 +91,8 @@ unsafe impl Handle for Owner {
 
 /// Tries; what only a limit refuses is not refused.
 fn obtain(core: &'static FamilyCore, attempt: impl Fn() -> Option<NonNull<[u8]>>) -> Option<NonNull<[u8]>> {
-    // While it is over its limit, nothing is given back for a try that is refused.
-    let first = if core.is_over_limit() { None } else { attempt() };
+    // While it is over a limit, nothing is given back for a try that is refused.
+    let first = if core.is_over_any_limit() { None } else { attempt() };
     match first {
         None if core.is_limited() => softly(attempt),
         first => first,
