@@ -58,7 +58,7 @@ pub(crate) use house::is_look_due;
 pub(crate) use life::Standing;
 pub(crate) use limits::softly;
 pub use limits::{LimitRefusal, last_refusal};
-pub(crate) use owners::{owner_of_large, owner_of_slab};
+pub(crate) use owners::{note_large, owner_of_large, owner_of_slab};
 pub(crate) use registry::Held;
 pub use registry::{Families, FamilyRef, families};
 
