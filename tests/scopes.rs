@@ -729,6 +729,30 @@ fn crossings_are_told_once_each_outside_of_allocations() {
 }
 
 /// The home's own limit is soft as well: the program goes on.
+/// The handler may panic: what the scope's function returned is dropped like any value.
+#[test]
+#[cfg(unix)]
+#[cfg_attr(miri, ignore = "starts processes")]
+fn a_handler_that_panics_leaks_nothing() {
+    child::isolated("a_handler_that_panics_leaks_nothing", || {
+        set_limit_handler(|_| std::panic::resume_unwind(Box::new("passed")));
+        let over = || vec![1_u8; 1 << 20];
+        let attempts: [fn(&Heap, fn() -> Vec<u8>); 3] = [
+            |heap, over| drop(heap.scope(over)),
+            |heap, over| drop(heap.scope(|| carry_scope(over))()),
+            |heap, over| {
+                let future = pin!(async move { over() }.in_heap(heap));
+                drop(future.poll(&mut Context::from_waker(Waker::noop())));
+            },
+        ];
+        for attempt in attempts {
+            let heap = Heap::builder("passed").limit(64 << 10).build().unwrap();
+            assert!(catch_unwind(AssertUnwindSafe(|| attempt(&heap, over))).is_err());
+            assert_eq!((name(), live(&heap)), (None, 0));
+        }
+    });
+}
+
 #[test]
 fn a_limit_of_the_home_does_not_end_the_program() {
     let limit = Home::charged_bytes() + (4 << 20);

@@ -49,8 +49,11 @@ pub trait Enter: Parent {
 
     /// Calls a function in the family's scope. As [`Heap::scope`].
     fn scope<T>(&self, work: impl FnOnce() -> T) -> T {
-        let _entered = Enter::enter(self);
-        work()
+        let entered = Enter::enter(self);
+        let result = work();
+        // A handler of limits may panic here: the result is dropped then, which would be forgotten if it were returned already.
+        drop(entered);
+        result
     }
 }
 
@@ -210,8 +213,11 @@ pub fn current_scope() -> Option<FamilyRef> {
 pub fn carry_scope<T, F: FnOnce() -> T>(work: F) -> impl FnOnce() -> T + use<T, F> {
     let carried = scopes::core().map(Held::new);
     move || {
-        let _entered = Entered::new(carried);
-        work()
+        let entered = Entered::new(carried);
+        let result = work();
+        // As in `Enter::scope`.
+        drop(entered);
+        result
     }
 }
 
