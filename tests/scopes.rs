@@ -602,6 +602,61 @@ fn large_blocks_come_back_while_their_heap_ends() {
     assert!(ends("ends with large blocks"));
 }
 
+/// A thread that gives way to no other frees a block of a heap that another is ending on the same processor: it must not wait for the
+/// moment in which the system takes the processor away from it, which is up to a second later, or never.
+#[test]
+#[cfg(target_os = "linux")]
+#[cfg_attr(miri, ignore = "asks for a priority")]
+fn a_thread_with_a_high_priority_does_not_wait_for_long() {
+    use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::AcqRel};
+    use std::time::{Duration, Instant};
+    static BLOCK: AtomicPtr<Vec<u8>> = AtomicPtr::new(std::ptr::null_mut());
+    static IS_OVER: AtomicBool = AtomicBool::new(false);
+    // SAFETY: made by `Box::into_raw`, and taken out once.
+    let take =
+        |new| Some(BLOCK.swap(new, AcqRel)).filter(|old| !old.is_null()).map(|old| unsafe { Box::from_raw(old) });
+    let on_the_first = || {
+        // SAFETY: all zero is a set without processors.
+        let mut first: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the first is in any set.
+        unsafe { libc::CPU_SET(0, &mut first) };
+        // SAFETY: reads a set of that length.
+        unsafe { libc::sched_setaffinity(0, size_of_val(&first), &raw const first) == 0 }
+    };
+    let urgent = std::thread::spawn(move || {
+        let priority = libc::sched_param { sched_priority: 10 };
+        // SAFETY: reads a live parameter.
+        if !on_the_first() || unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) } != 0 {
+            return Duration::ZERO;
+        }
+        let mut longest = Duration::ZERO;
+        for round in 0.. {
+            if IS_OVER.load(Relaxed) {
+                break;
+            }
+            std::thread::sleep(Duration::from_nanos(20_000 + round * 7919 % 40_000));
+            let block = take(std::ptr::null_mut());
+            let begun = Instant::now();
+            drop(block);
+            longest = longest.max(begun.elapsed());
+        }
+        longest
+    });
+    let ending = std::thread::spawn(move || {
+        let begun = Instant::now();
+        while on_the_first() && begun.elapsed().as_secs() < 3 {
+            let heap = Heap::new("ends below").unwrap();
+            drop(take(Box::into_raw(Box::new(heap.scope(|| vec![1_u8; 100])))));
+            drop(heap);
+        }
+        drop(take(std::ptr::null_mut()));
+        IS_OVER.store(true, Relaxed);
+    });
+    ending.join().unwrap();
+    let longest = urgent.join().unwrap();
+    assert!(longest < Duration::from_millis(500), "a free took {longest:?}");
+}
+
 /// Heaps come and go as requests do, and what they answered is freed by another thread, often after the heap's end.
 #[test]
 fn what_requests_answer_outlives_them() {
