@@ -128,7 +128,7 @@ pub(super) fn allocate<Home: Family, const ZEROED: bool>(layout: Layout) -> *mut
 fn begin_home<Home: Family>() -> bool {
     Directory::of(Home::default().unit_shift()).is_in_use() || {
         let layout = Layout::new::<u64>();
-        let slot = allocate_exact(Home::default(), layout);
+        let slot = obtain(Home::__core(), || allocate_exact(Home::default(), layout));
         // SAFETY: allocated just now with this layout.
         slot.inspect(|slot| unsafe { deallocate_exact(Home::default(), slot.cast(), layout) }).is_some()
     }
