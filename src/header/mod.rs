@@ -237,7 +237,7 @@ pub(crate) struct Directory {
     mask: AtomicUsize,
     /// Where the stretch of H3 begins.
     low: AtomicUsize,
-    /// The address of the region that was claimed last, 0 before there is one; only touched under the lock.
+    /// The address of the region that was claimed last, 0 before there is one; only changed under the lock.
     last: AtomicUsize,
     /// Held while the table is opened or a region claimed; the last lock in the order.
     claims: Lock<()>,
@@ -360,8 +360,7 @@ impl Directory {
             return None;
         };
         region.unit_count.set((bytes >> self.unit_shift) as u16);
-        self.last.store(memory.addr().get(), Relaxed);
-        note_memory(memory.addr().get(), UNIT_COUNT << self.unit_shift);
+        self.note_region(memory.addr().get(), UNIT_COUNT << self.unit_shift);
         Some(region)
     }
 
