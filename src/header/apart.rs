@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{DIRECTORIES, Directory};
+use super::{DIRECTORIES, Directory, Headers};
 use crate::sync::{Acquire, AtomicU32, Lock, Relaxed, Release};
 
 /// All memory that was ever noted: from the first byte to the last, as its distances from the ends of address space; nothing while both
@@ -49,6 +49,18 @@ fn note(start: usize, bytes: usize, of: Option<&Directory>) {
 }
 
 impl Directory {
+    /// The locks of all directories, for the time of a `fork`.
+    #[cfg(all(unix, not(any(miri, loom))))]
+    pub(crate) fn locks() -> impl Iterator<Item = &'static Lock<()>> {
+        DIRECTORIES.iter().map(|directory| &directory.claims)
+    }
+
+    /// Whether an address lies in the stretch: then it shares its tag with no unit (H3), unless it lies in one.
+    pub(crate) fn tells_apart(&self, address: usize) -> bool {
+        let Headers { low, mask, .. } = self.headers();
+        address.wrapping_sub(low) <= mask
+    }
+
     /// Notes a region of this directory's, the last one that was claimed.
     pub(super) fn note_region(&self, start: usize, bytes: usize) {
         note(start, bytes, Some(self));

@@ -271,12 +271,6 @@ impl Directory {
         &DIRECTORIES[(unit_shift - UNIT_SHIFTS.start()) as usize]
     }
 
-    /// The locks of all directories, for the time of a `fork`.
-    #[cfg(all(unix, not(any(miri, loom))))]
-    pub(crate) fn locks() -> impl Iterator<Item = &'static Lock<()>> {
-        DIRECTORIES.iter().map(|directory| &directory.claims)
-    }
-
     pub(crate) fn view(&self) -> View {
         // Acquire: pairs with the Release in `open`, so that the mask belongs to this base.
         let base = self.base.load(Acquire);
@@ -294,12 +288,6 @@ impl Directory {
         // Relaxed: as in `headers`.
         let tags = self.mask.load(Relaxed) / TAG_BYTES + 1;
         tags.checked_mul(1 << self.unit_shift).unwrap_or(0).wrapping_sub(1)
-    }
-
-    /// Whether an address lies in the stretch: then it shares its tag with no unit (H3), unless it lies in one.
-    pub(crate) fn tells_apart(&self, address: usize) -> bool {
-        let Headers { low, mask, .. } = self.headers();
-        address.wrapping_sub(low) <= mask
     }
 
     /// The tag that belongs to any address.
