@@ -153,8 +153,10 @@ fn guards_may_be_dropped_in_any_order() {
         drop(first);
         let (third, fourth) = (c.enter(), d.enter());
         drop((a, b, c, d, second));
+        assert_eq!(name(), Some("gd"), "its scope was over, and so was the one that it was entered in");
         drop(vec![1_u64; 100]);
         drop(fourth);
+        assert_eq!(name(), Some("gc"));
         drop(third);
         assert_eq!(name(), None);
         assert!(soon(|| families().all(|family| !family.name().starts_with('g'))));
@@ -575,6 +577,86 @@ fn orphans_end_while_threads_free() {
     }
 }
 
+/// Large blocks have no tag: whose they are is found also while their heap is ending in another thread.
+#[test]
+fn large_blocks_come_back_while_their_heap_ends() {
+    for round in 0..times(100) {
+        let heaps: Vec<_> = (0..64).map(|_| Heap::new("ends with large blocks").unwrap()).collect();
+        let mut blocks: Vec<Vec<u64>> = heaps.iter().map(|heap| heap.scope(|| filled(7, 9000))).collect();
+        let ready = Arc::new(Barrier::new(2));
+        let freed = Arc::clone(&ready);
+        let thread = std::thread::spawn(move || {
+            freed.wait();
+            for (index, mut block) in blocks.drain(..).enumerate() {
+                (0..round % 50).for_each(|_| std::hint::spin_loop());
+                if index % 2 == 1 {
+                    block.reserve_exact(90_000);
+                }
+                assert_intact(&block, 7);
+            }
+        });
+        ready.wait();
+        drop(heaps);
+        thread.join().unwrap();
+    }
+    assert!(ends("ends with large blocks"));
+}
+
+/// A thread that gives way to no other frees a block of a heap that another is ending on the same processor: it must not wait for the
+/// moment in which the system takes the processor away from it, which is up to a second later, or never.
+#[test]
+#[cfg(target_os = "linux")]
+#[cfg_attr(miri, ignore = "asks for a priority")]
+fn a_thread_with_a_high_priority_does_not_wait_for_long() {
+    use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::AcqRel};
+    use std::time::{Duration, Instant};
+    static BLOCK: AtomicPtr<Vec<u8>> = AtomicPtr::new(std::ptr::null_mut());
+    static IS_OVER: AtomicBool = AtomicBool::new(false);
+    // SAFETY: made by `Box::into_raw`, and taken out once.
+    let take =
+        |new| Some(BLOCK.swap(new, AcqRel)).filter(|old| !old.is_null()).map(|old| unsafe { Box::from_raw(old) });
+    let on_the_first = || {
+        // SAFETY: all zero is a set without processors.
+        let mut first: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the first is in any set.
+        unsafe { libc::CPU_SET(0, &mut first) };
+        // SAFETY: reads a set of that length.
+        unsafe { libc::sched_setaffinity(0, size_of_val(&first), &raw const first) == 0 }
+    };
+    let urgent = std::thread::spawn(move || {
+        let priority = libc::sched_param { sched_priority: 10 };
+        // SAFETY: reads a live parameter.
+        if !on_the_first() || unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) } != 0 {
+            return Duration::ZERO;
+        }
+        let mut longest = Duration::ZERO;
+        for round in 0.. {
+            if IS_OVER.load(Relaxed) {
+                break;
+            }
+            std::thread::sleep(Duration::from_nanos(20_000 + round * 7919 % 40_000));
+            let block = take(std::ptr::null_mut());
+            let begun = Instant::now();
+            drop(block);
+            longest = longest.max(begun.elapsed());
+        }
+        longest
+    });
+    let ending = std::thread::spawn(move || {
+        let begun = Instant::now();
+        while on_the_first() && begun.elapsed().as_secs() < 3 {
+            let heap = Heap::new("ends below").unwrap();
+            drop(take(Box::into_raw(Box::new(heap.scope(|| vec![1_u8; 100])))));
+            drop(heap);
+        }
+        drop(take(std::ptr::null_mut()));
+        IS_OVER.store(true, Relaxed);
+    });
+    ending.join().unwrap();
+    let longest = urgent.join().unwrap();
+    assert!(longest < Duration::from_millis(500), "a free took {longest:?}");
+}
+
 /// Heaps come and go as requests do, and what they answered is freed by another thread, often after the heap's end.
 #[test]
 fn what_requests_answer_outlives_them() {
@@ -634,6 +716,23 @@ fn a_limit_is_soft_in_a_scope_and_hard_for_collections_of_the_heap() {
     assert!(family_alloc::Vec::<u8, _>::new_in(heap).try_reserve(100).is_ok());
 }
 
+/// While a limit above is passed, no allocation is tried within it first: each try would give back all that the thread has cached.
+#[test]
+fn a_limit_above_that_is_passed_is_not_tried_each_time() {
+    let parent = Heap::builder("passed").limit(1 << 20).build().unwrap();
+    let heap = Heap::builder("under it").parent(&parent).build().unwrap();
+    let much = heap.scope(|| vec![1_u8; 2 << 20]);
+    assert!(parent.over_limit() && !heap.over_limit());
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            drop(heap.scope(|| (1..500).map(|words| filled(1, words)).collect::<Vec<_>>()));
+            assert!(last_refusal().is_none());
+        });
+        thread.join().unwrap();
+    });
+    drop(much);
+}
+
 #[test]
 fn crossings_are_told_once_each_outside_of_allocations() {
     static TOLD: Mutex<Vec<(&str, usize)>> = Mutex::new(Vec::new());
@@ -685,6 +784,30 @@ fn crossings_are_told_once_each_outside_of_allocations() {
 }
 
 /// The home's own limit is soft as well: the program goes on.
+/// The handler may panic: what the scope's function returned is dropped like any value.
+#[test]
+#[cfg(unix)]
+#[cfg_attr(miri, ignore = "starts processes")]
+fn a_handler_that_panics_leaks_nothing() {
+    child::isolated("a_handler_that_panics_leaks_nothing", || {
+        set_limit_handler(|_| std::panic::resume_unwind(Box::new("passed")));
+        let over = || vec![1_u8; 1 << 20];
+        let attempts: [fn(&Heap, fn() -> Vec<u8>); 3] = [
+            |heap, over| drop(heap.scope(over)),
+            |heap, over| drop(heap.scope(|| carry_scope(over))()),
+            |heap, over| {
+                let future = pin!(async move { over() }.in_heap(heap));
+                drop(future.poll(&mut Context::from_waker(Waker::noop())));
+            },
+        ];
+        for attempt in attempts {
+            let heap = Heap::builder("passed").limit(64 << 10).build().unwrap();
+            assert!(catch_unwind(AssertUnwindSafe(|| attempt(&heap, over))).is_err());
+            assert_eq!((name(), live(&heap)), (None, 0));
+        }
+    });
+}
+
 #[test]
 fn a_limit_of_the_home_does_not_end_the_program() {
     let limit = Home::charged_bytes() + (4 << 20);

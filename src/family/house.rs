@@ -27,7 +27,7 @@ const LOOK_MILLISECONDS: u32 = 250;
 /// What a call makes its family, and how many looks it then takes to be quiet again if nothing is left to do: what the
 /// call does comes after it is said, so a look in between sees nothing of it; and a bin knows after two seconds what nobody
 /// has needed.
-const RESTLESS: u32 = 12;
+const RESTLESS: u8 = 12;
 
 /// When somebody last looked, in milliseconds modulo 2³².
 static LOOKED: AtomicU32 = AtomicU32::new(0);

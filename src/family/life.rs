@@ -170,7 +170,7 @@ impl Life {
     /// What the heap is to who has a live block of it (G3).
     #[inline]
     pub(super) fn hold_by_block(&self) -> Standing {
-        let mut state = self.state.load(Relaxed);
+        let (mut state, mut waited) = (self.state.load(Relaxed), 0);
         loop {
             if state.wrapping_sub(ALIVE + 1) < COUNT {
                 // Acquire: pairs with the Release in `begin`.
@@ -180,21 +180,22 @@ impl Life {
                 }
                 continue;
             }
-            match self.standing_of(state) {
+            match self.standing_of(state, waited) {
                 Some(standing) => return standing,
-                None => state = self.state.load(Relaxed),
+                None => (state, waited) = (self.state.load(Relaxed), waited.saturating_add(1)),
             }
         }
     }
 
-    /// The rare part of [`hold_by_block`](Self::hold_by_block). `None`: somebody is ending the heap, and will find the block.
+    /// The rare part of [`hold_by_block`](Self::hold_by_block). `None`: somebody is ending the heap, and will find the block; the
+    /// caller has waited so many times.
     #[cold]
-    fn standing_of(&self, state: usize) -> Option<Standing> {
+    fn standing_of(&self, state: usize, waited: u32) -> Option<Standing> {
         if state == 0 {
             return Some(Standing::Dead);
         }
         if state & COUNT == 0 {
-            give_way();
+            give_way(waited);
             return None;
         }
         // Acquire: pairs with the Release in `orphan`.

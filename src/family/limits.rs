@@ -299,6 +299,11 @@ impl FamilyCore {
         self.crossing.is_over.load(Relaxed) != 0 && self.is_above()
     }
 
+    /// Whether that is so of the family or of one above it: all of them are charged.
+    pub(crate) fn is_over_any_limit(&'static self) -> bool {
+        self.lineage().any(Self::is_over_limit)
+    }
+
     /// Whether the limit was crossed since this was last asked; whoever is first is told.
     fn take_crossing(&self) -> bool {
         self.crossing.was_crossed.load(Relaxed) != 0 && self.crossing.was_crossed.swap(0, Relaxed) != 0

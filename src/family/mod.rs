@@ -48,7 +48,7 @@ use crate::os;
 use crate::region::UnitPool;
 use crate::size_class::{COUNT_MAX, Classes, NATURAL_COUNT, SizeClass};
 use crate::slab::Geometry;
-use crate::sync::{AtomicCount, AtomicPtr, AtomicU32, Count, Lock, Relaxed};
+use crate::sync::{AtomicCount, AtomicPtr, AtomicU8, AtomicU32, Count, Lock, Relaxed};
 
 pub(crate) use caches::ThreadCache;
 pub use crossings::{LimitCrossing, LimitHandler, set_limit_handler};
@@ -59,7 +59,7 @@ pub(crate) use house::is_look_due;
 pub(crate) use life::Standing;
 pub(crate) use limits::softly;
 pub use limits::{LimitRefusal, last_refusal};
-pub(crate) use owners::{owner_of_large, owner_of_slab};
+pub(crate) use owners::{note_large, owner_of_large, owner_of_slab};
 pub(crate) use registry::Held;
 pub use registry::{Families, FamilyRef, families};
 
@@ -84,7 +84,7 @@ pub struct FamilyCore {
     /// The next family in the registry.
     next: AtomicPtr<FamilyCore>,
     /// 1 once the loader has been asked to keep what holds this family.
-    pinned: AtomicU32,
+    pinned: AtomicU8,
     /// The depots of all bins, one after another.
     depots: AtomicPtr<usize>,
     classes: Classes,
@@ -100,7 +100,7 @@ pub struct FamilyCore {
     live_seen: Gauge,
     live_bytes_seen: Gauge,
     /// Whether anything has happened since the house was last kept, or something is left to do: see `house`.
-    restless: AtomicU32,
+    restless: AtomicU8,
     limits: Limits,
     crossing: Crossing,
     /// Number and generation of a heap, of which none comes twice; 0 for a static family.
@@ -123,7 +123,7 @@ impl FamilyCore {
             huge_pages: HugePages::Adaptive,
             number: AtomicU32::new(0),
             next: AtomicPtr::new(core::ptr::null_mut()),
-            pinned: AtomicU32::new(0),
+            pinned: AtomicU8::new(0),
             depots: AtomicPtr::new(core::ptr::null_mut()),
             classes: Classes::Natural,
             bins: Bin::several(),
@@ -135,7 +135,7 @@ impl FamilyCore {
             freed_beside: AtomicCount::new(0),
             live_seen: Gauge::new(),
             live_bytes_seen: Gauge::new(),
-            restless: AtomicU32::new(0),
+            restless: AtomicU8::new(0),
             limits: Limits::new(),
             crossing: Crossing::new(),
             id: Settled::new(0),

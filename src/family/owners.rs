@@ -5,11 +5,11 @@
 //!                     piece 0    piece 1            twice as long each, mapped when the first is needed
 //! ```
 
-use super::registry::families;
+use super::registry::cores;
 use super::{CLASS_BITS, FamilyCore};
 use crate::header::{Directory, UNIT_SHIFTS};
 use crate::os;
-use crate::sync::{Acquire, AtomicPtr, Cell, Relaxed, Release, thread_local};
+use crate::sync::{Acquire, AtomicPtr, AtomicU32, Cell, Relaxed, Release, thread_local};
 
 const FIRST: usize = 64;
 /// All numbers that a tag has room for.
@@ -17,6 +17,10 @@ const PIECES: usize = (u32::BITS - CLASS_BITS - FIRST.trailing_zeros()) as usize
 
 static CORES: [AtomicPtr<FamilyCore>; FIRST] = [const { AtomicPtr::new(core::ptr::null_mut()) }; FIRST];
 static MORE: [AtomicPtr<AtomicPtr<FamilyCore>>; PIECES] = [const { AtomicPtr::new(core::ptr::null_mut()) }; PIECES];
+
+/// Hints for large allocations, each for those whose addresses come to it. Pages of them that nobody notes anything in are no memory.
+const HINTS_LOG: u32 = 16;
+static HINTS: [AtomicU32; 1 << HINTS_LOG] = [const { AtomicU32::new(0) }; 1 << HINTS_LOG];
 
 thread_local! {
     // Whose the large allocation was that the thread looked for last.
@@ -89,22 +93,38 @@ pub(crate) fn owner_of_slab(address: usize) -> Option<&'static FamilyCore> {
             return None;
         }
         let number = tag >> CLASS_BITS;
-        with_number(number).or_else(|| FamilyCore::with_number(number).map(|family| family.core))
+        with_number(number).or_else(|| cores().find(|core| core.number.load(Relaxed) == number))
     })
 }
 
+/// Where the number of the family stands of which a large allocation was that was noted last, of all that come to this place.
+fn hint(address: usize) -> &'static AtomicU32 {
+    // The golden ratio's fraction: what lies at even distances comes to different places.
+    let mixed = (address as u64 >> 12).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    &HINTS[(mixed >> (u64::BITS - HINTS_LOG)) as usize]
+}
+
+/// Notes whose a large allocation is, so that it is found without a walk.
+pub(crate) fn note_large(address: usize, core: &'static FamilyCore) {
+    // Relaxed: a hint, which is looked into before it is believed.
+    hint(address).store(core.number.load(Relaxed), Relaxed);
+}
+
 /// The core of the family of which a live large allocation begins at an address: looked for in those that are named, in the one that the
-/// calling thread found last, and then in all others.
+/// calling thread found last, in the one that was noted, and then in all others.
 pub(crate) fn owner_of_large(
     address: usize,
     named: impl Iterator<Item = &'static FamilyCore>,
 ) -> Option<&'static FamilyCore> {
     let begins = |core: &&'static FamilyCore| core.is_registered() && core.large.begins(address);
-    let first = named.chain(LAST.with(Cell::get)).find(begins);
+    // Relaxed: as in `note_large`.
+    let noted = || with_number(hint(address).load(Relaxed));
+    let first = named.chain(LAST.with(Cell::get)).chain(core::iter::once_with(noted).flatten()).find(begins);
     if first.is_some() {
         return first;
     }
-    let found = families().map(|family| family.core).find(begins);
+    // Among all cores: one whose heap is ending is no family at the moment, and may become an orphan.
+    let found = cores().find(begins);
     LAST.with(|last| last.set(found));
     found
 }
@@ -112,6 +132,28 @@ pub(crate) fn owner_of_large(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whoever it names, a hint is looked into.
+    #[test]
+    #[cfg(not(loom))]
+    fn a_wrong_hint_is_not_believed() {
+        use crate::front::{Handle, allocate, deallocate};
+        crate::family! { struct Has; struct HasNot; }
+        let layout = core::alloc::Layout::from_size_align(5 << 20, 1).unwrap();
+        let (of, other) = (allocate(Has, layout).unwrap().cast(), allocate(HasNot, layout).unwrap().cast());
+        let address = core::ptr::NonNull::addr(of).get();
+        for noted in [HasNot.core(), Has.core()] {
+            LAST.with(|last| last.set(None));
+            note_large(address, noted);
+            let owner = owner_of_large(address, core::iter::empty()).expect("it is live");
+            assert!(core::ptr::eq(owner, Has.core()));
+        }
+        // SAFETY: allocated above with this layout, and not used.
+        unsafe { deallocate(Has, of, layout) };
+        // SAFETY: as above.
+        unsafe { deallocate(HasNot, other, layout) };
+        assert!(owner_of_large(address, core::iter::empty()).is_none());
+    }
 
     #[test]
     fn each_number_has_a_place_of_its_own() {

@@ -6,8 +6,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::{DIRECTORIES, Directory};
-use crate::sync::{AtomicU32, Lock, Relaxed};
+use super::{DIRECTORIES, Directory, Headers};
+use crate::sync::{Acquire, AtomicU32, Lock, Relaxed, Release};
 
 /// All memory that was ever noted: from the first byte to the last, as its distances from the ends of address space; nothing while both
 /// are 0.
@@ -25,24 +25,51 @@ pub(crate) fn lock_of_noted() -> &'static Lock<impl Sized> {
 /// Notes memory of a family's, before anybody has an address in it, and after the first region of a directory has decided where the
 /// stretch is.
 pub(crate) fn note_memory(start: usize, bytes: usize) {
+    note(start, bytes, None);
+}
+
+/// Notes memory, which may be a region of a directory's; that is in use from then on.
+fn note(start: usize, bytes: usize, of: Option<&Directory>) {
     let mut noted = NOTED.lock();
     let (below, above) = *noted;
     *noted = (below.max(!start), above.max(start + bytes - 1));
     let (first, last) = (!noted.0, noted.1);
+    let is_in_use = |directory: &Directory| directory.is_in_use() || of.is_some_and(|of| core::ptr::eq(of, directory));
     let is_inside =
-        |directory: &Directory| !directory.is_in_use() || directory.tells_apart(first) && directory.tells_apart(last);
+        |directory: &Directory| !is_in_use(directory) || directory.tells_apart(first) && directory.tells_apart(last);
     if !DIRECTORIES.iter().all(is_inside) {
         // Relaxed: who frees a block of a directory's has had one of it, and has the one it frees: what was noted
         // for both comes before, and the later of the two has seen the earlier, under the lock.
         IS_OUTSIDE.store(1, Relaxed);
     }
+    if let Some(directory) = of {
+        // Release: pairs with the Acquire in `is_in_use`. Under the lock, so that whoever notes memory later sees it.
+        directory.last.store(start, Release);
+    }
 }
 
 impl Directory {
+    /// The locks of all directories, for the time of a `fork`.
+    #[cfg(all(unix, not(any(miri, loom))))]
+    pub(crate) fn locks() -> impl Iterator<Item = &'static Lock<()>> {
+        DIRECTORIES.iter().map(|directory| &directory.claims)
+    }
+
+    /// Whether an address lies in the stretch: then it shares its tag with no unit (H3), unless it lies in one.
+    pub(crate) fn tells_apart(&self, address: usize) -> bool {
+        let Headers { low, mask, .. } = self.headers();
+        address.wrapping_sub(low) <= mask
+    }
+
+    /// Notes a region of this directory's, the last one that was claimed.
+    pub(super) fn note_region(&self, start: usize, bytes: usize) {
+        note(start, bytes, Some(self));
+    }
+
     /// Whether there is a region, which has decided where the stretch is.
     pub(crate) fn is_in_use(&self) -> bool {
-        // Relaxed: who has a slot of the directory's sees it. To others it is a hint, or said under the lock.
-        self.last.load(Relaxed) != 0
+        // Acquire: pairs with the Release in `note`, so that the stretch is seen, and whether memory lies outside of it.
+        self.last.load(Acquire) != 0
     }
 }
 

@@ -240,7 +240,7 @@ pub(crate) struct Directory {
     mask: AtomicUsize,
     /// Where the stretch of H3 begins.
     low: AtomicUsize,
-    /// The address of the region that was claimed last, 0 before there is one; only touched under the lock.
+    /// The address of the region that was claimed last, 0 before there is one; only changed under the lock.
     last: AtomicUsize,
     /// Held while the table is opened or a region claimed; the last lock in the order.
     claims: Lock<()>,
@@ -274,12 +274,6 @@ impl Directory {
         &DIRECTORIES[(unit_shift - UNIT_SHIFTS.start()) as usize]
     }
 
-    /// The locks of all directories, for the time of a `fork`.
-    #[cfg(all(unix, not(any(miri, loom))))]
-    pub(crate) fn locks() -> impl Iterator<Item = &'static Lock<()>> {
-        DIRECTORIES.iter().map(|directory| &directory.claims)
-    }
-
     pub(crate) fn view(&self) -> View {
         // Acquire: pairs with the Release in `open`, so that the mask belongs to this base.
         let base = self.base.load(Acquire);
@@ -297,12 +291,6 @@ impl Directory {
         // Relaxed: as in `headers`.
         let tags = self.mask.load(Relaxed) / TAG_BYTES + 1;
         tags.checked_mul(1 << self.unit_shift).unwrap_or(0).wrapping_sub(1)
-    }
-
-    /// Whether an address lies in the stretch: then it shares its tag with no unit (H3), unless it lies in one.
-    pub(crate) fn tells_apart(&self, address: usize) -> bool {
-        let Headers { low, mask, .. } = self.headers();
-        address.wrapping_sub(low) <= mask
     }
 
     /// The tag that belongs to any address.
@@ -363,8 +351,7 @@ impl Directory {
             return None;
         };
         region.unit_count.set((bytes >> self.unit_shift) as u16);
-        self.last.store(memory.addr().get(), Relaxed);
-        note_memory(memory.addr().get(), UNIT_COUNT << self.unit_shift);
+        self.note_region(memory.addr().get(), UNIT_COUNT << self.unit_shift);
         Some(region)
     }
 

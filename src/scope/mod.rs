@@ -49,8 +49,11 @@ pub trait Enter: Parent {
 
     /// Calls a function in the family's scope. As [`Heap::scope`].
     fn scope<T>(&self, work: impl FnOnce() -> T) -> T {
-        let _entered = Enter::enter(self);
-        work()
+        let entered = Enter::enter(self);
+        let result = work();
+        // A handler of limits may panic here: the result is dropped then, which would be forgotten if it were returned already.
+        drop(entered);
+        result
     }
 }
 
@@ -69,6 +72,8 @@ impl<P: Parent> Enter for P {}
 pub struct Entered {
     previous: Option<Held>,
     depth: u32,
+    /// Which entry of the thread's it was: another scope may be open at the same depth when this guard is dropped.
+    entry: u32,
     stays: PhantomData<*mut ()>,
 }
 
@@ -78,14 +83,14 @@ impl Entered {
         let depth = scopes::depth().saturating_add(1);
         let previous = scopes::set(family.map(Held::keep), depth);
         // V3: the handle that the thread-local had.
-        Self { previous: previous.map(Held::kept), depth, stays: PhantomData }
+        Self { previous: previous.map(Held::kept), depth, entry: scopes::note_entry(depth), stays: PhantomData }
     }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
         let previous = self.previous.take();
-        if self.depth > scopes::depth() {
+        if !scopes::is_open(self.depth, self.entry) {
             // It was left with one that it was entered in: the handle goes.
             return;
         }
@@ -208,8 +213,11 @@ pub fn current_scope() -> Option<FamilyRef> {
 pub fn carry_scope<T, F: FnOnce() -> T>(work: F) -> impl FnOnce() -> T + use<T, F> {
     let carried = scopes::core().map(Held::new);
     move || {
-        let _entered = Entered::new(carried);
-        work()
+        let entered = Entered::new(carried);
+        let result = work();
+        // As in `Enter::scope`.
+        drop(entered);
+        result
     }
 }
 

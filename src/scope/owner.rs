@@ -17,12 +17,15 @@ use core::ptr::NonNull;
 
 use super::global::{allocate_here, start, take_back};
 use crate::checks::Checks;
-use crate::family::{FamilyCore, Standing, ThreadCache, owner_of_large, owner_of_slab, slot_of_none, softly};
+use crate::family::{
+    FamilyCore, Standing, ThreadCache, note_large, owner_of_large, owner_of_slab, slot_of_none, softly,
+};
 use crate::front::{
     Family, Handle, allocate_exact, allocate_zeroed_exact, deallocate_exact, deallocate_if_cached, is_cached_slot,
     resize_exact,
 };
 use crate::header::{Directory, UNIT_SHIFTS, tags_suffice};
+use crate::large::GROWN_FROM_BYTES;
 use crate::magazine::{Cache, CacheSlot, empty};
 use crate::size_class::{Classes, NATURAL_COUNT};
 use crate::thread::{heaps, scopes};
@@ -91,8 +94,8 @@ unsafe impl Handle for Owner {
 
 /// Tries; what only a limit refuses is not refused.
 fn obtain(core: &'static FamilyCore, attempt: impl Fn() -> Option<NonNull<[u8]>>) -> Option<NonNull<[u8]>> {
-    // While it is over its limit, nothing is given back for a try that is refused.
-    let first = if core.is_over_limit() { None } else { attempt() };
+    // While it is over a limit, nothing is given back for a try that is refused.
+    let first = if core.is_over_any_limit() { None } else { attempt() };
     match first {
         None if core.is_limited() => softly(attempt),
         first => first,
@@ -125,7 +128,7 @@ pub(super) fn allocate<Home: Family, const ZEROED: bool>(layout: Layout) -> *mut
 fn begin_home<Home: Family>() -> bool {
     Directory::of(Home::default().unit_shift()).is_in_use() || {
         let layout = Layout::new::<u64>();
-        let slot = allocate_exact(Home::default(), layout);
+        let slot = obtain(Home::__core(), || allocate_exact(Home::default(), layout));
         // SAFETY: allocated just now with this layout.
         slot.inspect(|slot| unsafe { deallocate_exact(Home::default(), slot.cast(), layout) }).is_some()
     }
@@ -141,6 +144,10 @@ fn told_apart<Home: Family, const ZEROED: bool>(
 ) -> Option<NonNull<[u8]>> {
     let ptr = memory.cast::<u8>();
     if tags_suffice() || Directory::of(Home::default().unit_shift()).tells_apart(ptr.addr().get()) {
+        // Long slots are noted as well, for nothing: they are found by their tags.
+        if memory.len() >= GROWN_FROM_BYTES {
+            note_large(ptr.addr().get(), core);
+        }
         return Some(memory);
     }
     let other = obtain(Home::__core(), || allocate_of::<_, ZEROED>(Home::default(), layout));

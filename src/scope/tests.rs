@@ -109,3 +109,26 @@ fn scopes_are_right_where_tags_do_not_suffice() {
     assert!(heaps.iter().all(|heap| heap.stats().live_allocations == 0));
     assert_eq!((Home::stats().live_allocations, Narrow::stats().live_allocations), (0, 0));
 }
+
+/// What heaps hold under the home may have used its limit up before it is first used itself.
+#[test]
+fn a_home_that_is_over_its_limit_is_begun() {
+    crate::family! { struct Tight { slab_bytes: 512 * 1024, limit: 64 } }
+    const OVER: Scoped<Tight> = Scoped::new();
+    let heap = Heap::builder("all of it").parent(&Tight).build().unwrap();
+    let layout = Layout::from_size_align(64, 8).unwrap();
+    fn core_of(heap: &impl Enter) -> &'static crate::family::FamilyCore {
+        heap.core()
+    }
+    let (core, class) = (core_of(&heap), crate::size_class::SizeClass::natural(6));
+    let (first, _) = core.take_one(class).unwrap();
+    let second = heap.scope(|| {
+        // SAFETY: the size is not 0.
+        unsafe { OVER.alloc(layout) }
+    });
+    assert!(!second.is_null());
+    // SAFETY: allocated above with this layout.
+    unsafe { OVER.dealloc(second, layout) };
+    // SAFETY: taken above, and not used.
+    unsafe { core.give_one(class, first) };
+}

@@ -7,6 +7,7 @@
 //! | `CACHE` | the empty one | the thread's cache of the family; the empty one where there is none, where slots have states or spaced classes, and until the first call that it cannot serve |
 //! | `CORE` | none | the family |
 //! | `DEPTH` | 0 | how many scopes are open |
+//! | `ENTRIES` | – | which entry opened the scope at each depth, the first of all being 1; `COUNT` counts them |
 //!
 //! An allocation looks at the first, and in a scope at the others. **V1** `IS_INSIDE` says whether `CORE` is any. **V2** Who
 //! enters a scope holds its family, so the cache is one of a heap that lives; and whoever gives a cache up takes it out of here.
@@ -19,6 +20,9 @@ use crate::sync::{Cell, thread_local};
 
 use super::heaps;
 
+/// Down to this depth a scope is told from others that were open at the same one.
+const TOLD_APART: usize = 32;
+
 /// A cache of natural classes, of which it has as many as any family.
 type Start = *const Cache<[Magazine; 0]>;
 
@@ -28,6 +32,8 @@ thread_local! {
     static CACHE: Cell<Start> = const { Cell::new((&raw const EMPTY).cast()) };
     static CORE: Cell<Option<&'static FamilyCore>> = const { Cell::new(None) };
     static DEPTH: Cell<u32> = const { Cell::new(0) };
+    static COUNT: Cell<u32> = const { Cell::new(0) };
+    static ENTRIES: [Cell<u32>; TOLD_APART] = const { [const { Cell::new(0) }; TOLD_APART] };
 }
 
 fn start(cache: &'static Cache) -> Start {
@@ -70,6 +76,25 @@ pub(crate) fn core() -> Option<&'static FamilyCore> {
 /// How many scopes are open.
 pub(crate) fn depth() -> u32 {
     DEPTH.with(Cell::get)
+}
+
+/// Counts an entry into a scope at a depth; returns its number.
+pub(crate) fn note_entry(depth: u32) -> u32 {
+    let entry = COUNT.with(Cell::get).wrapping_add(1);
+    COUNT.with(|count| count.set(entry));
+    ENTRIES.with(|entries| {
+        if let Some(place) = entries.get(depth as usize) {
+            place.set(entry);
+        }
+    });
+    entry
+}
+
+/// Whether the scope at a depth that an entry opened is still open.
+pub(crate) fn is_open(depth: u32, entry: u32) -> bool {
+    let is_other =
+        |entries: &[Cell<u32>; TOLD_APART]| entries.get(depth as usize).is_some_and(|last| last.get() != entry);
+    depth <= self::depth() && !ENTRIES.with(is_other)
 }
 
 /// Makes a family the one that the thread's allocations go to, or none; so many scopes are open then. Whoever calls this holds the family

@@ -27,7 +27,7 @@ pub(crate) fn set_sleep(sleep: Sleep) {
 }
 
 /// Lets another thread go on, which has something to finish.
-pub(crate) fn give_way() {
+pub(crate) fn give_way(_times: u32) {
     loom::thread::yield_now();
 }
 
