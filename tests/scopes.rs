@@ -783,7 +783,6 @@ fn crossings_are_told_once_each_outside_of_allocations() {
     assert!(!heap.over_limit());
 }
 
-/// The home's own limit is soft as well: the program goes on.
 /// The handler may panic: what the scope's function returned is dropped like any value.
 #[test]
 #[cfg(unix)]
@@ -792,7 +791,8 @@ fn a_handler_that_panics_leaks_nothing() {
     child::isolated("a_handler_that_panics_leaks_nothing", || {
         set_limit_handler(|_| std::panic::resume_unwind(Box::new("passed")));
         let over = || vec![1_u8; 1 << 20];
-        let attempts: [fn(&Heap, fn() -> Vec<u8>); 3] = [
+        type Attempt = fn(&Heap, fn() -> Vec<u8>);
+        let attempts: [Attempt; 3] = [
             |heap, over| drop(heap.scope(over)),
             |heap, over| drop(heap.scope(|| carry_scope(over))()),
             |heap, over| {
@@ -808,6 +808,7 @@ fn a_handler_that_panics_leaks_nothing() {
     });
 }
 
+/// The home's own limit is soft as well: the program goes on.
 #[test]
 fn a_limit_of_the_home_does_not_end_the_program() {
     let limit = Home::charged_bytes() + (4 << 20);
