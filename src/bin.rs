@@ -185,9 +185,19 @@ impl Bin {
     /// # Safety
     /// As for [`give`](Self::give): `range` is the rest of one range that [`take`](Self::take) returned.
     pub(crate) unsafe fn give_fresh(&self, geometry: &Geometry<'_>, range: Range<usize>) -> Result<(), Twice> {
-        if self.0.lock().slabs.uncarve(geometry, &range) {
+        // SAFETY: the same contract.
+        unsafe { self.give_unused(geometry, range, false) }
+    }
+
+    /// # Safety
+    /// As for [`give_fresh`](Self::give_fresh).
+    unsafe fn give_unused(&self, geometry: &Geometry<'_>, range: Range<usize>, claimed: bool) -> Result<(), Twice> {
+        let mut state = self.0.lock();
+        if state.slabs.uncarve(geometry, &range) {
+            state.slabs.unclaim_tail(if claimed { geometry.class.slots_in(range.len()) } else { 0 });
             return Ok(());
         }
+        drop(state);
         // SAFETY: the rest of a range of this bin's, which nobody has touched.
         unsafe { geometry.note_fresh(range.clone()) }.map_err(Twice)?;
         let mut slots = range.step_by(geometry.class.slot_bytes());
@@ -197,8 +207,10 @@ impl Bin {
             if count == 0 {
                 return Ok(());
             }
+            let mut state = self.0.lock();
             // SAFETY: slots of the range, which the caller gives up.
-            unsafe { self.0.lock().slabs.give_to_slabs(geometry, &some[..count]) }?;
+            unsafe { state.slabs.give_to_slabs(geometry, &some[..count]) }?;
+            state.slabs.unclaim_tail(if claimed { count } else { 0 });
         }
     }
 
@@ -325,9 +337,8 @@ impl Bin {
 
     /// Gives back what [`take_tail`](Self::take_tail) returned.
     pub(crate) fn give_tail(&self, geometry: &Geometry<'_>, range: Range<usize>) -> Result<(), Twice> {
-        self.0.lock().slabs.unclaim_tail(geometry.class.slots_in(range.len()));
-        // SAFETY: the rest of a slab, claimed and not handed out.
-        unsafe { self.give_fresh(geometry, range) }
+        // SAFETY: the rest of a slab, claimed and not handed out. It stays claimed until it is back, so that no reset comes between.
+        unsafe { self.give_unused(geometry, range, true) }
     }
 
     /// The lock, for the time of a `fork`.

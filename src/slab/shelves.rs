@@ -161,10 +161,12 @@ impl Shelves {
         (slots > 0).then_some(range)
     }
 
-    /// Notes that what [`take_tail`](Self::take_tail) returned is no longer claimed, but still used.
+    /// Notes that so many slots of what [`take_tail`](Self::take_tail) returned have come back.
     pub(crate) fn unclaim_tail(&mut self, slots: usize) {
         self.claimed_slots -= slots;
-        self.tail = Tail::Given;
+        if slots > 0 {
+            self.tail = Tail::Given;
+        }
     }
 
     /// Takes the rest of a fresh range back as fresh, if it still is the end of what was carved; `false`: it must go to the list.
