@@ -221,20 +221,22 @@ impl Bin {
         Ok(())
     }
 
-    /// Forgets all slabs and what is in the depot; returns how many slots were out. `None`: somebody is at work on slots that were
-    /// claimed, and nothing has changed.
+    /// Forgets all slabs and the depot's slots; returns how many were out. `None`: some are claimed, and nothing has changed.
     ///
     /// # Safety
     /// Nobody uses slots of the bin any more, and no cache holds any. The caller closes the slabs.
     pub(crate) unsafe fn forget_slabs(&self) -> Option<usize> {
         let mut state = self.0.lock();
-        if state.slabs.claimed_slots > 0 {
-            return None;
-        }
-        let out_slots = state.slabs.used_slots.saturating_sub(state.depot_len);
-        state.slabs = Shelves::new();
+        let out_slots = state.slabs.forget()?.saturating_sub(state.depot_len);
         (state.depot_len, state.unneeded, state.unseen) = (0, 0, 0);
         Some(out_slots)
+    }
+
+    /// In the child of a fork: who had claimed slots, or was giving the depot's pages back, is not here.
+    #[cfg(all(unix, not(any(miri, loom))))]
+    pub(crate) fn begin_child(&self) {
+        self.return_depot();
+        self.0.lock().slabs.lose_claimed();
     }
 
     /// Whether the depot's own pages may go to the system: nothing is in it, but was. It takes nothing until

@@ -260,4 +260,27 @@ mod tests {
         });
         assert!(all_went_well, "what was on its way back was taken for what clients have");
     }
+
+    /// A fork takes no thread with it but one: what others had claimed nobody settles in the child.
+    #[test]
+    #[cfg(all(unix, not(any(miri, loom))))]
+    fn a_child_forgets_also_what_others_had_claimed() {
+        let pool = Lock::new(UnitPool::new(16));
+        let (class, checks, huge_pages) = (SizeClass::natural(6), Checks::Default, HugePages::Adaptive);
+        let geometry = Geometry { class, unit_shift: 16, tag: 77, checks, huge_pages, pool: &pool, family: "Child" };
+        const NONE: DepotMemory = DepotMemory(core::ptr::null_mut());
+        let bin = Bin::new();
+        let slots: Vec<usize> = (0..1024).map(|_| bin.take_one(&geometry, NONE).unwrap().unwrap().0).collect();
+        // SAFETY: taken above, and not used.
+        unsafe { bin.give(&geometry, NONE, &slots[..512]) }.unwrap();
+        let found = bin.claim(&geometry, Some(&mut 1));
+        assert!(matches!(found, Found::Claim(_)), "half of the slab is free");
+        // SAFETY: nobody uses a slot, here and below.
+        assert_eq!(unsafe { bin.forget_slabs() }, None, "somebody is at work on some");
+        bin.begin_child();
+        // SAFETY: as above.
+        assert_eq!(unsafe { bin.forget_slabs() }, Some(512));
+        // SAFETY: forgotten just now.
+        unsafe { geometry.close_all() };
+    }
 }
