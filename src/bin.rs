@@ -185,9 +185,19 @@ impl Bin {
     /// # Safety
     /// As for [`give`](Self::give): `range` is the rest of one range that [`take`](Self::take) returned.
     pub(crate) unsafe fn give_fresh(&self, geometry: &Geometry<'_>, range: Range<usize>) -> Result<(), Twice> {
-        if self.0.lock().slabs.uncarve(geometry, &range) {
+        // SAFETY: the same contract.
+        unsafe { self.give_unused(geometry, range, false) }
+    }
+
+    /// # Safety
+    /// As for [`give_fresh`](Self::give_fresh).
+    unsafe fn give_unused(&self, geometry: &Geometry<'_>, range: Range<usize>, claimed: bool) -> Result<(), Twice> {
+        let mut state = self.0.lock();
+        if state.slabs.uncarve(geometry, &range) {
+            state.slabs.unclaim_tail(if claimed { geometry.class.slots_in(range.len()) } else { 0 });
             return Ok(());
         }
+        drop(state);
         // SAFETY: the rest of a range of this bin's, which nobody has touched.
         unsafe { geometry.note_fresh(range.clone()) }.map_err(Twice)?;
         let mut slots = range.step_by(geometry.class.slot_bytes());
@@ -197,8 +207,10 @@ impl Bin {
             if count == 0 {
                 return Ok(());
             }
+            let mut state = self.0.lock();
             // SAFETY: slots of the range, which the caller gives up.
-            unsafe { self.0.lock().slabs.give_to_slabs(geometry, &some[..count]) }?;
+            unsafe { state.slabs.give_to_slabs(geometry, &some[..count]) }?;
+            state.slabs.unclaim_tail(if claimed { count } else { 0 });
         }
     }
 
@@ -209,20 +221,22 @@ impl Bin {
         Ok(())
     }
 
-    /// Forgets all slabs and what is in the depot; returns how many slots were out. `None`: somebody is at work on slots that were
-    /// claimed, and nothing has changed.
+    /// Forgets all slabs and the depot's slots; returns how many were out. `None`: some are claimed, and nothing has changed.
     ///
     /// # Safety
     /// Nobody uses slots of the bin any more, and no cache holds any. The caller closes the slabs.
     pub(crate) unsafe fn forget_slabs(&self) -> Option<usize> {
         let mut state = self.0.lock();
-        if state.slabs.claimed_slots > 0 {
-            return None;
-        }
-        let out_slots = state.slabs.used_slots.saturating_sub(state.depot_len);
-        state.slabs = Shelves::new();
+        let out_slots = state.slabs.forget()?.saturating_sub(state.depot_len);
         (state.depot_len, state.unneeded, state.unseen) = (0, 0, 0);
         Some(out_slots)
+    }
+
+    /// In the child of a fork: who had claimed slots, or was giving the depot's pages back, is not here.
+    #[cfg(all(unix, not(any(miri, loom))))]
+    pub(crate) fn begin_child(&self) {
+        self.return_depot();
+        self.0.lock().slabs.lose_claimed();
     }
 
     /// Whether the depot's own pages may go to the system: nothing is in it, but was. It takes nothing until
@@ -325,9 +339,8 @@ impl Bin {
 
     /// Gives back what [`take_tail`](Self::take_tail) returned.
     pub(crate) fn give_tail(&self, geometry: &Geometry<'_>, range: Range<usize>) -> Result<(), Twice> {
-        self.0.lock().slabs.unclaim_tail(geometry.class.slots_in(range.len()));
-        // SAFETY: the rest of a slab, claimed and not handed out.
-        unsafe { self.give_fresh(geometry, range) }
+        // SAFETY: the rest of a slab, claimed and not handed out. It stays claimed until it is back, so that no reset comes between.
+        unsafe { self.give_unused(geometry, range, true) }
     }
 
     /// The lock, for the time of a `fork`.

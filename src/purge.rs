@@ -219,4 +219,68 @@ mod tests {
         unsafe { bin.give(&geometry, NONE, &slots) }.unwrap();
         bin.trim(&geometry, NONE).unwrap();
     }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "many rounds")]
+    fn the_rest_of_a_slab_is_waited_for_when_all_is_forgotten() {
+        let pool = Lock::new(UnitPool::new(21));
+        let (class, checks, huge_pages) = (SizeClass::natural(6), Checks::Default, HugePages::Always);
+        let geometry =
+            Geometry { class, unit_shift: 21, tag: 77, checks, huge_pages, pool: &pool, family: "Forgotten" };
+        const NONE: DepotMemory = DepotMemory(core::ptr::null_mut());
+        let (bin, rounds_left) = (Bin::new(), std::sync::atomic::AtomicU32::new(500_000));
+        let one_less = || rounds_left.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) > 1;
+        let all_went_well = std::thread::scope(|scope| {
+            let housekeeper = scope.spawn(|| {
+                while rounds_left.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+                    if let Some(range) = bin.take_tail(&geometry, true) {
+                        bin.give_tail(&geometry, range).unwrap();
+                    }
+                }
+            });
+            let mut went_well = true;
+            while one_less() {
+                let _slots = [(); 2].map(|()| bin.take_one(&geometry, NONE).unwrap().unwrap().0);
+                let out_slots = loop {
+                    // SAFETY: nobody uses a slot, and the slabs are closed next.
+                    match unsafe { bin.forget_slabs() } {
+                        Some(out_slots) => break out_slots,
+                        None => std::thread::yield_now(),
+                    }
+                };
+                went_well &= out_slots == 2;
+                if !went_well {
+                    rounds_left.store(0, std::sync::atomic::Ordering::Relaxed);
+                    break;
+                }
+                // SAFETY: forgotten just now.
+                unsafe { geometry.close_all() };
+            }
+            housekeeper.join().is_ok() && went_well
+        });
+        assert!(all_went_well, "what was on its way back was taken for what clients have");
+    }
+
+    /// A fork takes no thread with it but one: what others had claimed nobody settles in the child.
+    #[test]
+    #[cfg(all(unix, not(any(miri, loom))))]
+    fn a_child_forgets_also_what_others_had_claimed() {
+        let pool = Lock::new(UnitPool::new(16));
+        let (class, checks, huge_pages) = (SizeClass::natural(6), Checks::Default, HugePages::Adaptive);
+        let geometry = Geometry { class, unit_shift: 16, tag: 77, checks, huge_pages, pool: &pool, family: "Child" };
+        const NONE: DepotMemory = DepotMemory(core::ptr::null_mut());
+        let bin = Bin::new();
+        let slots: Vec<usize> = (0..1024).map(|_| bin.take_one(&geometry, NONE).unwrap().unwrap().0).collect();
+        // SAFETY: taken above, and not used.
+        unsafe { bin.give(&geometry, NONE, &slots[..512]) }.unwrap();
+        let found = bin.claim(&geometry, Some(&mut 1));
+        assert!(matches!(found, Found::Claim(_)), "half of the slab is free");
+        // SAFETY: nobody uses a slot, here and below.
+        assert_eq!(unsafe { bin.forget_slabs() }, None, "somebody is at work on some");
+        bin.begin_child();
+        // SAFETY: as above.
+        assert_eq!(unsafe { bin.forget_slabs() }, Some(512));
+        // SAFETY: forgotten just now.
+        unsafe { geometry.close_all() };
+    }
 }

@@ -7,6 +7,7 @@ use super::caches;
 use super::heaps::{self, shared_pools};
 use super::names;
 use super::registry::{NUMBERS, cores};
+use crate::bin::Bin;
 use crate::header::{Directory, lock_of_noted};
 use crate::sync::{AtomicU32, Relaxed};
 use crate::{marks, slab, thread_pages};
@@ -54,8 +55,7 @@ extern "C" fn begin_child() {
         family.reseed();
         family.adopt_caches();
         family.survive_fork();
-        // Whose pages another thread was giving back: it is not here to say that it has.
-        family.all_bins().for_each(|bin| bin.return_depot());
+        family.all_bins().for_each(Bin::begin_child);
     }
 }
 

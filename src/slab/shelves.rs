@@ -74,6 +74,8 @@ pub(crate) struct Shelves {
     carved_slots: usize,
     pub(crate) purged_slots: usize,
     pub(crate) claimed_slots: usize,
+    /// Those of them that nobody will settle.
+    lost_slots: usize,
     /// The least number of idle slots since the last [`look`](Self::look), or 2³² − 1.
     least_idle: u32,
     tail: Tail,
@@ -90,6 +92,7 @@ impl Shelves {
             carved_slots: 0,
             purged_slots: 0,
             claimed_slots: 0,
+            lost_slots: 0,
             least_idle: 0,
             tail: Tail::Used,
         }
@@ -106,6 +109,21 @@ impl Shelves {
             idle_slots: self.idle_slots() + self.claimed_slots,
             purged_slots: self.purged_slots,
         }
+    }
+
+    /// Notes that nobody will settle what is claimed: who has claimed it stayed behind a fork.
+    #[cfg(all(unix, not(any(miri, loom))))]
+    pub(crate) fn lose_claimed(&mut self) {
+        self.lost_slots = self.claimed_slots;
+    }
+
+    /// Forgets all slabs; returns how many slots were used and not claimed. `None`: somebody will settle some, and nothing has changed.
+    pub(crate) fn forget(&mut self) -> Option<usize> {
+        if self.claimed_slots > self.lost_slots {
+            return None;
+        }
+        let forgotten = core::mem::replace(self, Self::new());
+        Some(forgotten.used_slots.saturating_sub(forgotten.claimed_slots))
     }
 
     /// The slab that is taken from next, if one has a free list.
@@ -161,10 +179,12 @@ impl Shelves {
         (slots > 0).then_some(range)
     }
 
-    /// Notes that what [`take_tail`](Self::take_tail) returned is no longer claimed, but still used.
+    /// Notes that so many slots of what [`take_tail`](Self::take_tail) returned have come back.
     pub(crate) fn unclaim_tail(&mut self, slots: usize) {
         self.claimed_slots -= slots;
-        self.tail = Tail::Given;
+        if slots > 0 {
+            self.tail = Tail::Given;
+        }
     }
 
     /// Takes the rest of a fresh range back as fresh, if it still is the end of what was carved; `false`: it must go to the list.

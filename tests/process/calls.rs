@@ -37,6 +37,9 @@ fn use_all() {
     use_family::<UnusedChecked>();
     use_family::<UnusedHardened>();
     use_family::<Used>();
+    // SAFETY: a child has one thread, and nobody else knows what its parent had.
+    unsafe { Used::reset() };
+    assert_eq!(Used::stats().live_allocations, 0);
     assert!(families().count() >= 4);
 }
 
@@ -73,6 +76,28 @@ fn fork_beside(what: &str, call: impl Fn() + Send + 'static) {
     }
     ended.store(true, Relaxed);
     caller.join().expect("no panic");
+}
+
+/// Leaves holes in slabs, and lets pages of these go back.
+fn trim_what_has_holes() {
+    const SIZE: usize = 64;
+    let slots: Vec<_> = (0..20_000).map(|_| Used::malloc(SIZE)).collect();
+    let (kept, freed): (Vec<_>, Vec<_>) = slots.into_iter().enumerate().partition(|(number, _)| number % 977 == 0);
+    let free = |slots: Vec<(usize, *mut u8)>| {
+        // SAFETY: allocated above with this size.
+        slots.into_iter().for_each(|(_, slot)| unsafe { Used::free(slot, SIZE) });
+    };
+    free(freed);
+    (0..20).for_each(|_| _ = Used::trim());
+    free(kept);
+}
+
+#[test]
+fn a_child_resets_what_a_thread_was_at_work_on() {
+    child::isolated("calls::a_child_resets_what_a_thread_was_at_work_on", || {
+        use_family::<Used>();
+        (0..5).for_each(|_| fork_beside("trim, with holes", trim_what_has_holes));
+    });
 }
 
 /// Calls that leave an unused family unused.
