@@ -221,6 +221,7 @@ pub unsafe trait Family: Worlds + Copy + Default + Debug + Eq + Hash + Send + Sy
     /// - While this runs, no other thread is inside a call of the family, and none that has ever called it ends. Calls before it happen
     ///   before it, and calls after it after it: as when the other threads are joined, or wait for a channel or a barrier. They may keep
     ///   their caches, which are emptied.
+    /// - No [`LocalHeap`](crate::LocalHeap) has its memory from the family.
     /// - If the family is the program's global allocator, all of the program is what uses it: then there is no right call.
     ///
     /// In families with `Checks::Checked` and `Hardened` a free of what was live is reported afterwards, until its slot is handed out again.
