@@ -294,7 +294,7 @@ impl Bin {
         }
         state.looked_at = now as u32;
         state.unneeded = state.slabs.look();
-        state.unseen = state.slabs.slab_count as u32;
+        state.unseen = state.slabs.slab_count;
         let is_quiet = core::mem::replace(&mut state.quiet, true);
         if is_quiet {
             state.slabs.retire_last(geometry);

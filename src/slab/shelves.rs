@@ -69,13 +69,13 @@ pub(crate) struct Shelves {
     partial: SlabList,
     thin: SlabList,
     current: Option<&'static SlabHeader>,
-    pub(crate) slab_count: usize,
+    pub(crate) slab_count: u32,
     pub(crate) used_slots: usize,
     carved_slots: usize,
     pub(crate) purged_slots: usize,
     pub(crate) claimed_slots: usize,
     /// Those of them that nobody will settle.
-    lost_slots: usize,
+    lost_slots: u32,
     /// The least number of idle slots since the last [`look`](Self::look), or 2³² − 1.
     least_idle: u32,
     tail: Tail,
@@ -101,10 +101,10 @@ impl Shelves {
     /// How many slots are where, with so many of the bin's in its depot.
     pub(crate) fn counts(&self, geometry: &Geometry<'_>, depot_slots: usize) -> BinCounts {
         BinCounts {
-            slab_count: self.slab_count,
+            slab_count: self.slab_count as usize,
             out_slots: self.used_slots.saturating_sub(depot_slots + self.claimed_slots),
             depot_slots,
-            free_slots: (self.slab_count * geometry.slot_count())
+            free_slots: (self.slab_count as usize * geometry.slot_count())
                 .saturating_sub(self.used_slots.saturating_sub(self.claimed_slots)),
             idle_slots: self.idle_slots() + self.claimed_slots,
             purged_slots: self.purged_slots,
@@ -114,12 +114,12 @@ impl Shelves {
     /// Notes that nobody will settle what is claimed: who has claimed it stayed behind a fork.
     #[cfg(all(unix, not(any(miri, loom))))]
     pub(crate) fn lose_claimed(&mut self) {
-        self.lost_slots = self.claimed_slots;
+        self.lost_slots = self.claimed_slots as u32;
     }
 
     /// Forgets all slabs; returns how many slots were used and not claimed. `None`: somebody will settle some, and nothing has changed.
     pub(crate) fn forget(&mut self) -> Option<usize> {
-        if self.claimed_slots > self.lost_slots {
+        if self.claimed_slots > self.lost_slots as usize {
             return None;
         }
         let forgotten = core::mem::replace(self, Self::new());
@@ -161,7 +161,7 @@ impl Shelves {
 
     /// Whether slabs of this bin are huge pages, most of them.
     pub(crate) fn are_huge(&self, geometry: &Geometry<'_>) -> bool {
-        geometry.may_be_huge() && geometry.pages_of_slab(self.slab_count) == Pages::Huge
+        geometry.may_be_huge() && geometry.pages_of_slab(self.slab_count as usize) == Pages::Huge
     }
 
     /// As [`Bin::take_tail`](crate::bin::Bin::take_tail).
@@ -312,7 +312,7 @@ impl Shelves {
         let slab = match self.current {
             Some(slab) if geometry.fresh_room(slab) > 0 => slab,
             _ => {
-                let slab = geometry.open(self.slab_count + 1)?;
+                let slab = geometry.open(self.slab_count as usize + 1)?;
                 self.slab_count += 1;
                 self.current.insert(slab)
             }
@@ -403,7 +403,7 @@ impl Shelves {
     /// close a slab each time.
     #[cold]
     fn retire(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) {
-        if self.slab_count > KEPT_SLABS {
+        if self.slab_count as usize > KEPT_SLABS {
             self.close(geometry, slab);
         }
     }

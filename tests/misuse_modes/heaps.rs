@@ -63,9 +63,10 @@ fn double<F: Subject>(address: usize, size: usize, name: &str) -> String {
     format!("family_alloc: double free of {address:#x} (size {size}, {}, family {name})", class::<F>(size))
 }
 
-/// What was freed before its heap ended: hardened heaps know of large ones that they were.
+/// What was freed before its heap ended: where large ones are mapped singly, as in hardened heaps, it is known that they were.
 fn expect_freed<F: Subject>(address: usize, size: usize, name: &str) {
-    let is_known = size > LONGEST && F::CHECKS == Checks::Hardened;
+    let is_single = F::CHECKS == Checks::Hardened || cfg!(any(feature = "portable", not(unix)));
+    let is_known = size > LONGEST && is_single;
     expect(&if is_known { double::<F>(address, size, name) } else { invalid::<F>(address, size, name, NOBODYS) });
 }
 
