@@ -103,6 +103,6 @@ pub mod __private {
     pub use crate::macros::Options;
     pub use crate::magazine::CacheSlot;
     #[cfg(feature = "_faults")]
-    pub use crate::os::faults;
+    pub use crate::{family::reserved_bytes_of_all, os::faults};
     pub use std::thread_local;
 }

@@ -19,6 +19,7 @@ use common::doors::{Doors, is_aligned, layout};
 use common::memory::mapped_bytes;
 use common::pattern;
 use family_alloc::__private::faults::{self, Call};
+use family_alloc::__private::reserved_bytes_of_all;
 use family_alloc::allocator_api2::alloc::Allocator;
 use family_alloc::{Checks, Heap, LocalHeap, families, family};
 
@@ -266,7 +267,7 @@ fn fill(heap: &impl Allocator, count: usize, refused: &mut usize) -> Vec<Block> 
 
 /// Address space that no family has reserved.
 fn other_space() -> usize {
-    mapped_bytes() - FAMILIES.iter().map(|doors| (doors.stats)().reserved_bytes).sum::<usize>()
+    mapped_bytes() - reserved_bytes_of_all()
 }
 
 fn assert_nothing_is_missing() {

@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 use super::FamilyCore;
+#[cfg(feature = "_faults")]
+use super::{heaps::shared_pools, registry::cores};
 use crate::magazine::{Cache, Counts};
 use crate::size_class::SizeClass;
 use crate::stats::{ClassStats, Stats};
@@ -137,4 +139,13 @@ impl FamilyCore {
         stats.peak_live_bytes = self.live_bytes_seen.peak.load(Relaxed);
         stats
     }
+}
+
+/// Address space that is reserved for slabs of all families and heaps, those that have ended included: for the test in which
+/// calls of the system fail.
+#[cfg(feature = "_faults")]
+#[must_use]
+pub fn reserved_bytes_of_all() -> usize {
+    let own = cores().map(|core| core.pool.lock().reserved_bytes).sum::<usize>();
+    own + shared_pools().map(|(_, pool)| pool.lock().reserved_bytes).sum::<usize>()
 }

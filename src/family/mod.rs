@@ -52,6 +52,8 @@ use crate::sync::{AtomicCount, AtomicPtr, AtomicU8, AtomicU32, Count, Lock, Rela
 
 pub(crate) use caches::ThreadCache;
 pub use crossings::{LimitCrossing, LimitHandler, set_limit_handler};
+#[cfg(feature = "_faults")]
+pub use figures::reserved_bytes_of_all;
 #[cfg(loom)]
 pub(crate) use heaps::forget_all;
 pub(crate) use heaps::{HeapOptions, Refusal, slot_of_none};
