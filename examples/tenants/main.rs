@@ -94,6 +94,7 @@ fn main() {
 #[cfg(all(test, target_os = "linux", not(miri)))]
 mod tests {
     #[test]
+    #[cfg_attr(feature = "portable", ignore = "this backend gives no pages back")]
     fn a_short_load_is_served() {
         super::run::run(std::time::Duration::from_millis(300)).expect("as the example says");
     }
