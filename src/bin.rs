@@ -293,9 +293,9 @@ impl Bin {
             return Ok(());
         }
         state.looked_at = now as u32;
-        state.unneeded = state.slabs.look();
-        state.unseen = state.slabs.slab_count;
         let is_quiet = core::mem::replace(&mut state.quiet, true);
+        state.unneeded = state.slabs.look() + if is_quiet { state.depot_len } else { 0 };
+        state.unseen = state.slabs.slab_count;
         if is_quiet {
             state.slabs.retire_last(geometry);
         }
@@ -321,9 +321,9 @@ impl Bin {
             // Those at the end have been free longest; who was looked at stands in front.
             let Some(slab) = state.slabs.last().filter(|_| !ended) else { return Found::End };
             state.slabs.bring_to_front(slab);
-            let is_worth_it = geometry.is_worth_a_look(slab, least);
+            let most = if all.is_some() { usize::MAX } else { state.unneeded };
+            let is_worth_it = geometry.is_worth_a_look(slab, least, most);
             if let Some(mut claim) = is_worth_it.then(|| state.slabs.claim(geometry, slab)).flatten() {
-                let most = if all.is_some() { usize::MAX } else { state.unneeded };
                 claim.limit(most, are_huge);
                 return Found::Claim(claim);
             }

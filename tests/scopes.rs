@@ -252,10 +252,13 @@ fn every_kind_is_entered_and_freed_from_anywhere() {
     };
     let passed = Mutex::new(Vec::with_capacity(200));
     std::thread::scope(|scope| {
-        for seed in 1..=3 {
+        let spawn = |seed| {
             let (work, passed) = (&work, &passed);
-            scope.spawn(move || work(seed, passed));
-        }
+            scope.spawn(move || work(seed, passed))
+        };
+        // Joined one by one: a scope may end while its threads still give their caches back.
+        let threads: Vec<_> = (1..=3).map(spawn).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
     passed.into_inner().unwrap().iter().for_each(|(seed, block)| assert_intact(block, *seed));
     assert_eq!(counts(), before);
@@ -346,7 +349,7 @@ fn a_heap_is_entered_by_many_threads() {
     let heap = Heap::new("by many").unwrap();
     let barrier = Barrier::new(4);
     std::thread::scope(|scope| {
-        for thread in 0..4_u64 {
+        let spawn = |thread: u64| {
             let (heap, barrier) = (&heap, &barrier);
             scope.spawn(move || {
                 barrier.wait();
@@ -361,8 +364,11 @@ fn a_heap_is_entered_by_many_threads() {
                         heap.scope(|| drop(blocks));
                     }
                 }
-            });
-        }
+            })
+        };
+        // As above, and for all of them to be there at once they are joined when all have begun.
+        let threads: Vec<_> = (0..4).map(spawn).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
     assert_eq!(live(&heap), 0);
 }

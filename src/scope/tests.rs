@@ -101,10 +101,10 @@ fn scopes_are_right_where_tags_do_not_suffice() {
     note_memory((usize::MAX >> 1) & !0xffff, 1 << 12);
     assert!(!tags_suffice());
     std::thread::scope(|scope| {
-        for seed in [7, 8, 9] {
-            let heaps = &heaps;
-            scope.spawn(move || make_calls(heaps, seed << 40 | 1));
-        }
+        let heaps = &heaps;
+        // Joined one by one: a scope may end while its threads still give their caches back.
+        let threads = [7, 8, 9].map(|seed| scope.spawn(move || make_calls(heaps, seed << 40 | 1)));
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
     assert!(heaps.iter().all(|heap| heap.stats().live_allocations == 0));
     assert_eq!((Home::stats().live_allocations, Narrow::stats().live_allocations), (0, 0));

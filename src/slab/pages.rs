@@ -341,7 +341,7 @@ impl Geometry<'_> {
         }
         slab.used.set(slab.used.get() - claim.slots as u32);
         if self.has_trunks() {
-            self.note_look(slab, claim.is_cut.then_some(claim.gone_slots));
+            self.note_look(slab, claim.is_cut);
         }
         self.debug_check(slab);
         None

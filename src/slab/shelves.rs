@@ -150,13 +150,18 @@ impl Shelves {
             Tail::Watched => Tail::Unused,
             later => later,
         };
-        let idle = self.idle_slots();
+        let idle = self.idle_or_claimed();
         let least = core::mem::replace(&mut self.least_idle, u32::try_from(idle).unwrap_or(u32::MAX));
         idle.min(least as usize)
     }
 
     fn note_idle(&mut self) {
-        self.least_idle = self.least_idle.min(u32::try_from(self.idle_slots()).unwrap_or(u32::MAX));
+        self.least_idle = self.least_idle.min(u32::try_from(self.idle_or_claimed()).unwrap_or(u32::MAX));
+    }
+
+    /// What is claimed is nobody's need: it comes back, or goes to the system.
+    fn idle_or_claimed(&self) -> usize {
+        self.idle_slots() + self.claimed_slots
     }
 
     /// Whether slabs of this bin are huge pages, most of them.

@@ -9,7 +9,7 @@
 use super::Geometry;
 use crate::header::SlabHeader;
 
-/// One slot in so many must have come back since the last look, or gone with it.
+/// One slot in so many must have come back since the last look.
 const MORE_PART: usize = 16;
 
 /// What part of a slab must be free.
@@ -24,9 +24,9 @@ pub(crate) enum Least {
 }
 
 impl Geometry<'_> {
-    /// Whether to look for pages to give back in a slab. Unless a page's slots are enough, only if clearly more are free than when
-    /// that was last done. The caller holds the bin's lock.
-    pub(crate) fn is_worth_a_look(&self, slab: &SlabHeader, least: Least) -> bool {
+    /// Whether to look for pages to give back in a slab, of which at most so many slots may go. Unless a page's slots are enough,
+    /// only if clearly more are free than when that was last done. The caller holds the bin's lock.
+    pub(crate) fn is_worth_a_look(&self, slab: &SlabHeader, least: Least, most: usize) -> bool {
         let idle = self.idle(slab);
         let touched = slab.fresh.get().saturating_sub(slab.purged.get()) as usize;
         let (slots, part) = match least {
@@ -35,6 +35,9 @@ impl Geometry<'_> {
             Least::OfAll(part) => (self.slot_count(), part),
         };
         let mut least = (slots / part).max(self.slots_of_a_page());
+        if most < least {
+            return false;
+        }
         if self.has_trunks() {
             let seen = slab.hint.get().min(idle as u32);
             slab.hint.set(seen);
@@ -43,10 +46,9 @@ impl Geometry<'_> {
         idle >= least
     }
 
-    /// Notes that a slab was looked through. `left_over`: so many slots went back, and more would have, but somebody may need
-    /// them. The caller holds the bin's lock.
-    pub(super) fn note_look(&self, slab: &SlabHeader, left_over: Option<usize>) {
-        let is_half_done = left_over.is_some_and(|gone| gone > slab.fresh.get() as usize / MORE_PART);
+    /// Notes that a slab was looked through; `is_half_done` if more would have gone back, but somebody may need it. The caller
+    /// holds the bin's lock.
+    pub(super) fn note_look(&self, slab: &SlabHeader, is_half_done: bool) {
         slab.hint.set(if is_half_done { 0 } else { self.recycled(slab) as u32 });
     }
 
