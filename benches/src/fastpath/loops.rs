@@ -5,13 +5,8 @@ use std::hint::black_box;
 
 use allocator_api2::boxed::Box;
 
+use crate::counted::{Loop, repeat, words};
 use crate::subject::Subject;
-
-/// A loop and its name.
-pub(crate) struct Loop {
-    pub(crate) name: &'static str,
-    pub(crate) run: fn(usize),
-}
 
 /// How many loops there are.
 pub(crate) const COUNT: usize = 10;
@@ -32,28 +27,11 @@ pub(crate) fn all<S: Subject>() -> [Loop; COUNT] {
     ]
 }
 
-/// Does `work` that often, in a loop that is neither unrolled nor guessed.
-#[inline(always)]
-fn repeat(times: usize, mut work: impl FnMut(usize)) {
-    let mut left = times;
-    while left != 0 {
-        work(left);
-        left = black_box(left - 1);
-    }
-}
-
 /// Writes to an allocation, as every loop does and `nothing` too.
 #[inline(always)]
 fn write(ptr: *mut u8, value: usize) {
     // SAFETY: every allocation here is at least eight bytes, aligned to eight.
     unsafe { ptr.cast::<usize>().write_volatile(value) };
-}
-
-const fn words(size: usize) -> Layout {
-    match Layout::from_size_align(size, 8) {
-        Ok(layout) => layout,
-        Err(_) => panic!("no loop is that large"),
-    }
 }
 
 #[inline(never)]

@@ -4,6 +4,8 @@
 //! with twice the iterations, and callgrind writes down its count at the end of each. The difference is what the iterations
 //! cost, whatever came before; the same loop around nothing is taken off.
 
+#[path = "../common/counted.rs"]
+mod counted;
 mod counter;
 mod golden;
 mod loops;

@@ -2,6 +2,8 @@
 //!
 //! The counts are taken as those of the fast paths are. The memory is measured in a process of its own for each arena.
 
+#[path = "../common/counted.rs"]
+mod counted;
 #[path = "../fastpath/counter.rs"]
 mod counter;
 mod loops;

@@ -39,59 +39,30 @@ pub(crate) trait Subject: Sized {
     }
 }
 
-impl Subject for LocalHeap {
-    type Collections<'arena> = &'arena Self;
+/// Arenas whose collections borrow them as they are.
+macro_rules! lent_as_they_are {
+    ($($arena:ty),*) => {$(
+        impl Subject for $arena {
+            type Collections<'arena> = &'arena Self;
 
-    #[inline(always)]
-    fn new() -> Self {
-        Self::new()
-    }
+            #[inline(always)]
+            fn new() -> Self {
+                Self::new()
+            }
 
-    #[inline(always)]
-    fn collections(&self) -> &Self {
-        self
-    }
+            #[inline(always)]
+            fn collections(&self) -> &Self {
+                self
+            }
 
-    fn reset(&mut self) {
-        self.reset();
-    }
+            fn reset(&mut self) {
+                self.reset();
+            }
+        }
+    )*};
 }
 
-impl Subject for Bump {
-    type Collections<'arena> = &'arena Self;
-
-    #[inline(always)]
-    fn new() -> Self {
-        Self::new()
-    }
-
-    #[inline(always)]
-    fn collections(&self) -> &Self {
-        self
-    }
-
-    fn reset(&mut self) {
-        self.reset();
-    }
-}
-
-impl Subject for BumpScope {
-    type Collections<'arena> = &'arena Self;
-
-    #[inline(always)]
-    fn new() -> Self {
-        Self::new()
-    }
-
-    #[inline(always)]
-    fn collections(&self) -> &Self {
-        self
-    }
-
-    fn reset(&mut self) {
-        self.reset();
-    }
-}
+lent_as_they_are!(LocalHeap, Bump, BumpScope);
 
 /// Blink, whose chunks come from the system's allocator.
 pub(crate) struct Blink(blink_alloc::BlinkAlloc);
