@@ -85,6 +85,7 @@ fn make_calls(heaps: &[Heap], seed: u64) {
 /// The same calls before and after; what was noted stays so for the rest of the process, which is one of its own.
 #[test]
 #[cfg_attr(miri, ignore = "starts a process")]
+#[cfg_attr(target_pointer_width = "32", ignore = "a table covers all of so short an address space")]
 fn scopes_are_right_where_tags_do_not_suffice() {
     const NAME: &str = "scope::tests::scopes_are_right_where_tags_do_not_suffice";
     const CHILD: &str = "FAMILY_ALLOC_TEST_CHILD";
