@@ -4,7 +4,6 @@
 //! | --- | --- |
 //! | `family_alloc_core_allocator` | families implement it: `allocator-api` is on and the compiler has the trait |
 //! | `family_alloc_core_allocator_unstable` | the compiler has the trait only behind `feature(allocator_api)` |
-//! | `family_alloc_instrumented` | AddressSanitizer's compiler looks at every access to memory |
 //! | `counts_in_one` | an `asm!` may branch, as of Rust 1.87, and optimised code for x86-64 gains by it |
 //!
 //! Where the compiler cannot have the trait (stable before 1.100), `allocator-api` does nothing: a feature is switched
@@ -74,11 +73,6 @@ fn main() {
     }
     println!("cargo::rustc-check-cfg=cfg(family_alloc_core_allocator)");
     println!("cargo::rustc-check-cfg=cfg(family_alloc_core_allocator_unstable)");
-    println!("cargo::rustc-check-cfg=cfg(family_alloc_instrumented)");
-    // The compiler says so only where `-Zsanitizer` is allowed at all.
-    if env::var("CARGO_CFG_SANITIZE").is_ok_and(|all| all.split(',').any(|sanitizer| sanitizer == "address")) {
-        println!("cargo::rustc-cfg=family_alloc_instrumented");
-    }
     println!("cargo::rerun-if-env-changed=FAMILY_ALLOC_NO_ASM_LABELS");
     println!("cargo::rustc-check-cfg=cfg(counts_in_one)");
     if counts_in_one() {

@@ -9,8 +9,8 @@
 //! touch no slab. It keeps slabs from becoming empty, so a bin that only ever gets slots back empties it.
 //!
 //! What takes long is done without the lock: slots are *claimed*, out of their slab as if a cache had taken them, and *settled*
-//! afterwards ([`slab::pages`](crate::slab)). So a list is put in order, and pages of free slots go back to the system; what nobody has
-//! needed for a second, all of them on `trim` ([`purge`](crate::purge)).
+//! afterwards ([`slab::pages`](crate::slab)). So pages of free slots go back to the system; what nobody has needed for a second, all
+//! of them on `trim` ([`purge`](crate::purge)).
 //!
 //! What is outside of the bin, in caches and with clients, is `used_slots − depot_len − claimed_slots` ([`Shelves`]). (A slot that was freed
 //! twice at once may be in the depot and in its slab, until whoever gets it second is told.)
@@ -118,12 +118,6 @@ impl Bin {
         state.quiet = false;
         if let Some(count) = state.take_from_depot(depot, out) {
             return Ok(Some(Taken::Recycled(count)));
-        }
-        if let Some(slab) = state.slabs.first().filter(|slab| geometry.is_disordered(slab)) {
-            let claim = state.slabs.claim(geometry, slab);
-            drop(state);
-            self.order(geometry, claim);
-            state = self.0.lock();
         }
         Ok(match state.slabs.take_recycled(geometry, out)? {
             0 => state.slabs.take_unused(geometry, fresh).map(Taken::Fresh),
@@ -260,29 +254,12 @@ impl Bin {
         self.0.lock().slabs.retire_last(geometry)
     }
 
-    /// Puts a claimed list in order, if there is memory for that, and settles it.
-    #[cold]
-    #[inline(never)]
-    fn order(&self, geometry: &Geometry<'_>, claim: Option<Claim>) {
-        let Some(mut claim) = claim else { return };
-        match geometry.scratch() {
-            Some(mut scratch) => geometry.order(&mut claim, &mut scratch),
-            None => claim.forget_order(),
-        }
-        self.settle(geometry, claim);
-    }
-
     /// Puts back what was claimed; returns how many pages of it the system has taken.
-    pub(crate) fn settle(&self, geometry: &Geometry<'_>, mut claim: Claim) -> usize {
-        loop {
-            let mut state = self.0.lock();
-            let Some(more) = state.slabs.settle(geometry, &mut claim) else {
-                state.unneeded = state.unneeded.saturating_sub(claim.gone_slots);
-                return claim.gone_pages;
-            };
-            drop(state);
-            geometry.join(&mut claim, &more);
-        }
+    pub(crate) fn settle(&self, geometry: &Geometry<'_>, claim: &Claim) -> usize {
+        let mut state = self.0.lock();
+        state.slabs.settle(geometry, claim);
+        state.unneeded = state.unneeded.saturating_sub(claim.gone_slots);
+        claim.gone_pages
     }
 
     /// Asks what nobody has needed since the last time, if that was a second ago: as many slots as were idle all the time, and what
@@ -322,8 +299,9 @@ impl Bin {
             let Some(slab) = state.slabs.last().filter(|_| !ended) else { return Found::End };
             state.slabs.bring_to_front(slab);
             let most = if all.is_some() { usize::MAX } else { state.unneeded };
-            let is_worth_it = geometry.is_worth_a_look(slab, least, most);
-            if let Some(mut claim) = is_worth_it.then(|| state.slabs.claim(geometry, slab)).flatten() {
+            if geometry.is_worth_a_look(slab, least, most) {
+                // Going through a slab's bits takes some microseconds, also where no page is free.
+                let Some(mut claim) = state.slabs.claim(geometry, slab) else { return Found::Nothing };
                 claim.limit(most, are_huge);
                 return Found::Claim(claim);
             }

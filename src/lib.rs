@@ -49,7 +49,6 @@ mod sync;
 mod thread;
 mod thread_pages;
 mod tiny;
-mod trunk;
 mod waiting;
 mod worlds;
 

@@ -85,20 +85,14 @@ fn give_pages_back(bin: &Bin, geometry: &Geometry<'_>, mut next: impl FnMut() ->
     if !geometry.gives_pages_back() {
         return 0;
     }
-    let (mut scratch, mut pages) = (None, 0);
+    let mut pages = 0;
     loop {
         match next() {
             Found::End => return pages * os::page_bytes(),
             Found::Nothing => {}
             Found::Claim(mut claim) => {
-                if geometry.has_trunks() && scratch.is_none() {
-                    scratch = geometry.scratch();
-                }
-                // Without memory for the work nothing goes back, and the slots stay as they are.
-                if scratch.is_some() || !geometry.has_trunks() {
-                    geometry.give_pages_back(&mut claim, scratch.as_mut());
-                }
-                pages += bin.settle(geometry, claim);
+                geometry.give_pages_back(&mut claim);
+                pages += bin.settle(geometry, &claim);
             }
         }
     }
@@ -213,7 +207,7 @@ mod tests {
         assert_eq!(look_at(1), 0, "it was taken from a moment ago");
         slots.push(fresh());
         assert_eq!(look_at(2), 0, "it was taken from since the first look");
-        assert_eq!(look_at(3), (2 << 20) - 2 * 64);
+        assert_eq!(look_at(3), (geometry.slot_count() - 2) * 64);
         assert_eq!(look_at(4), 0, "it holds no memory any more");
         // SAFETY: taken above, and not used.
         unsafe { bin.give(&geometry, NONE, &slots) }.unwrap();

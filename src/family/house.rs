@@ -63,7 +63,7 @@ impl FamilyCore {
             self.large.release_kept(Some(now));
             self.large.figures().kept_bytes > 0
         };
-        if os::silently(|| self.purge_unneeded(now)) || is_due {
+        if self.purge_unneeded(now) || is_due {
             Left::Due
         } else if large_waits || self.pool().lock().dirty_count > 0 {
             Left::Waiting
@@ -92,7 +92,7 @@ impl FamilyCore {
             let (bin, geometry, depot) = self.bin(class);
             purge::trim_bin(bin, &geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class))
         };
-        let pages: usize = os::silently(|| self.all_classes().map(trim_bin).sum());
+        let pages: usize = self.all_classes().map(trim_bin).sum();
         let units = purge::trim_units(self.pool(), self.unit_shift, self.checks, os::milliseconds());
         thread_pages::release_warm(None);
         pages + units + self.large.release_kept(None)

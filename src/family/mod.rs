@@ -338,7 +338,7 @@ impl FamilyCore {
         let (bin, geometry, depot) = self.bin(class);
         let charge = self.charge(class.slot_bytes(), class.slot_bytes())?;
         let taken = self.with_what_is_kept(|| {
-            os::silently(|| bin.take_one(&geometry, depot)).unwrap_or_else(|twice| self.report_twice(twice, class))
+            bin.take_one(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class))
         })?;
         charge.keep(class.slot_bytes());
         self.tell_of_roots();
@@ -356,7 +356,7 @@ impl FamilyCore {
         self.tell_if_free(address - offset + class.slots_in(offset) * class.slot_bytes(), class, true);
         let (bin, geometry, depot) = self.bin(class);
         // SAFETY: a live slot is a used slot of this bin, and the caller gives it up.
-        let given = os::silently(|| unsafe { bin.give(&geometry, depot, &[address]) });
+        let given = unsafe { bin.give(&geometry, depot, &[address]) };
         given.unwrap_or_else(|twice| self.report_twice(twice, class));
         self.refund(class.slot_bytes());
         self.note_free(class.slot_bytes());

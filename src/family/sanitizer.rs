@@ -11,7 +11,7 @@ const POISONED_BYTES: usize = 8;
 
 impl FamilyCore {
     /// Says that a slot that goes to its bin, or comes from there, is free or is not. Slots in bins are poisoned, and there are no
-    /// caches then; what the bin writes to them is no access that is looked at ([`trunk`](crate::trunk)).
+    /// caches then; the bin writes nothing to them.
     pub(super) fn tell_if_free(&self, slot: usize, class: SizeClass, is_free: bool) {
         if !os::poisons() {
             return;

@@ -32,13 +32,14 @@ pub(crate) use apart::{note_memory, tags_suffice};
 
 use crate::os;
 use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Cell, Lock, Relaxed, Release, fence};
-use crate::trunk::{SLOTS_MAX, Trunks};
 
 /// Units of a region; unit 0 (with states, the first eight) holds headers and side tables, the others are slabs.
 pub(crate) const UNIT_COUNT: usize = 64;
 /// Units at a region's start that hold the states of its slots, where the family keeps them.
 pub(crate) const STATE_UNIT_COUNT: usize = UNIT_COUNT / 8;
 const HEADER_BYTES: usize = 64;
+/// Words of a header that its free list has.
+pub(crate) const FREE_WORDS: usize = 2;
 /// Where in a region its headers are: in a table of states, these would be the states of the first units, which have none.
 pub(crate) const HEADERS: Range<usize> = (32 << 10)..(32 << 10) + UNIT_COUNT * HEADER_BYTES;
 const TAG_BYTES: usize = size_of::<AtomicU32>();
@@ -80,14 +81,14 @@ pub(crate) struct SlabHeader {
     pub(crate) used: Cell<u32>,
     /// Slots that were ever handed out: the number of the first that was not.
     pub(crate) fresh: Cell<u32>,
-    /// The free list, where it is trunks.
-    pub(crate) trunks: Trunks,
-    /// Where the next look into another free list begins, or in hardened families what decides that; where it is trunks, how many
-    /// slots it had when pages were last looked for.
+    /// What `slab::bitmap` knows of the free list.
+    pub(crate) free: [Cell<u64>; FREE_WORDS],
+    /// Where states are kept, where the next look into the free list begins, or in hardened families what decides that; with a bitmap, how
+    /// many free slots there were when pages were last looked for.
     pub(crate) hint: Cell<u32>,
     /// Whether the fresh part is known to read zero; in hardened families, whether nobody has ever had an address in it.
     pub(crate) zeroed: Flag,
-    /// Whether the tiny classes' side table is initialised.
+    /// Whether the tiny classes' side table is initialised, or the bits of a bitmap are at the slab's end.
     pub(crate) side_ready: Flag,
     /// What the system has been told last of the unit's pages, also while it is no slab: see `region`.
     pub(crate) advice: Cell<u8>,
@@ -138,7 +139,6 @@ impl SlabHeader {
 
 const _: () = assert!(size_of::<SlabHeader>() == HEADER_BYTES, "a header is 64 bytes");
 const _: () = assert!(size_of::<RegionHeader>() == HEADER_BYTES, "a header is 64 bytes");
-const _: () = assert!(SLOTS_MAX == (1 << *UNIT_SHIFTS.end()) / 4, "a trunk's entry can name every slot");
 const _: () = assert!(HEADERS.end <= 1 << *UNIT_SHIFTS.start(), "unit 0 holds the headers, however small it is");
 const _: () = assert!(
     HEADERS.start.is_power_of_two() && HEADERS.end - HEADERS.start == HEADERS.start * STATE_UNIT_COUNT / UNIT_COUNT,

@@ -19,7 +19,6 @@
 //! | [`advise_huge`], [`advise_small`] | ask for huge pages, or for none; hints |
 //! | [`keep_out_of_dumps`], [`put_into_dumps`] | ask that a range is in no dump of the process, or is as any other; hints |
 //! | [`poison`], [`unpoison`] | a sanitizer that is there reports accesses to a range, or none; nothing else changes |
-//! | [`silently`] | meanwhile the calling thread's accesses to what is poisoned are not reported |
 //! | [`add_root`], [`remove_root`] | a sanitizer that is there looks for pointers in a range, or no longer does; called with no lock held |
 //! | [`name`] | says whose memory it is, for whoever lists the process's mappings; a hint |
 //! | [`random`](fn@random) | 64 random bits |
@@ -59,7 +58,7 @@ use faults::{Call, strikes};
 pub(crate) use imp::{COMMIT_IS_FREE, EXTENDS, HAS_GUARDS, TAKES_PARTS, address_space_limit, page_bytes};
 pub(crate) use loaded::stay_loaded;
 pub(crate) use random::random;
-pub(crate) use sanitizer::{add_root, clear_free, poison, poisons, remove_root, scans, silently, unpoison};
+pub(crate) use sanitizer::{add_root, clear_free, poison, poisons, remove_root, scans, unpoison};
 
 /// Reserves space at a multiple of `align`.
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {

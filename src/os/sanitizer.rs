@@ -86,7 +86,6 @@ mod valgrind {
     }
     pub(super) fn poison(_: NonNull<u8>, _: usize) {}
     pub(super) fn unpoison(_: NonNull<u8>, _: usize) {}
-    pub(super) fn silence(_: bool) {}
 }
 #[cfg(all(feature = "valgrind", unix, not(any(miri, feature = "portable"))))]
 use super::valgrind;
@@ -173,18 +172,6 @@ pub(crate) unsafe fn clear_free(start: NonNull<u8>, bytes: usize) {
     unsafe { start.write_bytes(0, bytes) };
     // SAFETY: as above.
     unsafe { poison(start, bytes) };
-}
-
-/// Does what the engine does with free slots. Valgrind looks at every instruction, so it has to look away.
-#[inline(always)]
-pub(crate) fn silently<T>(what: impl FnOnce() -> T) -> T {
-    if !valgrind::is_there() {
-        return what();
-    }
-    valgrind::silence(true);
-    let result = what();
-    valgrind::silence(false);
-    result
 }
 
 /// Whether LeakSanitizer is there. It reads all of a root that can be read according to the list of mappings: there must be no

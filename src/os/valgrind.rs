@@ -9,8 +9,6 @@ use core::ptr::NonNull;
 use crate::sync::{AtomicU32, Relaxed};
 
 const RUNNING_ON_VALGRIND: usize = 0x1001;
-/// With 1 the thread's errors are not reported, until it is taken back with −1.
-const CHANGE_ERROR_DISABLEMENT: usize = 0x1801;
 /// Memcheck's own begin here.
 const MAKE_MEMORY_NO_ACCESS: usize = 0x4d43_0000;
 const MAKE_MEMORY_DEFINED: usize = MAKE_MEMORY_NO_ACCESS + 2;
@@ -74,9 +72,4 @@ pub(super) fn poison(start: NonNull<u8>, bytes: usize) {
 /// As [`unpoison`](super::unpoison). What nobody has written yet is not found so: memory of the system's reads zero.
 pub(super) fn unpoison(start: NonNull<u8>, bytes: usize) {
     request(MAKE_MEMORY_DEFINED, start.addr().get(), bytes);
-}
-
-/// Has the calling thread's errors not reported, or reported again.
-pub(super) fn silence(is_silent: bool) {
-    request(CHANGE_ERROR_DISABLEMENT, if is_silent { 1 } else { usize::MAX }, 0);
 }

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | fresh | from the one with the number `fresh` on; never written since the unit was taken |
 //! | used | out: live, in a thread's cache, or in the depot |
-//! | recycled | in the free list, in slots of its own slab ([`trunk`](crate::trunk), [`tiny`](crate::tiny)) or beside the states ([`noted`]) |
+//! | recycled | in the free list: bits of the slab ([`bitmap`]), or beside the states ([`noted`]); of the tiny classes links in the slots ([`tiny`](crate::tiny)) |
 //! | purged | in no list: its page went back to the system ([`pages`]); where states are kept it stays in the list |
 //!
 //! Equation: `used + recycled + purged = fresh`, without `purged` where states are kept, so what is recycled need not be counted. A slab
@@ -13,11 +13,12 @@
 //! **S1** All fields of a header but `memory` and `advice` are only touched under the lock of the slab's bin, or by who resets the family
 //! once the bin has forgotten the slab.
 
+mod bitmap;
 mod list;
 mod noted;
-mod order;
 mod page_set;
 mod pages;
+mod runs;
 mod shelves;
 mod worth;
 
@@ -36,8 +37,8 @@ use crate::region::{Dumped, Unit, UnitPool, all_units, dump_more};
 use crate::size_class::SizeClass;
 use crate::sync::Lock;
 use crate::tiny::Tiny;
-use crate::trunk::Run;
 
+use bitmap::Shape;
 pub(crate) use noted::give_side_tables_back;
 pub(crate) use pages::Claim;
 pub(crate) use shelves::{BinCounts, Fresh, Shelves, Twice};
@@ -68,14 +69,20 @@ impl Geometry<'_> {
     /// The pages of the bin's first, second, … slab.
     fn pages_of_slab(&self, number: usize) -> Pages {
         let slot_bytes = self.class.slot_bytes();
-        let rest = self.unit_bytes() - self.slot_count() * slot_bytes;
+        let rest = self.slots_end() - self.slot_count() * slot_bytes;
         self.huge_pages.of_slab(number, self.unit_bytes(), slot_bytes, rest)
     }
 
     /// Slots of a slab. What is left behind the last one is never used.
     #[inline(always)]
     pub(crate) fn slot_count(&self) -> usize {
-        self.class.slots_of(self.unit_bytes())
+        self.class.slots_of(self.slots_end())
+    }
+
+    /// Where in a slab there can be slots no more.
+    #[inline(always)]
+    fn slots_end(&self) -> usize {
+        if self.has_bitmap() { self.shape().words_at } else { self.unit_bytes() }
     }
 
     fn is_tiny(&self) -> bool {
@@ -96,7 +103,7 @@ impl Geometry<'_> {
         }
         header.used.set(0);
         header.fresh.set(0);
-        header.trunks.reset();
+        header.free.iter().for_each(|word| word.set(0));
         header.hint.set(0);
         // What comes back to a hardened family is cleared at once, and is looked at where it can have been written to since.
         debug_assert_eq!(header.purged.get(), 0, "P2");
@@ -198,7 +205,7 @@ impl Geometry<'_> {
     #[inline(always)]
     pub(crate) fn recycled(&self, slab: &SlabHeader) -> usize {
         let free = (slab.fresh.get() - slab.used.get()) as usize;
-        if self.has_trunks() { free - slab.purged.get() as usize } else { free }
+        if self.has_bitmap() { free - slab.purged.get() as usize } else { free }
     }
 
     /// Slots that were never handed out since the unit was taken.
@@ -262,12 +269,8 @@ impl Geometry<'_> {
     /// The equation of the module's head, in debug builds.
     fn debug_check(&self, slab: &SlabHeader) {
         debug_assert!(
-            slab.used.get() + if self.has_trunks() { slab.purged.get() } else { 0 } <= slab.fresh.get(),
+            slab.used.get() + if self.has_bitmap() { slab.purged.get() } else { 0 } <= slab.fresh.get(),
             "every slot is used, recycled, purged or fresh"
-        );
-        debug_assert!(
-            !self.has_trunks() || slab.trunks.is_empty() == (self.recycled(slab) == 0),
-            "the list is what is recycled"
         );
         debug_assert!(self.owns(slab), "the slab is this bin's");
     }
@@ -305,15 +308,15 @@ impl Geometry<'_> {
             // SAFETY: the list holds `recycled` slots, and no more are popped; S1.
             unsafe { self.take_tiny(slab, out) };
         } else {
-            // SAFETY: the list holds `recycled` slots, and no more are popped.
-            unsafe { slab.trunks.pop(slab_memory(slab), self.class.slot_bytes(), out) };
+            // SAFETY: the list holds `recycled` slots, and no more are taken.
+            unsafe { self.take_free(slab, out) };
         }
         slab.used.set(slab.used.get() + count as u32);
         self.debug_check(slab);
         Ok(count)
     }
 
-    /// Puts used slots back, as many of the first as lie in `slab`, where its free list is not trunks; returns how many. `Err`: where
+    /// Puts used slots back, as many of the first as lie in `slab`, where its free list is no bitmap; returns how many. `Err`: where
     /// the family keeps states, this one was freed twice.
     ///
     /// # Safety
@@ -342,25 +345,20 @@ impl Geometry<'_> {
         Ok(count)
     }
 
-    /// Whether the free lists are trunks, so that slots come back by [`give_run`](Self::give_run).
-    pub(crate) fn has_trunks(&self) -> bool {
-        !self.checks.keeps_states() && !self.is_tiny()
-    }
-
-    /// Puts used slots that lie one after another back, in ascending order or not.
+    /// Puts used slots that lie one after another back. `shape` is that of this bin's slabs.
     ///
     /// # Safety
     /// - `lowest` and the `count - 1` slots behind it are used slots of `slab`, which nobody uses any more.
-    /// - The slab's free lists are trunks; the caller holds the lock of the slab's bin (S1).
+    /// - The slab has a bitmap; the caller holds the lock of the slab's bin (S1).
     #[inline(always)]
-    pub(crate) unsafe fn give_run(&self, slab: &SlabHeader, lowest: usize, count: usize, ascending: bool) {
-        let memory = slab_memory(slab);
-        let index = self.class.slot_at(lowest.wrapping_sub(memory.addr().get()));
-        if index >= self.slot_count() {
-            self.report_no_slot(memory.addr().get(), &[lowest]);
+    pub(crate) unsafe fn give_run(&self, shape: Shape, slab: &SlabHeader, lowest: usize, count: usize) {
+        let base = slab.memory().addr();
+        let index = self.class.slot_at(lowest.wrapping_sub(base));
+        if index >= shape.slots {
+            self.report_no_slot(base, &[lowest]);
         }
-        // SAFETY: used slots are in no list, and the caller gives them up.
-        unsafe { slab.trunks.push(memory, self.class.slot_bytes(), Run::new(index as u32, count), ascending) };
+        // SAFETY: slots of the slab that are carved, because they were used; the caller gives them up.
+        unsafe { self.set_free(shape, slab, index, count) };
         self.count_given(slab, count);
     }
 

@@ -14,11 +14,11 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use super::Geometry;
+use super::runs::run_length;
 use crate::header::{STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT, UNIT_SHIFTS};
 use crate::os;
 use crate::states::{self, LEAST_SHIFT, State, States, region_of};
 use crate::sync::{AtomicU32, Relaxed};
-use crate::trunk::run_length;
 
 /// A unit's bits take one byte for 128 bytes of slots, as many as the smallest class has.
 const BITS_SHIFT: u32 = 7;

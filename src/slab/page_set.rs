@@ -55,9 +55,9 @@ impl PageSet {
     }
 }
 
-/// Whether all of these bits are set, and there are any.
+/// Whether all of these bits are set, and there are any. Those behind the last word are not.
 pub(super) fn all_set(bits: &[u64], range: Range<usize>) -> bool {
-    !range.is_empty() && words_of(range).all(|(word, mask)| bits[word] & mask == mask)
+    !range.is_empty() && range.end <= 64 * bits.len() && words_of(range).all(|(word, mask)| bits[word] & mask == mask)
 }
 
 /// Sets bits.
@@ -71,7 +71,7 @@ pub(super) fn clear_all(bits: &mut [u64], range: Range<usize>) {
 }
 
 /// The words that a range of bits lies in, and which bits of each.
-fn words_of(range: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
+pub(super) fn words_of(range: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
     let mut first = range.start;
     core::iter::from_fn(move || {
         let here = range.end.checked_sub(first)?.min(64 - first % 64);

@@ -4,9 +4,8 @@
 //! under it again:
 //!
 //! ```text
-//!   claim                        without the lock                                       settle
-//!   the whole list, O(1)    ──►  a bitmap of it; pages that are wholly free go back;  ──►  list and bits of what went back
-//!   bits of wholly free pages    the other slots become a list in order                    (what others gave meanwhile is joined)
+//!   claim                            without the lock             settle
+//!   bits of wholly free pages   ──►  the system takes them   ──►  bits of what stayed
 //! ```
 //!
 //! A page is wholly free if all slots are that have a part on it. Slots may stand on two pages, or on many:
@@ -22,10 +21,10 @@
 //! end of unit 0, behind the last side table of the tiny classes; where states are kept, where the bits of the units would be that hold them.
 //!
 //! **P1** A page is *purged*, its bit set, from when the system took its memory until one of its slots is handed out. A free slot
-//! with a part on such a page is purged; the header's `purged` counts them. Where free lists are trunks, purged slots are in no
+//! with a part on such a page is purged; the header's `purged` counts them. Where free lists are bitmaps, purged slots are in no
 //! list, and read zero from end to end unless somebody writes to free memory: also on the pages beside. **P2** Only the holder of
 //! the bin's lock touches bits, and only while a page of the slab is purged or becomes it: all are 0 while the unit is no slab.
-//! **P3** What is claimed is nobody else's until it is settled. Where free lists are trunks, purged slots are claimed with the list.
+//! **P3** What is claimed is nobody else's until it is settled. Where free lists are bitmaps, purged slots are claimed with them.
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -37,19 +36,12 @@ use crate::header::{SlabHeader, UNIT_COUNT, UNIT_SHIFTS};
 use crate::os;
 use crate::states::LEAST_SHIFT;
 use crate::tiny::Tiny;
-use crate::trunk::{Run, Trunks};
-
-/// Slots that are joined to a list under the bin's lock.
-const JOINED_AT_ONCE: usize = 64;
 
 /// Free slots of a slab that are being worked on without its bin's lock (P3).
 pub(crate) struct Claim {
     pub(crate) slab: &'static SlabHeader,
     pub(crate) slots: usize,
-    /// The slots that are not purged, where free lists are trunks, and how many they were.
-    pub(super) list: Trunks,
-    pub(super) listed: usize,
-    /// The pages whose slots are claimed, where free lists are bits.
+    /// The pages whose slots are claimed, but for those that were purged before.
     whole: PageSet,
     /// Pages of claimed slots that are purged.
     purged: PageSet,
@@ -71,18 +63,11 @@ impl Claim {
         self.is_huge &= can_be_huge;
     }
 
-    /// Leaves the list as it is until more has come back.
-    pub(crate) fn forget_order(&self) {
-        self.list.forget_loose();
-    }
-
     /// Nothing of a slab.
     fn new(slab: &'static SlabHeader) -> Self {
         Self {
             slab,
             slots: 0,
-            list: Trunks::new(),
-            listed: 0,
             whole: PageSet::NONE,
             purged: PageSet::NONE,
             gone_pages: 0,
@@ -94,41 +79,13 @@ impl Claim {
     }
 }
 
-/// Memory for the bitmap of a slab's free slots, given back when dropped.
-pub(crate) struct Scratch {
-    memory: NonNull<u8>,
-    bytes: usize,
-}
-
-impl Scratch {
-    pub(super) fn words(&mut self, count: usize) -> &mut [u64] {
-        // SAFETY: zero memory mapped with that length at least, ours alone.
-        let words = unsafe { core::slice::from_raw_parts_mut(self.memory.cast::<u64>().as_ptr(), count) };
-        words.fill(0);
-        words
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // SAFETY: mapped with this length, and not used any more. Should that fail, its space is lost.
-        unsafe { os::release(self.memory, self.bytes) };
-    }
-}
-
 impl Geometry<'_> {
-    /// What [`give_pages_back`](Self::give_pages_back) and [`order`](Self::order) work with. `None`: no memory.
-    pub(crate) fn scratch(&self) -> Option<Scratch> {
-        let bytes = os::round_to_pages(self.slot_words() * size_of::<u64>())?;
-        Some(Scratch { memory: os::map(bytes, os::page_bytes())?, bytes })
-    }
-
     /// Whether a slab can be one huge page.
     pub(crate) fn may_be_huge(&self) -> bool {
         self.unit_bytes() == os::HUGE_PAGE_BYTES
     }
 
-    /// Words of a bitmap of a slab's slots.
+    /// Words that have a bit for each slot of a slab.
     pub(super) fn slot_words(&self) -> usize {
         self.slot_count().div_ceil(64)
     }
@@ -166,7 +123,8 @@ impl Geometry<'_> {
     fn whole_pages(&self, bits: &[u64], but: &PageSet) -> PageSet {
         let mut whole = PageSet::NONE;
         let is_whole = |&page: &usize| !but.has(page) && all_set(bits, self.slots_on(&(page..page + 1)));
-        (0..self.unit_bytes() / os::page_bytes()).filter(is_whole).for_each(|page| whole.insert(page));
+        // Behind the last slot of a slab may be its bits.
+        (0..self.slots_end() / os::page_bytes()).filter(is_whole).for_each(|page| whole.insert(page));
         whole
     }
 
@@ -175,68 +133,77 @@ impl Geometry<'_> {
         !self.is_tiny() && !self.has_guards()
     }
 
-    /// Takes free slots of a slab to look for pages to give back: all that are recycled or purged, or those of pages that are
-    /// wholly free and may hold memory. `None`: there are none.
+    /// Takes the free slots of pages that are wholly free and may hold memory, to give these back; where free lists are bitmaps, what
+    /// is purged as well. `None`: there are no such pages.
     ///
     /// # Safety
     /// `slab` is a slab of this bin, and the caller holds the bin's lock (S1).
     pub(crate) unsafe fn claim(&self, slab: &'static SlabHeader) -> Option<Claim> {
         let mut claim = Claim::new(slab);
-        if self.has_trunks() {
-            claim.listed = self.recycled(slab);
-            claim.list.put_all(&slab.trunks.take_all());
-            claim.slots = claim.listed + slab.purged.get() as usize;
+        let mut purged = PageSet::NONE;
+        if slab.purged.get() > 0 {
+            // SAFETY: the same contract; a page is purged.
+            unsafe { self.change_purged(slab, |pages| purged = *pages) };
+        }
+        let take_whole = |bits: &mut [u64]| {
+            if !self.has_bitmap() {
+                claim.whole = self.whole_pages(bits, &purged);
+                return self.each_slots_on(&claim.whole).for_each(|slots| clear_all(bits, slots));
+            }
+            // A slot that stands on a purged page and on another lets the other go as well.
+            self.each_slots_on(&purged).for_each(|slots| set_all(bits, slots));
+            claim.whole = self.whole_pages(bits, &purged);
+            let all = [&claim.whole, &purged].into_iter();
+            all.flat_map(|pages| self.each_slots_on(pages)).for_each(|slots| clear_all(bits, slots));
+        };
+        // SAFETY: the same contract.
+        unsafe { self.change_bits(slab, take_whole) };
+        claim.slots = self.count_slots_on(&claim.whole);
+        if self.has_bitmap() {
+            if claim.whole.is_empty() {
+                self.note_look(slab, false);
+                return None;
+            }
+            let mut all = claim.whole;
+            all.insert_all(&purged);
+            claim.slots = self.count_slots_on(&all);
+            claim.purged = purged;
             if slab.purged.get() > 0 {
                 // SAFETY: the same contract; a page is purged.
-                unsafe { self.change_purged(slab, |pages| claim.purged = core::mem::replace(pages, PageSet::NONE)) };
+                unsafe { self.change_purged(slab, |pages| *pages = PageSet::NONE) };
             }
-        } else {
-            // SAFETY: the same contract.
-            claim.whole = unsafe { self.take_whole_pages(slab) };
-            claim.slots = self.count_slots_on(&claim.whole);
         }
         slab.used.set(slab.used.get() + claim.slots as u32);
         self.debug_check(slab);
         (claim.slots > 0).then_some(claim)
     }
 
-    /// Takes the slots of pages that are wholly free and may have memory out of the list, where it is bits.
+    /// Changes the bits of a slab's free slots, of which the last may be missing: they are not set.
     ///
     /// # Safety
-    /// As for [`claim`](Self::claim).
-    unsafe fn take_whole_pages(&self, slab: &SlabHeader) -> PageSet {
-        let mut purged = PageSet::NONE;
-        if slab.purged.get() > 0 {
-            // SAFETY: the same contract; a page is purged.
-            unsafe { self.change_purged(slab, |pages| purged = *pages) };
+    /// As for [`claim`](Self::claim), in a slab whose free list is bits, which are not asked for otherwise meanwhile (F2, N2).
+    unsafe fn change_bits(&self, slab: &SlabHeader, change: impl FnOnce(&mut [u64])) {
+        if self.has_bitmap() {
+            // SAFETY: the same contract.
+            return unsafe { self.change_free(slab, change) };
         }
-        // SAFETY: the same contract, and the words are not used elsewhere meanwhile (N2).
-        let bits = unsafe { core::slice::from_raw_parts_mut(self.bits(slab).as_ptr(), self.slot_words()) };
-        let whole = self.whole_pages(bits, &purged);
-        self.each_slots_on(&whole).for_each(|slots| clear_all(bits, slots));
-        whole
+        // SAFETY: the same contract.
+        change(unsafe { core::slice::from_raw_parts_mut(self.bits(slab).as_ptr(), self.slot_words()) });
     }
 
-    /// Gives the pages of claimed slots back to the system, as many as are wholly free; the other slots become a list in order.
-    /// Called without a lock.
-    pub(crate) fn give_pages_back(&self, claim: &mut Claim, scratch: Option<&mut Scratch>) {
+    /// Gives the pages of claimed slots back to the system. Called without a lock.
+    pub(crate) fn give_pages_back(&self, claim: &mut Claim) {
         let slab = claim.slab;
-        let Some(scratch) = scratch else {
-            self.verify_zero(slab, &claim.whole);
-            let whole = claim.whole;
-            return self.purge(claim, &whole);
-        };
-        let bits = scratch.words(self.slot_words());
-        self.drain(claim, bits);
-        self.each_slots_on(&claim.purged).for_each(|slots| set_all(bits, slots));
-        let whole = self.whole_pages(bits, &claim.purged);
+        self.verify_zero(slab, &claim.whole);
         // Where purged pages are noted is memory only from the first on.
-        if !whole.is_empty() && self.pool.lock().side_tables(slab).is_some() {
-            self.purge(claim, &whole);
+        if self.has_bitmap() && self.pool.lock().side_tables(slab).is_none() {
+            return;
+        }
+        let whole = claim.whole;
+        self.purge(claim, &whole);
+        if self.has_bitmap() {
             self.clear_edges(claim);
         }
-        self.each_slots_on(&claim.purged).for_each(|slots| clear_all(bits, slots));
-        self.list_again(claim, bits);
     }
 
     /// Asks the system to take pages of a claimed slab, and notes those that it has taken.
@@ -277,7 +244,7 @@ impl Geometry<'_> {
             let edges = [slots.start * slot_bytes..run.start << shift, run.end << shift..slots.end * slot_bytes];
             for edge in edges.into_iter().filter(|edge| !edge.is_empty()) {
                 let Some(start) = NonNull::new(claim.slab.memory().wrapping_add(edge.start)) else { continue };
-                // SAFETY: parts of free slots of the slab, all of them claimed (P3), and drained from the list.
+                // SAFETY: parts of free slots of the slab, all of them claimed (P3).
                 unsafe { os::clear_free(start, edge.len()) };
             }
         }
@@ -310,69 +277,36 @@ impl Geometry<'_> {
         }
     }
 
-    /// Puts what was claimed back, what went to the system as purged. `Some`: others have given so much to the slab meanwhile that it must be
-    /// [`join`](Self::join)ed first; it is claimed as well, and nothing else has been done.
+    /// Puts what was claimed back, what went to the system as purged.
     ///
     /// # Safety
     /// As for [`claim`](Self::claim), of the same bin.
-    pub(crate) unsafe fn settle(&self, claim: &mut Claim) -> Option<Claim> {
+    pub(crate) unsafe fn settle(&self, claim: &Claim) {
         let slab = claim.slab;
-        if self.has_trunks() {
-            let given = self.recycled(slab);
-            if given > JOINED_AT_ONCE {
-                // SAFETY: the same contract.
-                return unsafe { self.claim(slab) };
-            }
-            let mut theirs = Claim::new(slab);
-            (theirs.slots, theirs.listed) = (given, given);
-            theirs.list.put_all(&slab.trunks.take_all());
-            self.join(claim, &theirs);
-            // These are in the header's list, and were not claimed.
-            claim.slots -= given;
-            slab.trunks.put_all(&claim.list);
-        } else {
-            // SAFETY: the same contract, and the words are not used elsewhere meanwhile (N2).
-            let bits = unsafe { core::slice::from_raw_parts_mut(self.bits(slab).as_ptr(), self.slot_words()) };
+        let put_back = |bits: &mut [u64]| {
             self.each_slots_on(&claim.whole).for_each(|slots| set_all(bits, slots));
-        }
+            if self.has_bitmap() {
+                self.each_slots_on(&claim.purged).for_each(|slots| clear_all(bits, slots));
+            }
+        };
+        // SAFETY: the same contract.
+        unsafe { self.change_bits(slab, put_back) };
         if !claim.purged.is_empty() {
             // SAFETY: the same contract; the place was committed before anything was purged.
             unsafe { self.change_purged(slab, |pages| pages.insert_all(&claim.purged)) };
         }
         slab.used.set(slab.used.get() - claim.slots as u32);
-        if self.has_trunks() {
+        if self.has_bitmap() {
             self.note_look(slab, claim.is_cut);
         }
         self.debug_check(slab);
-        None
-    }
-
-    /// Adds what else has been claimed of the slab to a claim.
-    pub(crate) fn join(&self, claim: &mut Claim, more: &Claim) {
-        let (memory, slot_bytes) = (slab_memory(claim.slab), self.class.slot_bytes());
-        let mut left = more.listed;
-        while left > 0 {
-            let mut some = [0; JOINED_AT_ONCE];
-            let some = &mut some[..left.min(JOINED_AT_ONCE)];
-            left -= some.len();
-            // SAFETY: the claimed list has so many slots, and is nobody else's (P3).
-            unsafe { more.list.pop(memory, slot_bytes, some) };
-            for address in some {
-                let index = self.class.slots_in(*address - memory.addr().get());
-                // SAFETY: taken from a list just now.
-                unsafe { claim.list.push(memory, slot_bytes, Run::new(index as u32, 1), true) };
-            }
-        }
-        claim.listed += more.listed;
-        claim.purged.insert_all(&more.purged);
-        claim.slots += more.slots;
     }
 
     /// Hands out purged slots, up to `most`, as a range that reads zero. Others that have no part on a purged page any more go to the
     /// list.
     ///
     /// # Safety
-    /// As for [`claim`](Self::claim), in a slab whose free list is trunks, with a purged page.
+    /// As for [`claim`](Self::claim), in a slab with a bitmap and a purged page.
     pub(crate) unsafe fn take_purged(&self, slab: &SlabHeader, most: usize) -> Range<usize> {
         let (shift, slot_bytes) = (os::page_bytes().trailing_zeros(), self.class.slot_bytes());
         let (mut taken, mut rest) = (0..0, 0..0);
@@ -389,15 +323,12 @@ impl Geometry<'_> {
         // SAFETY: the same contract.
         unsafe { self.change_purged(slab, take) };
         slab.used.set(slab.used.get() + taken.len() as u32);
-        let memory = slab_memory(slab);
-        while !rest.is_empty() {
-            let run = Run::new(rest.start as u32, rest.len().min(Run::LENGTH_MAX));
-            rest.start += run.length();
+        if !rest.is_empty() {
             // SAFETY: free slots that are purged no more, so in no list.
-            unsafe { slab.trunks.push(memory, slot_bytes, run, true) };
+            unsafe { self.set_free(self.shape(), slab, rest.start, rest.len()) };
         }
         self.debug_check(slab);
-        let base = memory.addr().get();
+        let base = slab.memory().addr();
         base + taken.start * slot_bytes..base + taken.end * slot_bytes
     }
 

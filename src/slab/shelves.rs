@@ -8,11 +8,11 @@
 use core::ops::Range;
 
 use super::list::SlabList;
+use super::runs::run_length;
 use super::{Claim, Geometry};
 use crate::capacity::KEPT_SLABS;
 use crate::header::{Directory, SlabHeader};
 use crate::huge_pages::Pages;
-use crate::trunk::run_length;
 
 /// A slot that was freed twice, found when it came to its bin or left it; only where the family keeps states.
 #[derive(Debug)]
@@ -264,23 +264,17 @@ impl Shelves {
     }
 
     /// As [`Geometry::settle`].
-    pub(crate) fn settle(&mut self, geometry: &Geometry<'_>, claim: &mut Claim) -> Option<Claim> {
+    pub(crate) fn settle(&mut self, geometry: &Geometry<'_>, claim: &Claim) {
         let (slab, purged) = (claim.slab, claim.slab.purged.get());
         // SAFETY: a slab of this bin, whose lock is held: it could not leave because what was claimed is used.
-        let more = self.change(geometry, slab, || unsafe { geometry.settle(claim) });
+        self.change(geometry, slab, || unsafe { geometry.settle(claim) });
         self.count_purged(purged, slab);
-        if let Some(more) = more {
-            self.used_slots += more.slots;
-            self.claimed_slots += more.slots;
-            return Some(more);
-        }
         self.used_slots -= claim.slots;
         self.claimed_slots -= claim.slots;
         self.note_idle();
         if slab.used.get() == 0 {
             self.retire(geometry, slab);
         }
-        None
     }
 
     pub(crate) fn take_recycled(&mut self, geometry: &Geometry<'_>, out: &mut [usize]) -> Result<usize, Twice> {
@@ -338,7 +332,7 @@ impl Shelves {
     /// # Safety
     /// As for [`Bin::give`](crate::bin::Bin::give).
     pub(crate) unsafe fn give_to_slabs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) -> Result<(), Twice> {
-        if geometry.has_trunks() {
+        if geometry.has_bitmap() {
             // What is freed wrongly in an unchecked family is told there, in debug builds, or not at all.
             self.used_slots = self.used_slots.wrapping_sub(slots.len());
             // SAFETY: the same contract.
@@ -370,34 +364,34 @@ impl Shelves {
     }
 
     /// # Safety
-    /// As for [`give_to_slabs`](Self::give_to_slabs), where free lists are trunks.
+    /// As for [`give_to_slabs`](Self::give_to_slabs), where free lists are bitmaps.
     #[inline(never)]
     unsafe fn give_runs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
         let (headers, unit_shift) = (Directory::of(geometry.unit_shift).headers(), geometry.unit_shift);
-        let slot_bytes = geometry.class.slot_bytes();
+        let (slot_bytes, shape) = (geometry.class.slot_bytes(), geometry.shape());
         let mut rest = slots;
         while let &[first, ..] = rest {
-            let (mut lowest, mut length, mut ascending) = (first, 1, true);
-            // Neighbours often come back together: they are one entry in the free list.
+            let (mut lowest, mut length) = (first, 1);
+            // Neighbours often come back together.
             if rest.len() > 1
                 && (rest[1] == first.wrapping_add(slot_bytes) || rest[1] == first.wrapping_sub(slot_bytes))
             {
-                (length, ascending) = run_length(rest, slot_bytes);
+                let (neighbours, ascending) = run_length(rest, slot_bytes);
                 // Two slabs may be neighbours too: a run ends with its slab.
                 let slot = geometry.class.slots_in(first & ((1 << unit_shift) - 1));
-                let beyond = if ascending { geometry.slot_count().saturating_sub(slot + 1) } else { slot };
-                length = length.min(beyond + 1);
+                let beyond = if ascending { shape.slots.saturating_sub(slot + 1) } else { slot };
+                length = neighbours.min(beyond + 1);
                 lowest = if ascending { first } else { rest[length - 1] };
             }
             rest = &rest[length..];
             // SAFETY: as in `give_to_slabs`.
             let slab = unsafe { headers.slab(lowest) };
             geometry.debug_verify(slab, lowest, length);
-            if slab.trunks.is_empty() {
+            if geometry.recycled(slab) == 0 {
                 self.link(slab);
             }
             // SAFETY: used slots of a slab of this bin, whose lock is held.
-            unsafe { geometry.give_run(slab, lowest, length, ascending) };
+            unsafe { geometry.give_run(shape, slab, lowest, length) };
             if slab.used.get() == 0 {
                 self.retire(geometry, slab);
             }

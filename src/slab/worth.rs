@@ -1,7 +1,7 @@
 //! Which slabs are worth the work of looking for pages to give back.
 //!
-//! It costs as much as ordering a slab's list, and gives nothing where free slots are few. `hint` of a slab whose free list is
-//! trunks is how many free slots stayed when that was last done, or fewer: it is done again when clearly more are free, or when
+//! It costs as much as going through a slab's list, and gives nothing where free slots are few. `hint` of a slab with a
+//! bitmap is how many free slots stayed when that was last done, or fewer: it is done again when clearly more are free, or when
 //! it was left half done.
 
 #![forbid(unsafe_code)]
@@ -38,7 +38,7 @@ impl Geometry<'_> {
         if most < least {
             return false;
         }
-        if self.has_trunks() {
+        if self.has_bitmap() {
             let seen = slab.hint.get().min(idle as u32);
             slab.hint.set(seen);
             least = least.max(seen as usize + slots / MORE_PART);
@@ -54,6 +54,6 @@ impl Geometry<'_> {
 
     /// Free slots of a slab whose pages may hold memory.
     pub(super) fn idle(&self, slab: &SlabHeader) -> usize {
-        self.recycled(slab).saturating_sub(if self.has_trunks() { 0 } else { slab.purged.get() as usize })
+        self.recycled(slab).saturating_sub(if self.has_bitmap() { 0 } else { slab.purged.get() as usize })
     }
 }

@@ -44,7 +44,6 @@ from_the_crate! {
     thread "../../../src/thread/mod.rs";
     thread_pages "../../../src/thread_pages.rs";
     tiny "../../../src/tiny.rs";
-    trunk "../../../src/trunk.rs";
     waiting "../../../src/waiting.rs";
 }
 
