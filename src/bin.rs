@@ -215,6 +215,20 @@ impl Bin {
         Ok(())
     }
 
+    /// Gives back what the bits of full slabs stood in.
+    pub(crate) fn give_words_back(&self, geometry: &Geometry<'_>) {
+        if !geometry.has_bitmap() || self.0.lock().slabs.slab_count == 0 {
+            return;
+        }
+        geometry.each_slab(|slab| {
+            let _state = self.0.lock();
+            if geometry.owns(slab) {
+                // SAFETY: a slab of this bin's, whose lock is held.
+                unsafe { geometry.give_words_back(slab) };
+            }
+        });
+    }
+
     /// Forgets all slabs and the depot's slots; returns how many were out. `None`: some are claimed, and nothing has changed.
     ///
     /// # Safety

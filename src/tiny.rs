@@ -13,7 +13,7 @@
 
 use core::ptr::NonNull;
 
-use crate::header::{HEADERS, UNIT_COUNT, UNIT_SHIFTS};
+use crate::header::{HEADERS, UNIT_COUNT, UNIT_SHIFTS, shared_bits_bytes};
 
 /// One of the two geometries: everything follows from whether a slot is one byte or two.
 #[derive(Clone, Copy)]
@@ -46,9 +46,11 @@ impl Tiny {
         self.word_count() * 8 + (self.run_count() << self.slot_shift)
     }
 
-    /// Where in unit 0 the table of unit `unit` stands: the two-byte slabs' before the headers, the one-byte slabs' behind them.
+    /// Where in unit 0 the table of unit `unit` stands: the two-byte slabs' before the headers, the one-byte slabs' behind
+    /// what stands behind those.
     pub(crate) const fn table_offset(self, unit: usize) -> usize {
-        let (start, align) = if self.slot_shift == 0 { (HEADERS.end, 64) } else { (0, align_of::<u64>()) };
+        let behind = HEADERS.end + shared_bits_bytes(self.unit_bytes.trailing_zeros());
+        let (start, align) = if self.slot_shift == 0 { (behind, 64) } else { (0, align_of::<u64>()) };
         start + unit * self.table_bytes().next_multiple_of(align)
     }
 

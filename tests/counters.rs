@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use allocator_api2::vec::Vec as FamilyVec;
 use common::doors::{Doors, layout, longest_slot, slot_bytes, slots_of_slab};
-use family_alloc::{Classes, Family, FamilyAlloc, Stats, families, family};
+use family_alloc::{Checks, Classes, Family, FamilyAlloc, Stats, families, family};
 
 const MIB: usize = 1 << 20;
 
@@ -22,7 +22,7 @@ fn free(doors: Doors, memory: NonNull<[u8]>) {
 
 /// What holds between the figures at any time.
 #[track_caller]
-fn assert_adds_up(stats: &Stats, slab_bytes: usize) {
+fn assert_adds_up(stats: &Stats, checks: Checks, slab_bytes: usize) {
     let sum = |figure: fn(&family_alloc::ClassStats) -> usize| stats.classes.iter().map(figure).sum::<usize>();
     assert_eq!(stats.live_allocations, sum(|class| class.live_slots) + stats.large_allocations, "{stats}");
     assert_eq!(stats.live_bytes, sum(|class| class.live_slots * class.slot_bytes) + stats.large_bytes, "{stats}");
@@ -33,7 +33,8 @@ fn assert_adds_up(stats: &Stats, slab_bytes: usize) {
     assert_eq!(stats.free_bytes, sum(|class| class.free_slots * class.slot_bytes), "{stats}");
     let in_slabs = stats.live_bytes - stats.large_bytes + stats.cached_bytes + stats.depot_bytes + stats.free_bytes;
     // Spaced slots leave something over at a slab's end.
-    let slots_of = |class: &family_alloc::ClassStats| slots_of_slab(stats.spacing, slab_bytes, class.slot_bytes);
+    let slots_of =
+        |class: &family_alloc::ClassStats| slots_of_slab(stats.spacing, checks, slab_bytes, class.slot_bytes);
     let whole: usize = stats.classes.iter().map(|class| class.slab_count * slots_of(class) * class.slot_bytes).sum();
     assert_eq!(in_slabs, whole, "every slot of the slabs is somewhere: {stats}");
     assert!(stats.slab_bytes <= stats.reserved_bytes, "{stats}");
@@ -55,7 +56,7 @@ fn assert_adds_up(stats: &Stats, slab_bytes: usize) {
 fn a_family_that_was_never_used_holds_nothing() {
     family! { struct Unused; }
     let stats = Unused::stats();
-    assert_adds_up(&stats, Unused::SLAB_BYTES);
+    assert_adds_up(&stats, Unused::CHECKS, Unused::SLAB_BYTES);
     assert_eq!(stats.name, "Unused");
     assert_eq!((stats.reserved_bytes, stats.thread_caches, stats.peak_live_allocations), (0, 0, 0), "{stats}");
     assert_eq!(Unused::trim(), 0);
@@ -79,7 +80,7 @@ fn live_figures_are_exact_after_every_call() {
                 assert_eq!((stats.live_allocations, stats.live_bytes), (live.len(), bytes), "{stats}");
             }
         }
-        assert_adds_up(&(doors.stats)(), doors.slab_bytes);
+        assert_adds_up(&(doors.stats)(), doors.checks, doors.slab_bytes);
         let mut by_size = BTreeMap::<usize, usize>::new();
         live.iter().for_each(|memory| *by_size.entry(memory.len()).or_default() += 1);
         for class in (doors.stats)()
@@ -95,7 +96,7 @@ fn live_figures_are_exact_after_every_call() {
             let stats = (doors.stats)();
             assert_eq!((stats.live_allocations, stats.live_bytes), (live.len(), bytes), "{stats}");
         }
-        assert_adds_up(&(doors.stats)(), doors.slab_bytes);
+        assert_adds_up(&(doors.stats)(), doors.checks, doors.slab_bytes);
     }
 }
 
@@ -120,7 +121,7 @@ fn large_allocations_are_counted_in_whole_pages() {
     let stats = Large::stats();
     assert_eq!((stats.large_allocations, stats.large_bytes, stats.live_bytes), (0, 0, 128), "{stats}");
     free(doors, memory);
-    assert_adds_up(&Large::stats(), Large::SLAB_BYTES);
+    assert_adds_up(&Large::stats(), Large::CHECKS, Large::SLAB_BYTES);
 }
 
 #[test]
@@ -148,7 +149,7 @@ fn figures_are_exact_when_many_threads_have_ended() {
     });
     let stats = Many::stats();
     assert_eq!((stats.live_allocations, stats.live_bytes), (4 * 300, kept), "{stats}");
-    assert_adds_up(&stats, Many::SLAB_BYTES);
+    assert_adds_up(&stats, Many::CHECKS, Many::SLAB_BYTES);
 }
 
 #[test]

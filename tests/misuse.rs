@@ -427,7 +427,7 @@ fn what_is_live_does_not_come_back_as_nothing() {
 /// What is left over behind the last slot of a slab, freed as if it were one.
 fn behind_the_last<F: Family>(door: Door, size: usize) {
     let slot = slot_bytes(F::CLASSES, bytes(size), 1);
-    let slots = slots_of_slab(F::CLASSES, F::SLAB_BYTES, slot);
+    let slots = slots_of_slab(F::CLASSES, F::CHECKS, F::SLAB_BYTES, slot);
     assert_ne!(slots * slot, F::SLAB_BYTES, "something is left over");
     let behind = (allocate::<F>(size) & !(F::SLAB_BYTES - 1)) + slots * slot;
     let name = F::NAME;

@@ -7,10 +7,10 @@ mod common;
 use std::collections::HashSet;
 use std::ptr::NonNull;
 
-use common::doors::is_aligned;
+use common::doors::{is_aligned, slots_of_slab};
 use common::memory::{minor_faults, page_bytes};
 use common::pattern;
-use family_alloc::{Family, family};
+use family_alloc::{Checks, Classes, Family, family};
 
 const MIB: usize = 1 << 20;
 
@@ -153,7 +153,7 @@ fn remalloc_keeps_the_contents_and_recalloc_clears_the_rest() {
 fn defect_a_full_slab_gets_its_freed_slot_back() {
     family! { struct FullSlab { slab_bytes: 64 * 1024 } }
     for bytes in (0..16).map(|shift| 1 << shift) {
-        let count = FullSlab::SLAB_BYTES / bytes;
+        let count = slots_of_slab(Classes::Natural, Checks::Default, FullSlab::SLAB_BYTES, bytes);
         let slots: Vec<usize> = elsewhere(|| (0..count).map(|_| FullSlab::malloc(bytes).expose_provenance()).collect());
         let slab = slots[0]..slots[0] + FullSlab::SLAB_BYTES;
         assert!(slots.iter().all(|slot| slab.contains(slot)), "{bytes}: the slots fill one slab");

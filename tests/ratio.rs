@@ -92,14 +92,15 @@ fn full_bytes<F: Family>() -> usize {
 
 /// Slots of a class in so many bytes of slabs.
 fn slots_in<F: Family>(slabs_bytes: usize, bytes: usize) -> usize {
-    slabs_bytes / SLAB_BYTES * slots_of_slab(F::CLASSES, SLAB_BYTES, bytes)
+    slabs_bytes / SLAB_BYTES * slots_of_slab(F::CLASSES, F::CHECKS, SLAB_BYTES, bytes)
 }
 
-/// Where the slots of a class begin in a range of slabs.
+/// Where the slots of a class begin in a range of slabs, the first of which may leave some pages out before its first slot.
 fn starts<F: Family>(start: usize, end: usize, bytes: usize) -> impl Iterator<Item = usize> {
-    let slots = slots_of_slab(F::CLASSES, SLAB_BYTES, bytes);
-    let of_slab = move |slab: usize| (0..slots).map(move |slot| slab + slot * bytes);
-    (start..end).step_by(SLAB_BYTES).flat_map(of_slab)
+    let slots_bytes = slots_of_slab(F::CLASSES, F::CHECKS, SLAB_BYTES, bytes) * bytes;
+    let slab = start & !(SLAB_BYTES - 1);
+    let of_slab = move |slab: usize| (slab.max(start)..=slab + slots_bytes - bytes).step_by(bytes);
+    (slab..end).step_by(SLAB_BYTES).flat_map(of_slab)
 }
 
 fn largest_slot<F: Family>() -> usize {
@@ -147,9 +148,10 @@ fn measure_class<F: Family>(bytes: usize, most: f64) -> (f64, f64) {
     // In the first region enough slots to fill magazine and depot, fresh and used again as the measured ones will be…
     let used_bytes = if bytes < FEW_SLOTS_FROM_BYTES { SLAB_BYTES } else { full_bytes };
     let first = begin_region::<F>(bytes);
-    fill::<F>(first, first + used_bytes, bytes);
+    let end = (first & !(SLAB_BYTES - 1)) + used_bytes;
+    fill::<F>(first, end, bytes);
     let rounds = if bytes < FEW_SLOTS_FROM_BYTES { 1 } else { ROUNDS };
-    (0..rounds).for_each(|_| fill_again::<F>(first, first + used_bytes, bytes));
+    (0..rounds).for_each(|_| fill_again::<F>(first, end, bytes));
     // … and the rest of it, untouched.
     for _ in 0..(full_bytes - used_bytes) / largest_slot::<F>() {
         allocate::<F>(largest_slot::<F>());
@@ -183,7 +185,8 @@ fn begin_region<F: Family>(bytes: usize) -> usize {
     let first = allocate::<F>(bytes);
     touch(first, bytes);
     let start = first.expose_provenance();
-    assert_eq!(start % REGION_BYTES, side_units::<F>() * SLAB_BYTES, "the slot begins the first slab of a region");
+    let left_out = (start % REGION_BYTES).checked_sub(side_units::<F>() * SLAB_BYTES);
+    assert!(left_out.is_some_and(|bytes| bytes < SLAB_BYTES / 8), "the slot begins the first slab of a region");
     start
 }
 

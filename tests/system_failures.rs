@@ -5,10 +5,10 @@
 mod common;
 
 use common::child;
-use common::doors::{Doors, layout};
+use common::doors::{Doors, layout, slots_of_slab};
 use common::forbid;
 use common::pattern;
-use family_alloc::{Family, family};
+use family_alloc::{Checks, Classes, Family, family};
 
 const MIB: usize = 1 << 20;
 
@@ -61,7 +61,8 @@ fn without_mprotect_there_is_what_was_committed() {
         for _ in 0..3 {
             assert!((doors.allocate)(layout(128, 1)).is_none(), "a second slab");
             let rest = fill(doors, 64);
-            assert_eq!(rest.len() + 1, Committed::SLAB_BYTES / 64, "the slab is used to its end");
+            let slots = slots_of_slab(Classes::Natural, Checks::Default, Committed::SLAB_BYTES, 64);
+            assert_eq!(rest.len() + 1, slots, "the slab is used to its end");
             rest.into_iter().for_each(|slot| free(doors, slot));
         }
         free(doors, first);

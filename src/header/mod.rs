@@ -9,7 +9,7 @@
 //!           address   … | unit | offset in the unit
 //!           └─ shifted down, masked: × 4 bytes ─┘──► tag (reads zero where there is no slab)
 //!
-//!           region    │ … │ 64 headers │ … │ unit 1 │ unit 2 │ … │ end of what is reserved
+//!           region    │ … │ 64 headers │ bits │ … │ unit 1 │ unit 2 │ … │ end of what is reserved
 //!                     0  32 KiB    36 KiB
 //! ```
 //!
@@ -94,6 +94,8 @@ pub(crate) struct SlabHeader {
     pub(crate) advice: Cell<u8>,
     /// How much of the unit is in dumps, as a step, also while it is no slab: see `region::dumps`.
     pub(crate) dumped: Cell<u8>,
+    /// Where in the unit the first slot is, in bytes.
+    pub(crate) first: Cell<u32>,
     /// Free slots that have parts on pages that were given back to the system: P1 in `slab::pages`.
     pub(crate) purged: Cell<u32>,
     /// The unit's memory, with the region's provenance; the same whenever the unit is a slab.
@@ -150,10 +152,15 @@ unsafe impl Sync for SlabHeader {}
 // SAFETY: H2, as above: all of it belongs to the pool lock of one family.
 unsafe impl Sync for RegionHeader {}
 
-/// The pages of a region that its headers stand in, as offsets.
-pub(crate) fn header_pages() -> Range<usize> {
+/// Bytes behind the headers for bits of slabs whose bits do not fill a page (`slab::bitmap`): none in short units.
+pub(crate) const fn shared_bits_bytes(unit_shift: u32) -> usize {
+    if unit_shift < 18 { 0 } else { 1 << (unit_shift - 5) }
+}
+
+/// The pages of a region that its headers and those bits stand in, as offsets.
+pub(crate) fn header_pages(unit_shift: u32) -> Range<usize> {
     let page = os::page_bytes();
-    HEADERS.start & !(page - 1)..HEADERS.end.next_multiple_of(page)
+    HEADERS.start & !(page - 1)..(HEADERS.end + shared_bits_bytes(unit_shift)).next_multiple_of(page)
 }
 
 /// What the lookup of a tag needs, copied into every thread cache: the table's base and a mask for offsets into it.
@@ -403,7 +410,7 @@ impl Directory {
         if !NonNull::new(tags).is_some_and(|tags| unsafe { os::make_writable(tags, writable) }) {
             return None;
         }
-        let pages = header_pages();
+        let pages = header_pages(self.unit_shift);
         // SAFETY: inside unit 0.
         let headers = unsafe { memory.add(pages.start) };
         // SAFETY: in the reservation, not committed yet.

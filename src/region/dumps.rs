@@ -71,14 +71,14 @@ pub(super) fn may_be_partial(unit_bytes: usize) -> bool {
     is_one
 }
 
-/// Puts as much of a slab into dumps as the first `used_bytes` of it need.
+/// Puts as much of a slab into dumps as `used_bytes` of it need, from `first` on.
 #[cold]
 #[inline(never)]
-pub(crate) fn dump_more(slab: &SlabHeader, used_bytes: usize, unit_bytes: usize) {
+pub(crate) fn dump_more(slab: &SlabHeader, first: usize, used_bytes: usize, unit_bytes: usize) {
     let wanted = Dumped::of(used_bytes);
     let Some(memory) = NonNull::new(slab.memory()) else { return };
     // SAFETY: the first bytes of a slab, which is committed.
-    unsafe { os::put_into_dumps(memory, wanted.bytes(unit_bytes)) };
+    unsafe { os::put_into_dumps(memory, unit_bytes.min(first + wanted.bytes(unit_bytes))) };
     slab.dumped.set(wanted as u8);
     if wanted == Dumped::All {
         // One less, in arithmetic that wraps.

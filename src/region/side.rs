@@ -1,7 +1,7 @@
 //! The first units of a region, which are no slabs: headers, side tables of the tiny classes, or the states of all slots.
 //!
 //! ```text
-//!   unit 0   │ two-byte classes' tables │ headers │ one-byte class's tables │      each but the headers only where it is needed
+//!   unit 0   │ two-byte classes' tables │ headers │ bits of free slots │ one-byte class's tables │      tables only where they are needed
 //!   units 0 to 7, where the family keeps states, hold those around the headers
 //! ```
 
@@ -67,9 +67,9 @@ impl UnitPool {
         }
     }
 
-    /// What lies before the headers in unit 0 and behind them: where it begins, and its length.
+    /// What lies before the headers in unit 0 and behind them and the bits: where it begins, and its length.
     fn around_headers(&self, region: &RegionHeader) -> impl Iterator<Item = (NonNull<u8>, usize)> + use<> {
-        let (pages, memory) = (header_pages(), unit_memory(region, 1, self.unit_shift));
+        let (pages, memory) = (header_pages(self.unit_shift), unit_memory(region, 1, self.unit_shift));
         [0..pages.start, pages.end..self.unit_bytes()].into_iter().filter(|part| !part.is_empty()).map(move |part| {
             // SAFETY: a part of unit 0, and so inside the region.
             (unsafe { memory.add(part.start) }, part.len())
@@ -80,7 +80,7 @@ impl UnitPool {
     fn commit_first(&self, region: &RegionHeader) -> Option<()> {
         if region.committed.get() & 1 == 0 {
             for part in self.around_headers(region) {
-                // SAFETY: in the region's reservation, which is never released, and not among the headers.
+                // SAFETY: in the region's reservation, which is never released, and not committed with the headers.
                 if !unsafe { os::commit(part.0, part.1) } {
                     return None;
                 }

@@ -4,24 +4,32 @@
 //! of their addresses however they came back, and which pages are free is seen without a list being gone through.
 //!
 //! Most slabs of small families never have a free slot but among their first. So the bits stand in the slab's header at
-//! first, and the last bytes of the slab, which are no slots, stay untouched. When a slot comes back that has no bit there, they
-//! move to these, and in the header stands instead which groups of words may have a bit set:
+//! first. When a slot comes back that has no bit there, they move to where all have room, and in the header stands instead which
+//! groups of words may have a bit set:
 //!
 //! ```text
-//!   header   bits of slots 0 to 127                      header   groups
-//!   slab     │ slots … │ untouched │              ──►    slab     │ slots … │ words of 64 bits │
-//!                                                                             └ group ┘└ group ┘ …   at most 64
+//!   header   bits of slots 0 to 127     ──►    header   groups
+//!                                              words    │ 64 bits │ 64 bits │ …     up to 64 groups of 1, 2, 4, … words
 //! ```
+//!
+//! Of slots below 512 bytes the words are the slab's last bytes, which are no slots, and have pages of their own. Nobody
+//! touches them before there are bits, and those of a slab without free slots go back on `trim`. The words
+//! of longer slots would have most of a page for themselves: they stand behind the headers of the region, those of all
+//! classes of 512 to 1023 bytes first, then those of 1 KiB to 2 KiB less one, and so on. Short units have their words at
+//! their ends, and no pages for them.
 //!
 //! **F1** A slot's bit is set exactly while it is recycled: free, and neither purged nor claimed. **F2** Only the holder of the bin's lock
 //! touches bits. **F3** A group whose bit in the header is not set has no bit set.
 
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use super::page_set::words_of;
-use super::{Geometry, slab_memory};
+use super::{Geometry, slots_start};
 use crate::fault::{FaultKind, Truth};
-use crate::header::{FREE_WORDS, SlabHeader};
+use crate::header::{FREE_WORDS, HEADERS, SlabHeader, UNIT_COUNT, shared_bits_bytes};
+use crate::os;
+use crate::size_class::SizeClass;
 
 const WORD_BITS: usize = u64::BITS as usize;
 /// Slots whose bits fit into the header.
@@ -29,27 +37,74 @@ const HEADER_SLOTS: usize = FREE_WORDS * WORD_BITS;
 /// Groups of words that the header tells apart.
 const GROUPS: usize = WORD_BITS;
 
-/// Bytes of a slab that are kept for the bits of so many slots: none where those in the header are enough.
-pub(super) const fn bitmap_bytes(slots: usize) -> usize {
-    if slots <= HEADER_SLOTS { 0 } else { slots.div_ceil(WORD_BITS) * size_of::<u64>() }
-}
+/// The shortest slots whose words stand behind the headers, as a power of two.
+const SHARED_SHIFT: u32 = 9;
+/// In slabs of so many pages the words at the end have pages of their own.
+const PAGES_LEAST: usize = 512;
 
 /// Where slots and bits are in all slabs of a bin.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
-    pub(crate) slots: usize,
-    /// Where in a slab the words begin.
-    pub(super) words_at: usize,
+    /// Slots of a slab that has no colour.
+    pub(super) slots: usize,
+    /// Where in a slab there can be no slots any more.
+    pub(super) slots_end: usize,
+    unit_shift: u32,
+    /// What an address in a slab is masked with to get to where `words_at` counts from: the slab's first byte or the region's.
+    mask: usize,
+    words_at: usize,
+    /// How far apart the words of two neighbouring units are, beside the units themselves.
+    stride: usize,
     /// By how much a word's number is shifted to that of its group.
     group_shift: u32,
 }
 
 impl Shape {
-    /// The words at the slab's end.
+    fn new(class: SizeClass, unit_shift: u32) -> Self {
+        let unit_bytes = 1_usize << unit_shift;
+        let most = class.slots_of(unit_bytes);
+        let words = most.div_ceil(WORD_BITS);
+        let group_shift = words.div_ceil(GROUPS).next_power_of_two().trailing_zeros();
+        let shape = Self {
+            slots: most,
+            slots_end: unit_bytes,
+            unit_shift,
+            mask: !(unit_bytes - 1),
+            words_at: 0,
+            stride: 0,
+            group_shift,
+        };
+        let slot_shift = class.slot_bytes().ilog2();
+        if most <= HEADER_SLOTS {
+            shape
+        } else if slot_shift < SHARED_SHIFT || shared_bits_bytes(unit_shift) == 0 {
+            let bytes = words * size_of::<u64>();
+            // Live slots beside them would keep their page, and so a page is left to them that can go back.
+            let is_long = unit_bytes / os::page_bytes() >= PAGES_LEAST;
+            let end = unit_bytes - if is_long { bytes.next_multiple_of(os::page_bytes()) } else { bytes };
+            Self { slots: class.slots_of(end), slots_end: end, words_at: end, ..shape }
+        } else {
+            let all = shared_bits_bytes(unit_shift);
+            // All units' words of the classes of one power of two take half of what is left by those of shorter slots.
+            let left = all >> (slot_shift - SHARED_SHIFT);
+            let words_at = HEADERS.end + all - left;
+            Self { mask: !((UNIT_COUNT << unit_shift) - 1), words_at, stride: left / 2 / UNIT_COUNT, ..shape }
+        }
+    }
+
+    /// The words of a slab.
     #[inline(always)]
     fn words(self, slab: &SlabHeader) -> NonNull<u64> {
-        // SAFETY: less than a slab's length, which is committed with it; a multiple of 8.
-        unsafe { slab_memory(slab).add(self.words_at) }.cast()
+        let memory = slab.memory().addr();
+        let unit = (memory >> self.unit_shift) % UNIT_COUNT;
+        let address = (memory & self.mask) + self.words_at + unit * self.stride;
+        // The region's provenance is exposed where the region is claimed.
+        NonNull::new(core::ptr::with_exposed_provenance_mut(address)).unwrap_or(NonNull::dangling())
+    }
+
+    /// Whether the words are what an empty slab has at its end, so that they read zero where that does.
+    fn is_in_slab(self) -> bool {
+        self.slots_end == self.words_at
     }
 }
 
@@ -63,10 +118,18 @@ impl Geometry<'_> {
     /// Where slots and bits are in the slabs of this bin.
     #[inline]
     pub(crate) fn shape(&self) -> Shape {
-        let words_at = self.unit_bytes() - bitmap_bytes(self.class.slots_of(self.unit_bytes()));
-        let words = (self.unit_bytes() - words_at) / size_of::<u64>();
-        let group_shift = words.div_ceil(GROUPS).next_power_of_two().trailing_zeros();
-        Shape { slots: self.class.slots_of(words_at), words_at, group_shift }
+        Shape::new(self.class, self.unit_shift)
+    }
+
+    /// Makes sure that these slots have bits.
+    ///
+    /// # Safety
+    /// As for [`set_free`](Self::set_free).
+    pub(super) unsafe fn make_room(&self, slab: &SlabHeader, mut slots: impl Iterator<Item = Range<usize>>) {
+        if !slab.side_ready.get() && slots.any(|slots| slots.end > HEADER_SLOTS) {
+            // SAFETY: the same contract.
+            unsafe { self.move_bits(self.shape(), slab) };
+        }
     }
 
     /// Changes many bits, those in the header or those of all slots, and notes that any of them may be set.
@@ -113,7 +176,7 @@ impl Geometry<'_> {
     }
 
     /// # Safety
-    /// As for [`set_free`](Self::set_free), in a slab whose bits are at its end.
+    /// As for [`set_free`](Self::set_free), in a slab whose bits have left the header.
     #[inline(always)]
     unsafe fn set_word(&self, shape: Shape, slab: &SlabHeader, word: usize, ones: u64) {
         // SAFETY: the word of a slot of the slab.
@@ -134,7 +197,7 @@ impl Geometry<'_> {
         before | ones
     }
 
-    /// Moves the bits from the header to the end of the slab.
+    /// Moves the bits from the header to where all have room.
     ///
     /// # Safety
     /// As for [`set_free`](Self::set_free), in a slab whose bits are in the header.
@@ -142,8 +205,8 @@ impl Geometry<'_> {
     #[inline(never)]
     unsafe fn move_bits(&self, shape: Shape, slab: &SlabHeader) {
         let words = shape.words(slab);
-        if !slab.zeroed.get() {
-            // SAFETY: the slab's own bytes behind its last slot.
+        if !(shape.is_in_slab() && slab.zeroed.get()) {
+            // SAFETY: the slab's own words, in memory that was committed with it or with the region.
             unsafe { words.write_bytes(0, shape.slots.div_ceil(WORD_BITS)) };
         }
         for (index, word) in slab.free.iter().enumerate() {
@@ -162,7 +225,7 @@ impl Geometry<'_> {
     /// # Safety
     /// As for [`set_free`](Self::set_free), and the bitmap has at least `out.len()` bits set.
     pub(super) unsafe fn take_free(&self, slab: &SlabHeader, out: &mut [usize]) {
-        let base = slab.memory().addr();
+        let base = slots_start(slab);
         let mut left = out.len();
         if !slab.side_ready.get() {
             for (index, word) in slab.free.iter().enumerate() {
@@ -211,11 +274,27 @@ impl Geometry<'_> {
         word
     }
 
+    /// Gives the words' pages of a slab back to the system, where they have pages of their own and no bit is set.
+    ///
+    /// # Safety
+    /// As for [`set_free`](Self::set_free).
+    pub(crate) unsafe fn give_words_back(&self, slab: &SlabHeader) {
+        let (shape, page) = (self.shape(), os::page_bytes());
+        let has_pages = shape.is_in_slab() && shape.words_at % page == 0;
+        if !has_pages || !slab.side_ready.get() || self.recycled(slab) > 0 {
+            return;
+        }
+        slab.side_ready.set(false);
+        slab.free[0].set(0);
+        // SAFETY: whole pages of the slab, and all words on them are 0. Should the system refuse, they stay.
+        unsafe { os::purge(shape.words(slab).cast(), self.unit_bytes() - shape.words_at) };
+    }
+
     /// Ends the process: a slot came back to its slab that was free already.
     #[cold]
     #[inline(never)]
     fn report_listed_twice(&self, slab: &SlabHeader, slot: usize) -> ! {
-        let address = slab.memory().addr() + slot * self.class.slot_bytes();
+        let address = slots_start(slab) + slot * self.class.slot_bytes();
         self.report_under_lock(FaultKind::DoubleFree, address, Truth::Said)
     }
 
@@ -223,8 +302,7 @@ impl Geometry<'_> {
     #[cold]
     #[inline(never)]
     fn report_miscounted(&self, slab: &SlabHeader) -> ! {
-        let offset = Truth::Offset(self.shape().words_at);
-        self.report_under_lock(FaultKind::WriteAfterFree, slab.memory().addr(), offset)
+        self.report_under_lock(FaultKind::WriteAfterFree, slab.memory().addr(), Truth::Said)
     }
 }
 
@@ -234,7 +312,7 @@ mod tests {
     use crate::checks::Checks;
     use crate::huge_pages::HugePages;
     use crate::region::UnitPool;
-    use crate::size_class::{Classes, SizeClass};
+    use crate::size_class::Classes;
     use crate::sync::Lock;
 
     #[test]
@@ -253,8 +331,9 @@ mod tests {
                 let (checks, huge_pages) = (Checks::Default, HugePages::Never);
                 let geometry = Geometry { class, unit_shift, tag: 77, checks, huge_pages, pool: &pool, family: "Bits" };
                 let slab = geometry.open(1).unwrap();
-                let (slots, base, slot_bytes) = (geometry.slot_count(), slab.memory().addr(), class.slot_bytes());
-                assert!(slots * slot_bytes <= geometry.shape().words_at && slots > 0);
+                let (slots, base, slot_bytes) = (geometry.slot_count(slab), slots_start(slab), class.slot_bytes());
+                let first = slab.first.get() as usize;
+                assert!(first + slots * slot_bytes <= geometry.shape().slots_end && slots > 0);
                 assert_eq!(geometry.carve(slab, usize::MAX).len(), slots * slot_bytes);
                 for density in [1, 5, 64] {
                     // Few and all, single slots and runs, in no order.
@@ -311,7 +390,7 @@ mod tests {
         let slots: Vec<usize> = out.iter().rev().map(|address| (address - base) / 64).collect();
         assert_eq!(slots, [0].into_iter().chain(60..70).chain([127, 128]).collect::<Vec<_>>());
         // SAFETY: slots that nobody uses.
-        unsafe { geometry.give_run(geometry.shape(), slab, base, geometry.slot_count()) };
+        unsafe { geometry.give_run(geometry.shape(), slab, base, geometry.slot_count(slab)) };
         geometry.close(slab);
     }
 }

@@ -14,6 +14,7 @@
 //! once the bin has forgotten the slab.
 
 mod bitmap;
+mod colour;
 mod list;
 mod noted;
 mod page_set;
@@ -39,6 +40,7 @@ use crate::sync::Lock;
 use crate::tiny::Tiny;
 
 use bitmap::Shape;
+use colour::{COLOURED_SLABS, colour};
 pub(crate) use noted::give_side_tables_back;
 pub(crate) use pages::Claim;
 pub(crate) use shelves::{BinCounts, Fresh, Shelves, Twice};
@@ -69,20 +71,35 @@ impl Geometry<'_> {
     /// The pages of the bin's first, second, … slab.
     fn pages_of_slab(&self, number: usize) -> Pages {
         let slot_bytes = self.class.slot_bytes();
-        let rest = self.slots_end() - self.slot_count() * slot_bytes;
+        let rest = self.slots_end() - self.slot_count_from(0) * slot_bytes;
         self.huge_pages.of_slab(number, self.unit_bytes(), slot_bytes, rest)
     }
 
     /// Slots of a slab. What is left behind the last one is never used.
     #[inline(always)]
-    pub(crate) fn slot_count(&self) -> usize {
-        self.class.slots_of(self.slots_end())
+    pub(crate) fn slot_count(&self, slab: &SlabHeader) -> usize {
+        self.slot_count_from(slab.first.get() as usize)
     }
 
-    /// Where in a slab there can be slots no more.
+    /// Slots of a slab whose first one is there. Figures count as many in each slab as one without a colour has.
+    #[inline(always)]
+    pub(crate) fn slot_count_from(&self, first: usize) -> usize {
+        self.class.slots_of(self.slots_end() - first)
+    }
+
+    /// Where the first slot of the bin's first, second, … slab is, in a unit at this address: see [`colour`].
+    fn first_slot(&self, unit: usize, number: usize, pages: Pages) -> usize {
+        let is_coloured = self.has_bitmap()
+            && number <= COLOURED_SLABS
+            && pages != Pages::Huge
+            && self.class.slot_bytes() < os::page_bytes();
+        if is_coloured { colour(unit >> self.unit_shift, self.unit_bytes()) } else { 0 }
+    }
+
+    /// Where in a slab there can be no slots any more.
     #[inline(always)]
     fn slots_end(&self) -> usize {
-        if self.has_bitmap() { self.shape().words_at } else { self.unit_bytes() }
+        if self.has_bitmap() { self.shape().slots_end } else { self.unit_bytes() }
     }
 
     fn is_tiny(&self) -> bool {
@@ -95,14 +112,16 @@ impl Geometry<'_> {
 
     /// Takes a unit and makes it an empty slab of this class, the bin's first, second, ….
     pub(crate) fn open(&self, number: usize) -> Option<&'static SlabHeader> {
+        let pages = self.pages_of_slab(number);
         let mut pool = self.pool.lock();
-        let Unit { header, zeroed, is_new } = pool.take(self.pages_of_slab(number))?;
+        let Unit { header, zeroed, is_new } = pool.take(pages)?;
         if self.is_tiny() && pool.side_tables(header).is_none() {
             pool.give(header, os::milliseconds());
             return None;
         }
         header.used.set(0);
         header.fresh.set(0);
+        header.first.set(self.first_slot(header.memory().addr(), number, pages) as u32);
         header.free.iter().for_each(|word| word.set(0));
         header.hint.set(0);
         // What comes back to a hardened family is cleared at once, and is looked at where it can have been written to since.
@@ -126,7 +145,7 @@ impl Geometry<'_> {
         debug_assert_eq!(slab.used.get(), 0);
         let carved = slab.fresh.get() as usize * self.class.slot_bytes();
         // SAFETY: the slots that were ever handed out, all of them free now.
-        !self.has_guards() || carved == 0 || unsafe { os::unguard(slab_memory(slab), carved) } != Opened::Refused
+        !self.has_guards() || carved == 0 || unsafe { os::unguard(slots_memory(slab), carved) } != Opened::Refused
     }
 
     /// Gives the unit of an empty slab without guards back to the pool.
@@ -155,10 +174,7 @@ impl Geometry<'_> {
     /// # Safety
     /// The bin has forgotten its slabs, and nobody uses any of their slots.
     pub(crate) unsafe fn close_all(&self) {
-        let directory = Directory::of(self.unit_shift);
-        for unit in all_units(self.pool).filter(|&unit| directory.tag(unit) == self.tag) {
-            // SAFETY: a unit of a claimed region.
-            let slab = unsafe { directory.header(unit) };
+        self.each_slab(|slab| {
             slab.used.set(0);
             // What may be guarded still stays what it is, in no list, until this is asked for again.
             if self.unguard(slab) {
@@ -166,6 +182,15 @@ impl Geometry<'_> {
                 unsafe { self.clear_all(slab) };
                 self.close(slab);
             }
+        });
+    }
+
+    /// All slabs that have this bin's tag. They may have another by the time that they are looked at, if the caller lets them.
+    pub(crate) fn each_slab(&self, mut each: impl FnMut(&'static SlabHeader)) {
+        let directory = Directory::of(self.unit_shift);
+        for unit in all_units(self.pool).filter(|&unit| directory.tag(unit) == self.tag) {
+            // SAFETY: a unit of a claimed region.
+            each(unsafe { directory.header(unit) });
         }
     }
 
@@ -174,7 +199,7 @@ impl Geometry<'_> {
     /// # Safety
     /// An accessible slab of this class of which nobody uses a slot.
     unsafe fn clear_all(&self, slab: &SlabHeader) {
-        let memory = slab_memory(slab);
+        let memory = slots_memory(slab);
         let carved = slab.fresh.get() as usize * self.class.slot_bytes();
         if self.checks.is_hardened() {
             // What was free may be poisoned.
@@ -210,27 +235,27 @@ impl Geometry<'_> {
 
     /// Slots that were never handed out since the unit was taken.
     pub(crate) fn fresh_room(&self, slab: &SlabHeader) -> usize {
-        self.slot_count() - slab.fresh.get() as usize
+        self.slot_count(slab) - slab.fresh.get() as usize
     }
 
     /// Hands out up to `most` fresh slots as one range of addresses.
     pub(crate) fn carve(&self, slab: &SlabHeader, most: usize) -> Range<usize> {
         let count = most.min(self.fresh_room(slab));
-        let start = slab.memory().addr() + slab.fresh.get() as usize * self.class.slot_bytes();
+        let start = slots_start(slab) + slab.fresh.get() as usize * self.class.slot_bytes();
         let bytes = count * self.class.slot_bytes();
         slab.fresh.set(slab.fresh.get() + count as u32);
         slab.used.set(slab.used.get() + count as u32);
         self.debug_check(slab);
         let used_bytes = slab.fresh.get() as usize * self.class.slot_bytes();
         if slab.dumped.get() < Dumped::of(used_bytes) as u8 {
-            dump_more(slab, used_bytes, self.unit_bytes());
+            dump_more(slab, slab.first.get() as usize, used_bytes, self.unit_bytes());
         }
         start..start + bytes
     }
 
     /// Whether a range is the end of what has been carved.
     pub(crate) fn is_last_carved(&self, slab: &SlabHeader, range: &Range<usize>) -> bool {
-        range.end - slab.memory().addr() == slab.fresh.get() as usize * self.class.slot_bytes()
+        range.end - slots_start(slab) == slab.fresh.get() as usize * self.class.slot_bytes()
     }
 
     /// Takes back the untouched end of what has been carved.
@@ -246,16 +271,17 @@ impl Geometry<'_> {
     /// agree in all bits above the unit. A last line of defence: what a free verifies at the call does not see these bits.
     #[inline(always)]
     fn verify(&self, slab: &SlabHeader, addresses: &[usize]) {
-        let (base, slots) = (slab.memory().addr(), self.slot_count());
+        let (base, slots) = (slots_start(slab), self.slot_count(slab));
         if addresses.iter().any(|address| self.class.slot_at(address.wrapping_sub(base)) >= slots) {
-            self.report_no_slot(base, addresses);
+            self.report_no_slot(slab, addresses);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn report_no_slot(&self, base: usize, addresses: &[usize]) -> ! {
-        let is_slot = |&&address: &&usize| self.class.slot_at(address.wrapping_sub(base)) < self.slot_count();
+    fn report_no_slot(&self, slab: &SlabHeader, addresses: &[usize]) -> ! {
+        let (base, slots) = (slots_start(slab), self.slot_count(slab));
+        let is_slot = |&&address: &&usize| self.class.slot_at(address.wrapping_sub(base)) < slots;
         let address = addresses.iter().find(|address| !is_slot(address)).copied().unwrap_or(0);
         self.report_under_lock(FaultKind::InvalidFree, address, Truth::NoSlot)
     }
@@ -352,10 +378,12 @@ impl Geometry<'_> {
     /// - The slab has a bitmap; the caller holds the lock of the slab's bin (S1).
     #[inline(always)]
     pub(crate) unsafe fn give_run(&self, shape: Shape, slab: &SlabHeader, lowest: usize, count: usize) {
-        let base = slab.memory().addr();
-        let index = self.class.slot_at(lowest.wrapping_sub(base));
-        if index >= shape.slots {
-            self.report_no_slot(base, &[lowest]);
+        let first = slab.first.get() as usize;
+        let offset = lowest.wrapping_sub(slab.memory().addr());
+        let index = self.class.slot_at(offset.wrapping_sub(first));
+        // The last slots are missing where the first is not at the slab's beginning.
+        if index >= shape.slots || offset + count * self.class.slot_bytes() > shape.slots_end {
+            self.report_no_slot(slab, &[lowest]);
         }
         // SAFETY: slots of the slab that are carved, because they were used; the caller gives them up.
         unsafe { self.set_free(shape, slab, index, count) };
@@ -413,4 +441,16 @@ impl Geometry<'_> {
 
 fn slab_memory(slab: &SlabHeader) -> NonNull<u8> {
     NonNull::new(slab.memory()).unwrap_or(NonNull::dangling())
+}
+
+/// The first slot of a slab.
+#[inline(always)]
+fn slots_start(slab: &SlabHeader) -> usize {
+    slab.memory().addr() + slab.first.get() as usize
+}
+
+/// The same, as a pointer to all slots.
+fn slots_memory(slab: &SlabHeader) -> NonNull<u8> {
+    // SAFETY: less than a slab's length.
+    unsafe { slab_memory(slab).add(slab.first.get() as usize) }
 }

@@ -75,7 +75,7 @@ impl Geometry<'_> {
             let slot = self.class.slots_in(offset);
             // Neighbours often come back together, and two slabs may be neighbours too: a run ends with its slab.
             let (length, ascends) = run_length(&addresses[given..], slot_bytes);
-            let count = length.min(if ascends { self.slot_count() - slot } else { slot + 1 });
+            let count = length.min(if ascends { self.slot_count(slab) - slot } else { slot + 1 });
             let lowest = if ascends { slot } else { slot + 1 - count };
             // SAFETY: a slot of the slab.
             let place = unsafe { first.behind(lowest) };

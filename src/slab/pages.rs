@@ -30,7 +30,7 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use super::page_set::{PAGE_SHIFT_MIN, PageSet, WORDS_MAX, all_set, clear_all, set_all};
-use super::{Geometry, slab_memory};
+use super::{Geometry, slots_memory, slots_start};
 use crate::fault::{FaultKind, Truth};
 use crate::header::{SlabHeader, UNIT_COUNT, UNIT_SHIFTS};
 use crate::os;
@@ -85,9 +85,9 @@ impl Geometry<'_> {
         self.unit_bytes() == os::HUGE_PAGE_BYTES
     }
 
-    /// Words that have a bit for each slot of a slab.
+    /// Words that have a bit for each slot of any slab.
     pub(super) fn slot_words(&self) -> usize {
-        self.slot_count().div_ceil(64)
+        self.slot_count_from(0).div_ceil(64)
     }
 
     /// As many slots as a page holds, or one where slots are longer.
@@ -96,35 +96,37 @@ impl Geometry<'_> {
     }
 
     /// The slots that have a part on pages that lie one after another.
-    fn slots_on(&self, pages: &Range<usize>) -> Range<usize> {
+    fn slots_on(&self, slab: &SlabHeader, pages: &Range<usize>) -> Range<usize> {
         let shift = os::page_bytes().trailing_zeros();
         let (first, last) = (pages.start << shift, (pages.end << shift) - 1);
         // Behind the last slot may be a rest that is none.
-        let count = self.slot_count();
+        let count = self.slot_count(slab);
         self.class.slots_in(first).min(count)..(self.class.slots_in(last) + 1).min(count)
     }
 
     /// The slots that have a part on some pages, in ranges of which no two have a slot in common.
-    fn each_slots_on(&self, pages: &PageSet) -> impl Iterator<Item = Range<usize>> {
+    fn each_slots_on(&self, slab: &SlabHeader, pages: &PageSet) -> impl Iterator<Item = Range<usize>> {
         let mut end = 0;
         pages.runs().map(move |run| {
-            let slots = self.slots_on(&run);
+            let slots = self.slots_on(slab, &run);
             let rest = slots.start.max(end)..slots.end.max(end);
             end = rest.end;
             rest
         })
     }
 
-    fn count_slots_on(&self, pages: &PageSet) -> usize {
-        self.each_slots_on(pages).map(|slots| slots.len()).sum()
+    fn count_slots_on(&self, slab: &SlabHeader, pages: &PageSet) -> usize {
+        self.each_slots_on(slab, pages).map(|slots| slots.len()).sum()
     }
 
     /// The pages all whose slots are in a bitmap of free slots, but for some.
-    fn whole_pages(&self, bits: &[u64], but: &PageSet) -> PageSet {
+    fn whole_pages(&self, slab: &SlabHeader, bits: &[u64], but: &PageSet) -> PageSet {
         let mut whole = PageSet::NONE;
-        let is_whole = |&page: &usize| !but.has(page) && all_set(bits, self.slots_on(&(page..page + 1)));
+        let is_whole = |&page: &usize| !but.has(page) && all_set(bits, self.slots_on(slab, &(page..page + 1)));
         // Behind the last slot of a slab may be its bits.
-        (0..self.slots_end() / os::page_bytes()).filter(is_whole).for_each(|page| whole.insert(page));
+        (0..(self.slots_end() - slab.first.get() as usize) / os::page_bytes())
+            .filter(is_whole)
+            .for_each(|page| whole.insert(page));
         whole
     }
 
@@ -145,20 +147,24 @@ impl Geometry<'_> {
             // SAFETY: the same contract; a page is purged.
             unsafe { self.change_purged(slab, |pages| purged = *pages) };
         }
+        if self.has_bitmap() {
+            // SAFETY: the same contract.
+            unsafe { self.make_room(slab, self.each_slots_on(slab, &purged)) };
+        }
         let take_whole = |bits: &mut [u64]| {
             if !self.has_bitmap() {
-                claim.whole = self.whole_pages(bits, &purged);
-                return self.each_slots_on(&claim.whole).for_each(|slots| clear_all(bits, slots));
+                claim.whole = self.whole_pages(slab, bits, &purged);
+                return self.each_slots_on(slab, &claim.whole).for_each(|slots| clear_all(bits, slots));
             }
             // A slot that stands on a purged page and on another lets the other go as well.
-            self.each_slots_on(&purged).for_each(|slots| set_all(bits, slots));
-            claim.whole = self.whole_pages(bits, &purged);
+            self.each_slots_on(slab, &purged).for_each(|slots| set_all(bits, slots));
+            claim.whole = self.whole_pages(slab, bits, &purged);
             let all = [&claim.whole, &purged].into_iter();
-            all.flat_map(|pages| self.each_slots_on(pages)).for_each(|slots| clear_all(bits, slots));
+            all.flat_map(|pages| self.each_slots_on(slab, pages)).for_each(|slots| clear_all(bits, slots));
         };
         // SAFETY: the same contract.
         unsafe { self.change_bits(slab, take_whole) };
-        claim.slots = self.count_slots_on(&claim.whole);
+        claim.slots = self.count_slots_on(slab, &claim.whole);
         if self.has_bitmap() {
             if claim.whole.is_empty() {
                 self.note_look(slab, false);
@@ -166,7 +172,7 @@ impl Geometry<'_> {
             }
             let mut all = claim.whole;
             all.insert_all(&purged);
-            claim.slots = self.count_slots_on(&all);
+            claim.slots = self.count_slots_on(slab, &all);
             claim.purged = purged;
             if slab.purged.get() > 0 {
                 // SAFETY: the same contract; a page is purged.
@@ -211,7 +217,7 @@ impl Geometry<'_> {
         let (slab, shift) = (claim.slab, os::page_bytes().trailing_zeros());
         let mut left = claim.most;
         for run in pages.runs() {
-            let first = self.slots_on(&run).start;
+            let first = self.slots_on(slab, &run).start;
             // What is left of a slot that is purged in part is not much, if the pages end just before a slot does.
             let end = first.saturating_add(left).saturating_mul(self.class.slot_bytes()) >> shift;
             claim.is_cut |= run.end > end;
@@ -219,10 +225,10 @@ impl Geometry<'_> {
             if run.is_empty() {
                 break;
             }
-            let slots = self.slots_on(&run).len();
+            let slots = self.slots_on(slab, &run).len();
             left = left.saturating_sub(slots);
             // SAFETY: pages of the slab.
-            let start = unsafe { slab_memory(slab).add(run.start << shift) };
+            let start = unsafe { slots_memory(slab).add(run.start << shift) };
             // SAFETY: committed with the slab; all slots there are free and claimed (P3).
             if unsafe { os::purge(start, run.len() << shift) } {
                 claim.gone_pages += run.len();
@@ -238,12 +244,13 @@ impl Geometry<'_> {
 
     /// Clears what purged slots of a claim have on the pages before and behind those that are purged (P1).
     fn clear_edges(&self, claim: &Claim) {
-        let (shift, slot_bytes) = (os::page_bytes().trailing_zeros(), self.class.slot_bytes());
+        let (slab, shift, slot_bytes) = (claim.slab, os::page_bytes().trailing_zeros(), self.class.slot_bytes());
         for run in claim.purged.runs() {
-            let slots = self.slots_on(&run);
+            let slots = self.slots_on(slab, &run);
             let edges = [slots.start * slot_bytes..run.start << shift, run.end << shift..slots.end * slot_bytes];
             for edge in edges.into_iter().filter(|edge| !edge.is_empty()) {
-                let Some(start) = NonNull::new(claim.slab.memory().wrapping_add(edge.start)) else { continue };
+                // SAFETY: a part of the slab.
+                let start = unsafe { slots_memory(slab).add(edge.start) };
                 // SAFETY: parts of free slots of the slab, all of them claimed (P3).
                 unsafe { os::clear_free(start, edge.len()) };
             }
@@ -283,10 +290,16 @@ impl Geometry<'_> {
     /// As for [`claim`](Self::claim), of the same bin.
     pub(crate) unsafe fn settle(&self, claim: &Claim) {
         let slab = claim.slab;
+        if self.has_bitmap() {
+            // Those that are purged have no bits set, but are cleared.
+            let all = [&claim.whole, &claim.purged].into_iter();
+            // SAFETY: the same contract.
+            unsafe { self.make_room(slab, all.flat_map(|pages| self.each_slots_on(slab, pages))) };
+        }
         let put_back = |bits: &mut [u64]| {
-            self.each_slots_on(&claim.whole).for_each(|slots| set_all(bits, slots));
+            self.each_slots_on(slab, &claim.whole).for_each(|slots| set_all(bits, slots));
             if self.has_bitmap() {
-                self.each_slots_on(&claim.purged).for_each(|slots| clear_all(bits, slots));
+                self.each_slots_on(slab, &claim.purged).for_each(|slots| clear_all(bits, slots));
             }
         };
         // SAFETY: the same contract.
@@ -313,7 +326,7 @@ impl Geometry<'_> {
         let take = |pages: &mut PageSet| {
             let first = pages.next(0, true).unwrap_or(0);
             let end = pages.next(first, false).unwrap_or(64 * WORDS_MAX);
-            let slots = self.slots_on(&(first..end));
+            let slots = self.slots_on(slab, &(first..end));
             taken = slots.start..slots.end.min(slots.start + most);
             // The pages up to the last that these have a part on.
             let until = end.min((taken.end * slot_bytes).div_ceil(1 << shift));
@@ -328,7 +341,7 @@ impl Geometry<'_> {
             unsafe { self.set_free(self.shape(), slab, rest.start, rest.len()) };
         }
         self.debug_check(slab);
-        let base = slab.memory().addr();
+        let base = slots_start(slab);
         base + taken.start * slot_bytes..base + taken.end * slot_bytes
     }
 
@@ -338,7 +351,7 @@ impl Geometry<'_> {
     /// As for [`claim`](Self::claim), in a slab with a purged page; the addresses are slots of it.
     #[cold]
     pub(super) unsafe fn forget_purged(&self, slab: &SlabHeader, addresses: &[usize]) {
-        let (base, shift) = (slab.memory().addr(), os::page_bytes().trailing_zeros());
+        let (base, shift) = (slots_start(slab), os::page_bytes().trailing_zeros());
         let forget = |pages: &mut PageSet| {
             for offset in addresses.iter().map(|slot| slot - base) {
                 let last = (offset + self.class.slot_bytes() - 1) >> shift;
@@ -368,7 +381,7 @@ impl Geometry<'_> {
         change(&mut pages);
         // SAFETY: as above.
         unsafe { core::ptr::copy_nonoverlapping(pages.0.as_ptr(), place, words) };
-        slab.purged.set(self.count_slots_on(&pages) as u32);
+        slab.purged.set(self.count_slots_on(slab, &pages) as u32);
     }
 
     /// Where the bits of a slab's purged pages are.

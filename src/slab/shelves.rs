@@ -104,7 +104,7 @@ impl Shelves {
             slab_count: self.slab_count as usize,
             out_slots: self.used_slots.saturating_sub(depot_slots + self.claimed_slots),
             depot_slots,
-            free_slots: (self.slab_count as usize * geometry.slot_count())
+            free_slots: (self.slab_count as usize * geometry.slot_count_from(0))
                 .saturating_sub(self.used_slots.saturating_sub(self.claimed_slots)),
             idle_slots: self.idle_slots() + self.claimed_slots,
             purged_slots: self.purged_slots,
@@ -378,8 +378,9 @@ impl Shelves {
             {
                 let (neighbours, ascending) = run_length(rest, slot_bytes);
                 // Two slabs may be neighbours too: a run ends with its slab.
-                let slot = geometry.class.slots_in(first & ((1 << unit_shift) - 1));
-                let beyond = if ascending { shape.slots.saturating_sub(slot + 1) } else { slot };
+                let offset = first & ((1 << unit_shift) - 1);
+                let to_the_end = if ascending { (1 << unit_shift) - 1 - offset } else { offset };
+                let beyond = geometry.class.slots_in(to_the_end);
                 length = neighbours.min(beyond + 1);
                 lowest = if ascending { first } else { rest[length - 1] };
             }

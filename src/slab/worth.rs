@@ -32,7 +32,7 @@ impl Geometry<'_> {
         let (slots, part) = match least {
             Least::Page => return idle >= self.slots_of_a_page(),
             Least::OfTouched(part) => (touched, part),
-            Least::OfAll(part) => (self.slot_count(), part),
+            Least::OfAll(part) => (self.slot_count(slab), part),
         };
         let mut least = (slots / part).max(self.slots_of_a_page());
         if most < least {

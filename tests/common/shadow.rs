@@ -190,7 +190,7 @@ pub(crate) fn check_counters(doors: &Doors, slots: &[Slot]) {
         grown_count += grown;
         large = (large.0 + grown, large.1 + grown * class.slot_bytes);
         let all = class.live_slots + class.cached_slots + class.depot_slots + class.free_slots;
-        let of_slab = slots_of_slab(doors.classes, doors.slab_bytes, class.slot_bytes);
+        let of_slab = slots_of_slab(doors.classes, doors.checks, doors.slab_bytes, class.slot_bytes);
         assert_eq!(all, class.slab_count * of_slab, "{stats}");
     }
     assert!(small.is_empty(), "{small:?} are slots of no class");

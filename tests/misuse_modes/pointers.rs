@@ -96,7 +96,7 @@ case!(free_into_metadata, |t| {
 case!(free_unused_slot_of_live_slab, |t| {
     let address = t.allocate();
     let (slab, slot_bytes) = (address & !(F::SLAB_BYTES - 1), t.slot_bytes(t.size));
-    let last = slab + (slots_of_slab(F::CLASSES, F::SLAB_BYTES, slot_bytes) - 1) * slot_bytes;
+    let last = slab + (slots_of_slab(F::CLASSES, F::CHECKS, F::SLAB_BYTES, slot_bytes) - 1) * slot_bytes;
     let unused = if last == address { address - t.slot_bytes(t.size) } else { last };
     t.expect_state("free of never allocated", unused, "");
     t.free(unused);

@@ -1,0 +1,49 @@
+//! Where in a unit the first slot is, so that the first slots of many slabs do not meet in the processor's caches.
+//!
+//! Units are multiples of a power of two, and what a processor caches of an address, its line as well as
+//! its translation, stands where the middle bits of the address say. The first slots of a hundred slabs would share a place
+//! for a dozen. So each slab has a *colour*, as in Bonwick's slab allocator (1994): some pages that
+//! are left out before the first slot. Nobody touches them, and so they are no memory.
+
+#![forbid(unsafe_code)]
+
+use crate::os;
+
+/// Only so many slabs of a bin have a colour: what has more of them touches all of their pages.
+pub(super) const COLOURED_SLABS: usize = 3;
+/// Shorter units have none: their regions are short too, and do not all begin alike.
+const COLOURED_BYTES: usize = 1 << 20;
+/// One page in so many may be left out.
+const PART: usize = 8;
+
+/// Where in the unit with this number the first slot is, in bytes: a multiple of a page.
+pub(super) fn colour(unit: usize, unit_bytes: usize) -> usize {
+    if unit_bytes < COLOURED_BYTES {
+        return 0;
+    }
+    let colours = (unit_bytes / PART >> os::page_bytes().trailing_zeros()).max(1) as u64;
+    // Fibonacci hashing (Knuth 6.4): the upper half of the product depends on all bits of the number.
+    let hash = (unit as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    ((hash * colours) >> 32) as usize * os::page_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn the_first_units_of_regions_have_all_colours_about_equally_often() {
+        let unit_bytes = 2 << 20;
+        let colours = unit_bytes / PART / os::page_bytes();
+        for unit in 1..4 {
+            let mut seen = BTreeMap::new();
+            (0..16 * colours)
+                .for_each(|region| *seen.entry(colour(1000 + region * 64 + unit, unit_bytes)).or_insert(0) += 1);
+            assert_eq!(seen.len(), colours);
+            assert!(seen.keys().all(|place| place % os::page_bytes() == 0 && *place < unit_bytes / PART));
+            assert!(seen.values().all(|&times| (8..=32).contains(&times)), "{seen:?}");
+        }
+        assert_eq!(colour(77, 64 << 10), 0);
+    }
+}
