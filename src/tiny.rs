@@ -9,11 +9,11 @@
 //!   run          … [link] … [link] … [self] …
 //! ```
 //!
-//! The table of a one-byte slab is 1.1 bytes per run of 256; the tables of all two-byte slabs of a region share one page.
+//! The table of a one-byte slab is 1.1 bytes per run of 256; it is the unit's side table.
 
 use core::ptr::NonNull;
 
-use crate::header::{HEADERS, UNIT_COUNT, UNIT_SHIFTS, shared_bits_bytes};
+use crate::header::{UNIT_SHIFTS, side_table};
 
 /// One of the two geometries: everything follows from whether a slot is one byte or two.
 #[derive(Clone, Copy)]
@@ -44,14 +44,6 @@ impl Tiny {
     /// Bytes of one slab's side table.
     pub(crate) const fn table_bytes(self) -> usize {
         self.word_count() * 8 + (self.run_count() << self.slot_shift)
-    }
-
-    /// Where in unit 0 the table of unit `unit` stands: the two-byte slabs' before the headers, the one-byte slabs' behind
-    /// what stands behind those.
-    pub(crate) const fn table_offset(self, unit: usize) -> usize {
-        let behind = HEADERS.end + shared_bits_bytes(self.unit_bytes.trailing_zeros());
-        let (start, align) = if self.slot_shift == 0 { (behind, 64) } else { (0, align_of::<u64>()) };
-        start + unit * self.table_bytes().next_multiple_of(align)
     }
 
     /// Empties the table of a slab.
@@ -157,11 +149,8 @@ const _: () = {
     let mut shift = *UNIT_SHIFTS.start();
     while shift <= *UNIT_SHIFTS.end() {
         let unit = 1usize << shift;
-        assert!(Tiny::new(1, unit).table_offset(UNIT_COUNT) <= unit, "all one-byte tables fit into unit 0");
-        assert!(
-            Tiny::new(2, unit).table_offset(UNIT_COUNT) <= HEADERS.start,
-            "all two-byte tables fit before the headers"
-        );
+        let room = side_table(shift, 1).end - side_table(shift, 1).start;
+        assert!(Tiny::new(1, unit).table_bytes() <= room && Tiny::new(2, unit).table_bytes() <= room);
         shift += 1;
     }
 };

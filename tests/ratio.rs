@@ -15,7 +15,7 @@
 mod common;
 
 use common::child;
-use common::doors::slots_of_slab;
+use common::doors::{bits_of_slab, slots_of_slab};
 use common::memory::{page_bytes, resident};
 use family_alloc::{Checks, Classes, Family, family};
 
@@ -90,17 +90,66 @@ fn full_bytes<F: Family>() -> usize {
     REGION_BYTES - side_units::<F>() * SLAB_BYTES
 }
 
-/// Slots of a class in so many bytes of slabs.
-fn slots_in<F: Family>(slabs_bytes: usize, bytes: usize) -> usize {
-    slabs_bytes / SLAB_BYTES * slots_of_slab(F::CLASSES, F::CHECKS, SLAB_BYTES, bytes)
+/// The slots of a class in some slabs of a region, as they came.
+struct Filled {
+    bytes: usize,
+    slots_bytes: usize,
+    /// Where the first slot of each slab is, and how many it has. Some slabs leave pages out before the first.
+    slabs: [(usize, usize); 64],
+    count: usize,
 }
 
-/// Where the slots of a class begin in a range of slabs, the first of which may leave some pages out before its first slot.
-fn starts<F: Family>(start: usize, end: usize, bytes: usize) -> impl Iterator<Item = usize> {
-    let slots_bytes = slots_of_slab(F::CLASSES, F::CHECKS, SLAB_BYTES, bytes) * bytes;
-    let slab = start & !(SLAB_BYTES - 1);
-    let of_slab = move |slab: usize| (slab.max(start)..=slab + slots_bytes - bytes).step_by(bytes);
-    (slab..end).step_by(SLAB_BYTES).flat_map(of_slab)
+impl Filled {
+    /// With the first slot of the first slab.
+    fn begin<F: Family>(bytes: usize) -> Self {
+        let first = begin_region::<F>(bytes);
+        let mut filled = Self { bytes, slots_bytes: 0, slabs: [(0, 0); 64], count: 0 };
+        filled.add_slab::<F>(first);
+        filled
+    }
+
+    fn add_slab<F: Family>(&mut self, first: usize) {
+        let left_out = first % SLAB_BYTES;
+        assert!(left_out < SLAB_BYTES / 8, "{first:#x} is no slab's first slot");
+        let most = slots_of_slab(F::CLASSES, F::CHECKS, SLAB_BYTES, self.bytes);
+        let room = SLAB_BYTES - left_out - bits_of_slab(F::CHECKS, SLAB_BYTES, self.bytes);
+        self.slabs[self.count] = (first, most.min(room / self.bytes));
+        self.slots_bytes += self.slabs[self.count].1 * self.bytes;
+        self.count += 1;
+    }
+
+    /// Allocates the fresh slots of so many slabs, checking that they are consecutive, and writes to all their pages.
+    fn fill<F: Family>(&mut self, slabs: usize) {
+        loop {
+            let (first, slots) = self.slabs[self.count - 1];
+            for slot in 1..slots {
+                let memory = allocate::<F>(self.bytes);
+                let expected = first + slot * self.bytes;
+                assert_eq!(memory.expose_provenance(), expected, "consecutive fresh slots are consecutive addresses");
+                touch(memory, self.bytes);
+            }
+            if self.count == slabs {
+                return;
+            }
+            let memory = allocate::<F>(self.bytes);
+            let next = memory.expose_provenance();
+            assert_eq!(next / SLAB_BYTES, first / SLAB_BYTES + 1, "the next slab is the one behind it");
+            touch(memory, self.bytes);
+            self.add_slab::<F>(next);
+        }
+    }
+
+    /// Frees and allocates every other slot.
+    fn fill_again<F: Family>(&self) {
+        let every_other = || {
+            let slabs = self.slabs[..self.count].iter();
+            slabs.flat_map(|&(first, slots)| (0..slots).map(move |slot| first + slot * self.bytes)).step_by(2)
+        };
+        every_other().for_each(|address| free::<F>(address, self.bytes));
+        for _ in every_other() {
+            touch(allocate::<F>(self.bytes), self.bytes);
+        }
+    }
 }
 
 fn largest_slot<F: Family>() -> usize {
@@ -118,24 +167,6 @@ fn free<F: Family>(address: usize, bytes: usize) {
     unsafe { F::free(std::ptr::with_exposed_provenance_mut(address), bytes) };
 }
 
-/// Allocates the fresh slots of slabs but the first, checking that they are consecutive, and writes to all their pages.
-fn fill<F: Family>(start: usize, end: usize, bytes: usize) {
-    for expected in starts::<F>(start, end, bytes).skip(1) {
-        let memory = allocate::<F>(bytes);
-        assert_eq!(memory.expose_provenance(), expected, "consecutive fresh slots are consecutive addresses");
-        touch(memory, bytes);
-    }
-}
-
-/// Frees and allocates every other slot of a filled range.
-fn fill_again<F: Family>(start: usize, end: usize, bytes: usize) {
-    let every_other = || starts::<F>(start, end, bytes).step_by(2);
-    every_other().for_each(|address| free::<F>(address, bytes));
-    for _ in every_other() {
-        touch(allocate::<F>(bytes), bytes);
-    }
-}
-
 /// The growth of this process since a reading, as a ratio; after what is free went back, which nothing of the slots is.
 fn ratio<F: Family>(before: usize, bytes: usize) -> f64 {
     F::trim();
@@ -147,25 +178,23 @@ fn measure_class<F: Family>(bytes: usize, most: f64) -> (f64, f64) {
     let full_bytes = full_bytes::<F>();
     // In the first region enough slots to fill magazine and depot, fresh and used again as the measured ones will be…
     let used_bytes = if bytes < FEW_SLOTS_FROM_BYTES { SLAB_BYTES } else { full_bytes };
-    let first = begin_region::<F>(bytes);
-    let end = (first & !(SLAB_BYTES - 1)) + used_bytes;
-    fill::<F>(first, end, bytes);
+    let mut first = Filled::begin::<F>(bytes);
+    first.fill::<F>(used_bytes / SLAB_BYTES);
     let rounds = if bytes < FEW_SLOTS_FROM_BYTES { 1 } else { ROUNDS };
-    (0..rounds).for_each(|_| fill_again::<F>(first, end, bytes));
+    (0..rounds).for_each(|_| first.fill_again::<F>());
     // … and the rest of it, untouched.
     for _ in 0..(full_bytes - used_bytes) / largest_slot::<F>() {
         allocate::<F>(largest_slot::<F>());
     }
     // The bins of all classes, once for a family.
     let _ = F::stats();
-    let slots_bytes = slots_in::<F>(full_bytes, bytes) * bytes;
     let region = || {
         let before = settled::<F>();
-        let start = begin_region::<F>(bytes);
-        fill::<F>(start, start + full_bytes, bytes);
-        let fresh = ratio::<F>(before, slots_bytes);
-        fill_again::<F>(start, start + full_bytes, bytes);
-        (fresh, ratio::<F>(before, slots_bytes))
+        let mut filled = Filled::begin::<F>(bytes);
+        filled.fill::<F>(full_bytes / SLAB_BYTES);
+        let fresh = ratio::<F>(before, filled.slots_bytes);
+        filled.fill_again::<F>();
+        (fresh, ratio::<F>(before, filled.slots_bytes))
     };
     // A page of tags serves sixteen regions, and now and then a page is touched that is the program's own. So where one region
     // costs more than `most`, the next is measured.

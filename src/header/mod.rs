@@ -11,6 +11,8 @@
 //!
 //!           region    │ … │ 64 headers │ bits │ … │ unit 1 │ unit 2 │ … │ end of what is reserved
 //!                     0  32 KiB    36 KiB
+//!
+//!           bits: of purged pages, of free slots of slabs that have few; the other parts are side tables of the units
 //! ```
 //!
 //! **H1** Tables and regions are never unmapped, so tags and headers are `'static`. **H2** Only tags and a header's `memory` are
@@ -94,8 +96,10 @@ pub(crate) struct SlabHeader {
     pub(crate) advice: Cell<u8>,
     /// How much of the unit is in dumps, as a step, also while it is no slab: see `region::dumps`.
     pub(crate) dumped: Cell<u8>,
-    /// Where in the unit the first slot is, in bytes.
-    pub(crate) first: Cell<u32>,
+    /// Where in the unit the first slot is, in pages.
+    pub(crate) first: Cell<u8>,
+    /// Whether the unit's side table may be read and written.
+    pub(crate) side_open: Flag,
     /// Free slots that have parts on pages that were given back to the system: P1 in `slab::pages`.
     pub(crate) purged: Cell<u32>,
     /// The unit's memory, with the region's provenance; the same whenever the unit is a slab.
@@ -121,8 +125,10 @@ pub(crate) struct RegionHeader {
     pub(crate) next_with_room: Cell<Option<&'static RegionHeader>>,
     /// Units that are reserved, unit 0 included.
     pub(crate) unit_count: Cell<u16>,
-    /// Whether unit 0 holds headers only, and all the rest of it is guarded where the system can do that.
+    /// Whether all of unit 0 but the headers' pages was guarded, where the system can do that, and but for side tables still is.
     pub(crate) fenced: Flag,
+    /// Whether a side table in it has been opened.
+    pub(crate) opened: Flag,
     /// Units that a sanitizer has been told of: `UnitPool::take_untold`.
     pub(crate) told_count: Cell<u16>,
     /// The region of the same pool that was reserved before; settled when the pool knows this one.
@@ -152,15 +158,41 @@ unsafe impl Sync for SlabHeader {}
 // SAFETY: H2, as above: all of it belongs to the pool lock of one family.
 unsafe impl Sync for RegionHeader {}
 
-/// Bytes behind the headers for bits of slabs whose bits do not fill a page (`slab::bitmap`): none in short units.
-pub(crate) const fn shared_bits_bytes(unit_shift: u32) -> usize {
-    if unit_shift < 18 { 0 } else { 1 << (unit_shift - 5) }
+/// Where in unit 0 the bits of purged pages are (`slab::pages`): behind the headers, one for each page that the units may have.
+pub(crate) const fn purged_pages_at(unit_shift: u32) -> Range<usize> {
+    // Whole words for each unit.
+    let bytes = if unit_shift < 18 { UNIT_COUNT * 8 } else { (1 << unit_shift) / 512 };
+    HEADERS.end..HEADERS.end + bytes
 }
 
-/// The pages of a region that its headers and those bits stand in, as offsets.
+/// Where in unit 0 the bits of free slots are that do not fill a page (`slab::bitmap`); nowhere in short units.
+pub(crate) const fn shared_bits_at(unit_shift: u32) -> Range<usize> {
+    let start = purged_pages_at(unit_shift).end;
+    start..if unit_shift < 18 { start } else { start + (1 << unit_shift) / 32 }
+}
+
+/// Where in unit 0 the side table of a unit is, for its bits of free slots or what else a class needs beside its slots.
+pub(crate) const fn side_table(unit_shift: u32, unit: usize) -> Range<usize> {
+    let unit_bytes = 1_usize << unit_shift;
+    let bytes = unit_bytes / 2 / UNIT_COUNT;
+    // Before the headers, or well behind them.
+    let start = unit * bytes + if unit_bytes / 2 <= HEADERS.start { 0 } else { unit_bytes / 2 };
+    start..start + bytes
+}
+
+const _: () = {
+    let mut shift = *UNIT_SHIFTS.start();
+    while shift <= *UNIT_SHIFTS.end() {
+        let (first, last) = (side_table(shift, 0), side_table(shift, UNIT_COUNT - 1));
+        assert!(last.end <= HEADERS.start || first.start >= shared_bits_at(shift).end && last.end <= 1 << shift);
+        shift += 1;
+    }
+};
+
+/// The pages of a region that its headers stand in and what is behind them, as offsets.
 pub(crate) fn header_pages(unit_shift: u32) -> Range<usize> {
     let page = os::page_bytes();
-    HEADERS.start & !(page - 1)..(HEADERS.end + shared_bits_bytes(unit_shift)).next_multiple_of(page)
+    HEADERS.start & !(page - 1)..shared_bits_at(unit_shift).end.next_multiple_of(page)
 }
 
 /// What the lookup of a tag needs, copied into every thread cache: the table's base and a mask for offsets into it.

@@ -1,14 +1,14 @@
-//! The first units of a region, which are no slabs: headers, side tables of the tiny classes, or the states of all slots.
+//! The first units of a region, which are no slabs: headers, side tables, or the states of all slots.
 //!
 //! ```text
-//!   unit 0   │ two-byte classes' tables │ headers │ bits of free slots │ one-byte class's tables │      tables only where they are needed
+//!   unit 0   │ … │ headers │ bits │ … │ side tables of the units │      tables only where they are needed; of short units before the headers
 //!   units 0 to 7, where the family keeps states, hold those around the headers
 //! ```
 
 use core::ptr::NonNull;
 
 use super::{UnitPool, dumps, unit_memory};
-use crate::header::{RegionHeader, STATE_UNIT_COUNT, SlabHeader, header_pages};
+use crate::header::{RegionHeader, STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT, header_pages, side_table};
 use crate::huge_pages::Pages;
 use crate::os;
 
@@ -16,24 +16,36 @@ use crate::os;
 const APART_COUNT: usize = 64;
 
 impl UnitPool {
-    /// Makes sure that the region of a slab has its side tables. `None`: there is no memory for them.
-    pub(crate) fn side_tables(&mut self, header: &SlabHeader) -> Option<()> {
-        let region = self.region_of(header);
-        self.commit_first(region)?;
+    /// Makes the side table of a slab's unit accessible, for good. `None`: there is no memory for it.
+    pub(crate) fn open_side(&mut self, header: &SlabHeader) -> Option<()> {
+        if header.side_open.get() {
+            return Some(());
+        }
+        let (region, unit_zero) = (self.region_of(header), 1);
+        let table = side_table(self.unit_shift, (header.memory().addr() >> self.unit_shift) % UNIT_COUNT);
+        let page = os::page_bytes();
+        let pages = table.start & !(page - 1)..table.end.next_multiple_of(page);
+        // SAFETY: a part of unit 0, and so inside the region.
+        let start = unsafe { unit_memory(region, unit_zero, self.unit_shift).add(pages.start) };
         if region.fenced.get() {
-            for part in self.around_headers(region) {
-                // SAFETY: committed, and nothing is in it.
-                if unsafe { os::unguard(part.0, part.1) } == os::Opened::Refused {
-                    return None;
-                }
+            // SAFETY: committed, and nothing is in it, or what is has no guards.
+            if unsafe { os::unguard(start, pages.len()) } == os::Opened::Refused {
+                return None;
             }
-            region.fenced.set(false);
-            if self.unit_bytes() == os::HUGE_PAGE_BYTES {
+            if !region.opened.get() && self.unit_bytes() == os::HUGE_PAGE_BYTES {
                 // Few of its pages are ever touched.
+                let memory = unit_memory(region, unit_zero, self.unit_shift);
                 // SAFETY: unit 0 is committed.
-                unsafe { os::advise_small(unit_memory(region, 1, self.unit_shift), self.unit_bytes()) };
+                unsafe { os::advise_small(memory, self.unit_bytes()) };
+            }
+            region.opened.set(true);
+        } else if region.committed.get() & unit_zero == 0 {
+            // SAFETY: in the region's reservation, which is never released; what is committed already stays as it is.
+            if !unsafe { os::commit(start, pages.len()) } {
+                return None;
             }
         }
+        header.side_open.set(true);
         Some(())
     }
 

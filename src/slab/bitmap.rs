@@ -12,11 +12,11 @@
 //!                                              words    │ 64 bits │ 64 bits │ …     up to 64 groups of 1, 2, 4, … words
 //! ```
 //!
-//! Of slots below 512 bytes the words are the slab's last bytes, which are no slots, and have pages of their own. Nobody
-//! touches them before there are bits, and those of a slab without free slots go back on `trim`. The words
-//! of longer slots would have most of a page for themselves: they stand behind the headers of the region, those of all
-//! classes of 512 to 1023 bytes first, then those of 1 KiB to 2 KiB less one, and so on. Short units have their words at
-//! their ends, and no pages for them.
+//! They stand in the side table of the slab's unit, in unit 0 of its region. Those of slots of 512 bytes and more would have most of a
+//! page for themselves: they stand behind the region's headers, those of all classes of 512 to 1023 bytes first, then those of
+//! 1 KiB to 2 KiB less one, and so on. And those of 4 and 8 bytes are too many for a side table: they stand at the slab's end,
+//! where then are no slots. Nobody touches any of these places before there are bits, and where a
+//! slab's words have pages of their own these go back on `trim` while it has no free slots.
 //!
 //! **F1** A slot's bit is set exactly while it is recycled: free, and neither purged nor claimed. **F2** Only the holder of the bin's lock
 //! touches bits. **F3** A group whose bit in the header is not set has no bit set.
@@ -27,7 +27,7 @@ use core::ptr::NonNull;
 use super::page_set::words_of;
 use super::{Geometry, slots_start};
 use crate::fault::{FaultKind, Truth};
-use crate::header::{FREE_WORDS, HEADERS, SlabHeader, UNIT_COUNT, shared_bits_bytes};
+use crate::header::{FREE_WORDS, SlabHeader, UNIT_COUNT, shared_bits_at, side_table};
 use crate::os;
 use crate::size_class::SizeClass;
 
@@ -36,11 +36,24 @@ const WORD_BITS: usize = u64::BITS as usize;
 const HEADER_SLOTS: usize = FREE_WORDS * WORD_BITS;
 /// Groups of words that the header tells apart.
 const GROUPS: usize = WORD_BITS;
+/// Slabs that words at their end have pages of.
+const LONG_BYTES: usize = 2 << 20;
 
 /// The shortest slots whose words stand behind the headers, as a power of two.
 const SHARED_SHIFT: u32 = 9;
-/// In slabs of so many pages the words at the end have pages of their own.
-const PAGES_LEAST: usize = 512;
+
+/// In what the words stand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The slab's header, all of them.
+    Header,
+    /// The unit's side table.
+    SideTable,
+    /// Those of several units, behind the region's headers.
+    Shared,
+    /// The slab itself.
+    Slab,
+}
 
 /// Where slots and bits are in all slabs of a bin.
 #[derive(Clone, Copy)]
@@ -49,6 +62,7 @@ pub(crate) struct Shape {
     pub(super) slots: usize,
     /// Where in a slab there can be no slots any more.
     pub(super) slots_end: usize,
+    place: Place,
     unit_shift: u32,
     /// What an address in a slab is masked with to get to where `words_at` counts from: the slab's first byte or the region's.
     mask: usize,
@@ -65,30 +79,32 @@ impl Shape {
         let most = class.slots_of(unit_bytes);
         let words = most.div_ceil(WORD_BITS);
         let group_shift = words.div_ceil(GROUPS).next_power_of_two().trailing_zeros();
-        let shape = Self {
+        let mask = !((UNIT_COUNT << unit_shift) - 1);
+        let of = |place, words_at, stride| Self {
             slots: most,
             slots_end: unit_bytes,
+            place,
             unit_shift,
-            mask: !(unit_bytes - 1),
-            words_at: 0,
-            stride: 0,
+            mask,
+            words_at,
+            stride,
             group_shift,
         };
-        let slot_shift = class.slot_bytes().ilog2();
+        let (bytes, slot_shift) = (words * size_of::<u64>(), class.slot_bytes().ilog2());
+        let (side, shared) = (side_table(unit_shift, 0), shared_bits_at(unit_shift));
         if most <= HEADER_SLOTS {
-            shape
-        } else if slot_shift < SHARED_SHIFT || shared_bits_bytes(unit_shift) == 0 {
-            let bytes = words * size_of::<u64>();
-            // Live slots beside them would keep their page, and so a page is left to them that can go back.
-            let is_long = unit_bytes / os::page_bytes() >= PAGES_LEAST;
-            let end = unit_bytes - if is_long { bytes.next_multiple_of(os::page_bytes()) } else { bytes };
-            Self { slots: class.slots_of(end), slots_end: end, words_at: end, ..shape }
-        } else {
-            let all = shared_bits_bytes(unit_shift);
+            of(Place::Header, 0, 0)
+        } else if slot_shift >= SHARED_SHIFT && !shared.is_empty() {
             // All units' words of the classes of one power of two take half of what is left by those of shorter slots.
-            let left = all >> (slot_shift - SHARED_SHIFT);
-            let words_at = HEADERS.end + all - left;
-            Self { mask: !((UNIT_COUNT << unit_shift) - 1), words_at, stride: left / 2 / UNIT_COUNT, ..shape }
+            let left = shared.len() >> (slot_shift - SHARED_SHIFT);
+            of(Place::Shared, shared.end - left, left / 2 / UNIT_COUNT)
+        } else if bytes <= side.len() {
+            of(Place::SideTable, side.start, side.len())
+        } else {
+            // Pages of their own, where that is little of the slab.
+            let is_long = unit_bytes >= LONG_BYTES;
+            let end = unit_bytes - if is_long { bytes.next_multiple_of(os::page_bytes()) } else { bytes };
+            Self { slots: class.slots_of(end), slots_end: end, mask: !(unit_bytes - 1), ..of(Place::Slab, end, 0) }
         }
     }
 
@@ -102,9 +118,19 @@ impl Shape {
         NonNull::new(core::ptr::with_exposed_provenance_mut(address)).unwrap_or(NonNull::dangling())
     }
 
-    /// Whether the words are what an empty slab has at its end, so that they read zero where that does.
-    fn is_in_slab(self) -> bool {
-        self.slots_end == self.words_at
+    /// Whether slabs need their units' side tables.
+    pub(super) fn is_in_side_table(self) -> bool {
+        self.place == Place::SideTable
+    }
+
+    /// The bytes of a slab's words, if they have pages of their own.
+    fn pages_of_words(self) -> Option<usize> {
+        let bytes = match self.place {
+            Place::Header | Place::Shared => return None,
+            Place::SideTable => self.stride,
+            Place::Slab => (1 << self.unit_shift) - self.slots_end,
+        };
+        ((self.words_at | bytes) % os::page_bytes() == 0).then_some(bytes)
     }
 }
 
@@ -205,8 +231,8 @@ impl Geometry<'_> {
     #[inline(never)]
     unsafe fn move_bits(&self, shape: Shape, slab: &SlabHeader) {
         let words = shape.words(slab);
-        if !(shape.is_in_slab() && slab.zeroed.get()) {
-            // SAFETY: the slab's own words, in memory that was committed with it or with the region.
+        if !(shape.place == Place::Slab && slab.zeroed.get()) {
+            // SAFETY: the slab's own words, committed with it, with the region, or when it was opened.
             unsafe { words.write_bytes(0, shape.slots.div_ceil(WORD_BITS)) };
         }
         for (index, word) in slab.free.iter().enumerate() {
@@ -279,15 +305,15 @@ impl Geometry<'_> {
     /// # Safety
     /// As for [`set_free`](Self::set_free).
     pub(crate) unsafe fn give_words_back(&self, slab: &SlabHeader) {
-        let (shape, page) = (self.shape(), os::page_bytes());
-        let has_pages = shape.is_in_slab() && shape.words_at % page == 0;
-        if !has_pages || !slab.side_ready.get() || self.recycled(slab) > 0 {
+        let shape = self.shape();
+        let Some(bytes) = shape.pages_of_words() else { return };
+        if !slab.side_ready.get() || self.recycled(slab) > 0 {
             return;
         }
         slab.side_ready.set(false);
         slab.free[0].set(0);
-        // SAFETY: whole pages of the slab, and all words on them are 0. Should the system refuse, they stay.
-        unsafe { os::purge(shape.words(slab).cast(), self.unit_bytes() - shape.words_at) };
+        // SAFETY: whole pages of the slab's words, which are all 0. Should the system refuse, they stay.
+        unsafe { os::purge(shape.words(slab).cast(), bytes) };
     }
 
     /// Ends the process: a slot came back to its slab that was free already.
@@ -308,6 +334,7 @@ impl Geometry<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::first_offset;
     use super::*;
     use crate::checks::Checks;
     use crate::huge_pages::HugePages;
@@ -332,7 +359,7 @@ mod tests {
                 let geometry = Geometry { class, unit_shift, tag: 77, checks, huge_pages, pool: &pool, family: "Bits" };
                 let slab = geometry.open(1).unwrap();
                 let (slots, base, slot_bytes) = (geometry.slot_count(slab), slots_start(slab), class.slot_bytes());
-                let first = slab.first.get() as usize;
+                let first = first_offset(slab);
                 assert!(first + slots * slot_bytes <= geometry.shape().slots_end && slots > 0);
                 assert_eq!(geometry.carve(slab, usize::MAX).len(), slots * slot_bytes);
                 for density in [1, 5, 64] {

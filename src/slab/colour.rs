@@ -11,20 +11,20 @@ use crate::os;
 
 /// Only so many slabs of a bin have a colour: what has more of them touches all of their pages.
 pub(super) const COLOURED_SLABS: usize = 3;
-/// Shorter units have none: their regions are short too, and do not all begin alike.
+/// Shorter units have none: it would be a page or two of few.
 const COLOURED_BYTES: usize = 1 << 20;
 /// One page in so many may be left out.
 const PART: usize = 8;
 
-/// Where in the unit with this number the first slot is, in bytes: a multiple of a page.
-pub(super) fn colour(unit: usize, unit_bytes: usize) -> usize {
+/// On which page of the unit with this number the first slot is.
+pub(super) fn colour(unit: usize, unit_bytes: usize) -> u8 {
     if unit_bytes < COLOURED_BYTES {
         return 0;
     }
     let colours = (unit_bytes / PART >> os::page_bytes().trailing_zeros()).max(1) as u64;
     // Fibonacci hashing (Knuth 6.4): the upper half of the product depends on all bits of the number.
     let hash = (unit as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-    ((hash * colours) >> 32) as usize * os::page_bytes()
+    ((hash * colours) >> 32) as u8
 }
 
 #[cfg(test)]
@@ -41,7 +41,7 @@ mod tests {
             (0..16 * colours)
                 .for_each(|region| *seen.entry(colour(1000 + region * 64 + unit, unit_bytes)).or_insert(0) += 1);
             assert_eq!(seen.len(), colours);
-            assert!(seen.keys().all(|place| place % os::page_bytes() == 0 && *place < unit_bytes / PART));
+            assert!(seen.keys().all(|&page| usize::from(page) < colours));
             assert!(seen.values().all(|&times| (8..=32).contains(&times)), "{seen:?}");
         }
         assert_eq!(colour(77, 64 << 10), 0);

@@ -31,7 +31,7 @@ use core::ptr::NonNull;
 
 use crate::checks::Checks;
 use crate::fault::{Fault, FaultKind, Truth, report_under_lock};
-use crate::header::{Directory, SlabHeader, UNIT_COUNT};
+use crate::header::{Directory, SlabHeader, UNIT_COUNT, side_table};
 use crate::huge_pages::{HugePages, Pages};
 use crate::os::{self, Opened};
 use crate::region::{Dumped, Unit, UnitPool, all_units, dump_more};
@@ -71,14 +71,15 @@ impl Geometry<'_> {
     /// The pages of the bin's first, second, … slab.
     fn pages_of_slab(&self, number: usize) -> Pages {
         let slot_bytes = self.class.slot_bytes();
-        let rest = self.slots_end() - self.slot_count_from(0) * slot_bytes;
+        // Also what its bits take: few of their pages are ever touched.
+        let rest = self.unit_bytes() - self.slot_count_from(0) * slot_bytes;
         self.huge_pages.of_slab(number, self.unit_bytes(), slot_bytes, rest)
     }
 
     /// Slots of a slab. What is left behind the last one is never used.
     #[inline(always)]
     pub(crate) fn slot_count(&self, slab: &SlabHeader) -> usize {
-        self.slot_count_from(slab.first.get() as usize)
+        self.slot_count_from(first_offset(slab))
     }
 
     /// Slots of a slab whose first one is there. Figures count as many in each slab as one without a colour has.
@@ -87,19 +88,19 @@ impl Geometry<'_> {
         self.class.slots_of(self.slots_end() - first)
     }
 
-    /// Where the first slot of the bin's first, second, … slab is, in a unit at this address: see [`colour`].
-    fn first_slot(&self, unit: usize, number: usize, pages: Pages) -> usize {
+    /// Where in a slab there can be no slots any more.
+    #[inline(always)]
+    fn slots_end(&self) -> usize {
+        if self.has_bitmap() { self.shape().slots_end } else { self.unit_bytes() }
+    }
+
+    /// On which page the first slot of the bin's first, second, … slab is, in a unit at this address: its colour.
+    fn first_page(&self, unit: usize, number: usize, pages: Pages) -> u8 {
         let is_coloured = self.has_bitmap()
             && number <= COLOURED_SLABS
             && pages != Pages::Huge
             && self.class.slot_bytes() < os::page_bytes();
         if is_coloured { colour(unit >> self.unit_shift, self.unit_bytes()) } else { 0 }
-    }
-
-    /// Where in a slab there can be no slots any more.
-    #[inline(always)]
-    fn slots_end(&self) -> usize {
-        if self.has_bitmap() { self.shape().slots_end } else { self.unit_bytes() }
     }
 
     fn is_tiny(&self) -> bool {
@@ -115,13 +116,14 @@ impl Geometry<'_> {
         let pages = self.pages_of_slab(number);
         let mut pool = self.pool.lock();
         let Unit { header, zeroed, is_new } = pool.take(pages)?;
-        if self.is_tiny() && pool.side_tables(header).is_none() {
+        let needs_side = self.is_tiny() || self.has_bitmap() && self.shape().is_in_side_table();
+        if needs_side && pool.open_side(header).is_none() {
             pool.give(header, os::milliseconds());
             return None;
         }
         header.used.set(0);
         header.fresh.set(0);
-        header.first.set(self.first_slot(header.memory().addr(), number, pages) as u32);
+        header.first.set(self.first_page(header.memory().addr(), number, pages));
         header.free.iter().for_each(|word| word.set(0));
         header.hint.set(0);
         // What comes back to a hardened family is cleared at once, and is looked at where it can have been written to since.
@@ -248,7 +250,7 @@ impl Geometry<'_> {
         self.debug_check(slab);
         let used_bytes = slab.fresh.get() as usize * self.class.slot_bytes();
         if slab.dumped.get() < Dumped::of(used_bytes) as u8 {
-            dump_more(slab, slab.first.get() as usize, used_bytes, self.unit_bytes());
+            dump_more(slab, first_offset(slab), used_bytes, self.unit_bytes());
         }
         start..start + bytes
     }
@@ -378,7 +380,7 @@ impl Geometry<'_> {
     /// - The slab has a bitmap; the caller holds the lock of the slab's bin (S1).
     #[inline(always)]
     pub(crate) unsafe fn give_run(&self, shape: Shape, slab: &SlabHeader, lowest: usize, count: usize) {
-        let first = slab.first.get() as usize;
+        let first = first_offset(slab);
         let offset = lowest.wrapping_sub(slab.memory().addr());
         let index = self.class.slot_at(offset.wrapping_sub(first));
         // The last slots are missing where the first is not at the slab's beginning.
@@ -402,7 +404,7 @@ impl Geometry<'_> {
     #[inline(never)]
     unsafe fn take_tiny(&self, slab: &SlabHeader, out: &mut [usize]) {
         let (tiny, memory) = (self.tiny(), slab_memory(slab));
-        let table = self.table(tiny, slab);
+        let table = self.table(slab);
         for out in out {
             // SAFETY: the caller's promise; the table was initialised by the first `give_tiny`.
             let (offset, run) = unsafe { tiny.pop(memory, table, slab.hint.get()) };
@@ -417,7 +419,7 @@ impl Geometry<'_> {
     #[inline(never)]
     unsafe fn give_tiny(&self, slab: &SlabHeader, addresses: &[usize]) {
         let (tiny, memory) = (self.tiny(), slab_memory(slab));
-        let table = self.table(tiny, slab);
+        let table = self.table(slab);
         if !slab.side_ready.get() {
             slab.side_ready.set(true);
             // SAFETY: the slab's own table, committed when the slab was opened; S1 keeps others away.
@@ -430,10 +432,11 @@ impl Geometry<'_> {
         }
     }
 
-    fn table(&self, tiny: Tiny, slab: &SlabHeader) -> NonNull<u8> {
+    fn table(&self, slab: &SlabHeader) -> NonNull<u8> {
         let memory = slab.memory();
         let unit = (memory.addr() >> self.unit_shift) % UNIT_COUNT;
-        let address = (memory.addr() & !((UNIT_COUNT << self.unit_shift) - 1)) + tiny.table_offset(unit);
+        let region = memory.addr() & !((UNIT_COUNT << self.unit_shift) - 1);
+        let address = region + side_table(self.unit_shift, unit).start;
         // The region's provenance is exposed where the region is claimed.
         NonNull::new(core::ptr::with_exposed_provenance_mut(address)).unwrap_or(NonNull::dangling())
     }
@@ -443,14 +446,20 @@ fn slab_memory(slab: &SlabHeader) -> NonNull<u8> {
     NonNull::new(slab.memory()).unwrap_or(NonNull::dangling())
 }
 
+/// Where in a slab its first slot is.
+#[inline(always)]
+fn first_offset(slab: &SlabHeader) -> usize {
+    usize::from(slab.first.get()) * os::page_bytes()
+}
+
 /// The first slot of a slab.
 #[inline(always)]
 fn slots_start(slab: &SlabHeader) -> usize {
-    slab.memory().addr() + slab.first.get() as usize
+    slab.memory().addr() + first_offset(slab)
 }
 
 /// The same, as a pointer to all slots.
 fn slots_memory(slab: &SlabHeader) -> NonNull<u8> {
     // SAFETY: less than a slab's length.
-    unsafe { slab_memory(slab).add(slab.first.get() as usize) }
+    unsafe { slab_memory(slab).add(first_offset(slab)) }
 }

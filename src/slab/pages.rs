@@ -17,8 +17,8 @@
 //!
 //! What is claimed counts as used, so others go on taking from the slab and giving to it, and it cannot leave its bin.
 //!
-//! The bits of purged pages of all units of a region stand in one place, which is touched only if something is purged: at the
-//! end of unit 0, behind the last side table of the tiny classes; where states are kept, where the bits of the units would be that hold them.
+//! The bits of purged pages of all units of a region stand in one place, which is touched only if something is purged: behind
+//! the headers; where states are kept, where the bits of the units would be that hold them.
 //!
 //! **P1** A page is *purged*, its bit set, from when the system took its memory until one of its slots is handed out. A free slot
 //! with a part on such a page is purged; the header's `purged` counts them. Where free lists are bitmaps, purged slots are in no
@@ -30,12 +30,11 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use super::page_set::{PAGE_SHIFT_MIN, PageSet, WORDS_MAX, all_set, clear_all, set_all};
-use super::{Geometry, slots_memory, slots_start};
+use super::{Geometry, first_offset, slots_memory, slots_start};
 use crate::fault::{FaultKind, Truth};
-use crate::header::{SlabHeader, UNIT_COUNT, UNIT_SHIFTS};
+use crate::header::{SlabHeader, UNIT_COUNT, UNIT_SHIFTS, purged_pages_at};
 use crate::os;
 use crate::states::LEAST_SHIFT;
-use crate::tiny::Tiny;
 
 /// Free slots of a slab that are being worked on without its bin's lock (P3).
 pub(crate) struct Claim {
@@ -124,7 +123,7 @@ impl Geometry<'_> {
         let mut whole = PageSet::NONE;
         let is_whole = |&page: &usize| !but.has(page) && all_set(bits, self.slots_on(slab, &(page..page + 1)));
         // Behind the last slot of a slab may be its bits.
-        (0..(self.slots_end() - slab.first.get() as usize) / os::page_bytes())
+        (0..(self.slots_end() - first_offset(slab)) / os::page_bytes())
             .filter(is_whole)
             .for_each(|page| whole.insert(page));
         whole
@@ -201,10 +200,6 @@ impl Geometry<'_> {
     pub(crate) fn give_pages_back(&self, claim: &mut Claim) {
         let slab = claim.slab;
         self.verify_zero(slab, &claim.whole);
-        // Where purged pages are noted is memory only from the first on.
-        if self.has_bitmap() && self.pool.lock().side_tables(slab).is_none() {
-            return;
-        }
         let whole = claim.whole;
         self.purge(claim, &whole);
         if self.has_bitmap() {
@@ -305,7 +300,7 @@ impl Geometry<'_> {
         // SAFETY: the same contract.
         unsafe { self.change_bits(slab, put_back) };
         if !claim.purged.is_empty() {
-            // SAFETY: the same contract; the place was committed before anything was purged.
+            // SAFETY: the same contract; the place was committed with the headers, or with the states.
             unsafe { self.change_purged(slab, |pages| pages.insert_all(&claim.purged)) };
         }
         slab.used.set(slab.used.get() - claim.slots as u32);
@@ -405,20 +400,14 @@ const fn page_words(unit_shift: u32) -> usize {
 
 /// Where in a region the bits of purged pages begin.
 const fn purged_offset(unit_shift: u32, keeps_states: bool) -> usize {
-    if keeps_states {
-        (UNIT_COUNT << unit_shift) >> LEAST_SHIFT
-    } else {
-        (1 << unit_shift) - UNIT_COUNT * page_words(unit_shift) * 8
-    }
+    if keeps_states { (UNIT_COUNT << unit_shift) >> LEAST_SHIFT } else { purged_pages_at(unit_shift).start }
 }
 
 const _: () = {
     let mut shift = *UNIT_SHIFTS.start();
     while shift <= *UNIT_SHIFTS.end() {
-        let (tiny, last) = (Tiny::new(1, 1 << shift), UNIT_COUNT - 1);
-        let behind = tiny.table_offset(last) + tiny.table_bytes();
-        assert!(behind <= purged_offset(shift, false), "the bits of purged pages lie behind the last side table");
         let bytes = UNIT_COUNT * page_words(shift) * 8;
+        assert!(purged_pages_at(shift).start + bytes <= purged_pages_at(shift).end);
         assert!(bytes <= super::noted::SPARE_BYTES >> (*UNIT_SHIFTS.end() - shift), "they fit where no slot's bit is");
         shift += 1;
     }

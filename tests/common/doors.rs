@@ -120,7 +120,7 @@ pub(crate) fn slot_bytes(classes: Classes, layout: Layout, least: usize) -> usiz
     }
 }
 
-/// How many slots a slab has, as figures count them. Long ones end with a page; short ones where the bits of what is free may stand.
+/// How many slots a slab has, as figures count them. Long ones end with a page; those of the shortest slots where the bits of what is free may stand.
 pub(crate) fn slots_of_slab(classes: Classes, checks: Checks, slab_bytes: usize, slot_bytes: usize) -> usize {
     let whole = |&slots: &usize| (slots * slot_bytes) & 4095 == 0;
     let is_long = classes == Classes::Spaced && slot_bytes > 8192;
@@ -128,13 +128,19 @@ pub(crate) fn slots_of_slab(classes: Classes, checks: Checks, slab_bytes: usize,
     if is_long {
         return (0..=most).rev().find(whole).unwrap_or(0);
     }
+    (slab_bytes - bits_of_slab(checks, slab_bytes, slot_bytes)) / slot_bytes
+}
+
+/// Bytes at the end of a slab where the bits of what is free may stand.
+pub(crate) fn bits_of_slab(checks: Checks, slab_bytes: usize, slot_bytes: usize) -> usize {
+    let most = slab_bytes / slot_bytes;
     let has_bits = matches!(checks, Checks::Default | Checks::Unchecked) && slot_bytes >= 4 && most > 128;
-    if !has_bits || slot_bytes >= 512 && slab_bytes >= 256 << 10 {
-        return most;
+    // Those of longer slots stand apart.
+    if !has_bits || slot_bytes >= 16 {
+        return 0;
     }
     let (bits, page) = (most.div_ceil(64) * 8, super::memory::page_bytes());
-    let bits = if slab_bytes / page >= 512 { bits.next_multiple_of(page) } else { bits };
-    (slab_bytes - bits) / slot_bytes
+    if slab_bytes >= 2 << 20 { bits.next_multiple_of(page) } else { bits }
 }
 
 /// The longest slot of a family with slabs of so many bytes.
