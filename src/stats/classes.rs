@@ -103,7 +103,8 @@ pub struct ClassStats {
     pub cached_slots: usize,
     /// Free slots on their way from thread to thread.
     pub depot_slots: usize,
-    /// Free slots in slabs, never used ones included.
+    /// Free slots in slabs, never used ones included. Also up to 63 pages' worth that a class's first slabs leave out, so that not all
+    /// begin at the same place of a processor's caches.
     pub free_slots: usize,
     /// Those of `free_slots` that were used before and whose pages may hold memory.
     pub idle_slots: usize,

@@ -86,7 +86,8 @@ pub struct Stats {
     /// Bytes of the slabs that belong to a size class now: live, cached, in depots and free. Of these the pages that
     /// were touched are memory.
     pub slab_bytes: usize,
-    /// Bytes of free slots in slabs, never used ones included. They serve the next allocations of their class.
+    /// Bytes of free slots in slabs, never used ones included. They serve the next allocations of their class, but for the little that
+    /// [`ClassStats::free_slots`] says.
     pub free_bytes: usize,
     /// Bytes of free slots on their way from thread to thread.
     pub depot_bytes: usize,
