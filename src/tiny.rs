@@ -9,11 +9,11 @@
 //!   run          … [link] … [link] … [self] …
 //! ```
 //!
-//! The table of a one-byte slab is 1.1 bytes per run of 256; it is the unit's side table.
+//! The table of a one-byte slab is 1.1 bytes per run of 256, in the unit's side table; the tables of all two-byte slabs of a region share a page.
 
 use core::ptr::NonNull;
 
-use crate::header::{UNIT_SHIFTS, side_table};
+use crate::header::{UNIT_COUNT, UNIT_SHIFTS, side_table, two_byte_tables_at};
 
 /// One of the two geometries: everything follows from whether a slot is one byte or two.
 #[derive(Clone, Copy)]
@@ -44,6 +44,20 @@ impl Tiny {
     /// Bytes of one slab's side table.
     pub(crate) const fn table_bytes(self) -> usize {
         self.word_count() * 8 + (self.run_count() << self.slot_shift)
+    }
+
+    /// Where in unit 0 the table of a unit is: the short ones of two-byte slots behind the headers, the others are side tables.
+    pub(crate) const fn table_offset(self, unit: usize) -> usize {
+        let unit_shift = self.unit_bytes.trailing_zeros();
+        if self.is_in_side_table() {
+            return side_table(unit_shift, unit).start;
+        }
+        two_byte_tables_at(unit_shift).start + unit * self.table_bytes().next_multiple_of(align_of::<u64>())
+    }
+
+    /// Whether slabs need their units' side tables.
+    pub(crate) const fn is_in_side_table(self) -> bool {
+        self.slot_shift == 0
     }
 
     /// Empties the table of a slab.
@@ -150,7 +164,9 @@ const _: () = {
     while shift <= *UNIT_SHIFTS.end() {
         let unit = 1usize << shift;
         let room = side_table(shift, 1).end - side_table(shift, 1).start;
-        assert!(Tiny::new(1, unit).table_bytes() <= room && Tiny::new(2, unit).table_bytes() <= room);
+        assert!(Tiny::new(1, unit).table_bytes() <= room, "a one-byte slab's table is a side table");
+        let tables = Tiny::new(2, unit).table_offset(UNIT_COUNT);
+        assert!(tables <= two_byte_tables_at(shift).end, "all two-byte tables fit behind the headers");
         shift += 1;
     }
 };

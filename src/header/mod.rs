@@ -12,7 +12,7 @@
 //!           region    │ … │ 64 headers │ bits │ … │ unit 1 │ unit 2 │ … │ end of what is reserved
 //!                     0  32 KiB    36 KiB
 //!
-//!           bits: of purged pages, of free slots of slabs that have few; the other parts are side tables of the units
+//!           bits: of purged pages, of free slots of slabs that have few, and short tables; the other parts are side tables of the units
 //! ```
 //!
 //! **H1** Tables and regions are never unmapped, so tags and headers are `'static`. **H2** Only tags and a header's `memory` are
@@ -165,9 +165,15 @@ pub(crate) const fn purged_pages_at(unit_shift: u32) -> Range<usize> {
     HEADERS.end..HEADERS.end + bytes
 }
 
+/// Where in unit 0 the tables of slabs of two-byte slots are (`tiny`), which are short.
+pub(crate) const fn two_byte_tables_at(unit_shift: u32) -> Range<usize> {
+    let start = purged_pages_at(unit_shift).end;
+    start..start + UNIT_COUNT * if unit_shift < 19 { 16 } else { (1 << unit_shift) / (32 << 10) }
+}
+
 /// Where in unit 0 the bits of free slots are that do not fill a page (`slab::bitmap`); nowhere in short units.
 pub(crate) const fn shared_bits_at(unit_shift: u32) -> Range<usize> {
-    let start = purged_pages_at(unit_shift).end;
+    let start = two_byte_tables_at(unit_shift).end;
     start..if unit_shift < 18 { start } else { start + (1 << unit_shift) / 32 }
 }
 

@@ -31,7 +31,7 @@ use core::ptr::NonNull;
 
 use crate::checks::Checks;
 use crate::fault::{Fault, FaultKind, Truth, report_under_lock};
-use crate::header::{Directory, SlabHeader, UNIT_COUNT, side_table};
+use crate::header::{Directory, SlabHeader, UNIT_COUNT};
 use crate::huge_pages::{HugePages, Pages};
 use crate::os::{self, Opened};
 use crate::region::{Dumped, Unit, UnitPool, all_units, dump_more};
@@ -116,7 +116,11 @@ impl Geometry<'_> {
         let pages = self.pages_of_slab(number);
         let mut pool = self.pool.lock();
         let Unit { header, zeroed, is_new } = pool.take(pages)?;
-        let needs_side = self.is_tiny() || self.has_bitmap() && self.shape().is_in_side_table();
+        let needs_side = if self.is_tiny() {
+            self.tiny().is_in_side_table()
+        } else {
+            self.has_bitmap() && self.shape().is_in_side_table()
+        };
         if needs_side && pool.open_side(header).is_none() {
             pool.give(header, os::milliseconds());
             return None;
@@ -436,7 +440,7 @@ impl Geometry<'_> {
         let memory = slab.memory();
         let unit = (memory.addr() >> self.unit_shift) % UNIT_COUNT;
         let region = memory.addr() & !((UNIT_COUNT << self.unit_shift) - 1);
-        let address = region + side_table(self.unit_shift, unit).start;
+        let address = region + self.tiny().table_offset(unit);
         // The region's provenance is exposed where the region is claimed.
         NonNull::new(core::ptr::with_exposed_provenance_mut(address)).unwrap_or(NonNull::dangling())
     }
