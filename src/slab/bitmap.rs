@@ -237,7 +237,9 @@ impl Geometry<'_> {
         }
         for (index, word) in slab.free.iter().enumerate() {
             // SAFETY: a slab with slots that have no bit in the header has more words than that.
-            unsafe { words.add(index).write(word.get()) };
+            let place = unsafe { words.add(index) };
+            // SAFETY: as above, and nobody else's (F2).
+            unsafe { place.write(word.get()) };
         }
         slab.free.iter().for_each(|word| word.set(0));
         // The first words are in the first group or in the first two.
