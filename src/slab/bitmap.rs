@@ -259,6 +259,9 @@ impl Geometry<'_> {
             for (index, word) in slab.free.iter().enumerate() {
                 word.set(self.take_bits(word.get(), base, index, out, &mut left));
             }
+            if left > 0 {
+                self.report_miscounted(slab);
+            }
             return;
         }
         let shape = self.shape();

@@ -14,7 +14,7 @@ macro_rules! models {
 }
 
 models! {
-    bin: slots_pass_through_the_depot the_depot_is_emptied_meanwhile fresh_slots_go_back pages_go_back_meanwhile pages_go_back_twice
+    bin: slots_pass_through_the_depot the_depot_is_emptied_meanwhile fresh_slots_go_back pages_go_back_meanwhile slots_come_back_while_pages_go pages_go_back_twice
         purged_slots_are_handed_out_meanwhile units_go_back_meanwhile;
     exit: caches_change_hands the_last_free_is_elsewhere the_peak_counts_everyone;
     heaps: a_dead_heap_serves_nobody a_thread_goes_on_to_the_next_heap a_reference_finds_no_other_heap

@@ -167,6 +167,23 @@ pub fn pages_go_back_meanwhile() {
     });
 }
 
+/// The pages of a free slot go back while others of its slab come back, and all of them are there afterwards.
+pub fn slots_come_back_while_pages_go() {
+    explore(Sleep::Lightly, || {
+        let shared = Shared::new(QUARTER);
+        let [kept, late, later, early] = [(); 4].map(|()| shared.take());
+        shared.give(early);
+        let purger = spawn(move || shared.give_pages_back());
+        // One batch goes to the depot, the other to its slab.
+        shared.give(late);
+        shared.give(later);
+        purger.join();
+        let again = [(); 3].map(|()| shared.take());
+        again.iter().chain(&[kept]).for_each(|&slot| shared.give(slot));
+        shared.assert_all_given_back();
+    });
+}
+
 /// Two threads give back the pages of one slab.
 pub fn pages_go_back_twice() {
     explore(Sleep::Lightly, || {
