@@ -101,6 +101,7 @@ const fn colour(name: Name) -> &'static str {
         Name::Smmalloc => "#e377c2",
         Name::System => "#444444",
         Name::Bumpalo => "#bbbbbb",
+        Name::OursSpaced => "#ff7777",
         Name::OursUnchecked => "#ffaaaa",
     }
 }

@@ -63,8 +63,11 @@ fn show(value: f64, unit: Unit) -> String {
 pub(crate) fn print_verdict(outcomes: &[Outcome]) {
     let rows: Vec<Row> = outcomes.iter().flat_map(Outcome::rows).collect();
     println!();
-    if let Some(mean) = targets::geometric_mean(&rows) {
+    if let Some(mean) = targets::geometric_mean(&rows, Name::Ours) {
         println!("geometric mean of all times, best peer / ours: {mean:.2} (target {GEOMETRIC_MEAN:.2})");
+    }
+    if let Some(mean) = targets::geometric_mean(&rows, Name::OursSpaced) {
+        println!("geometric mean of all times, best peer / spaced: {mean:.2}");
     }
     print_growth(outcomes);
     let judged = rows.iter().filter(|row| row.target.is_some() && row.best.is_some()).count();

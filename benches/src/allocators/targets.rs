@@ -53,12 +53,13 @@ pub(crate) fn is_compared(name: Name, unit: Unit) -> bool {
     }
 }
 
-/// The geometric mean of the ratios of all rows of time that have a target.
-pub(crate) fn geometric_mean(rows: &[Row]) -> Option<f64> {
+/// The geometric mean of the ratios of the best peer to one of our columns, over all rows of time that have a target.
+pub(crate) fn geometric_mean(rows: &[Row], ours: Name) -> Option<f64> {
+    let ratio = |row: &Row| Some(row.figures[&row.best?.0].median() / row.figures.get(&ours)?.median());
     let logarithms: Vec<f64> = rows
         .iter()
         .filter(|row| row.unit == Unit::Nanoseconds && row.target.is_some())
-        .filter_map(|row| Some(row.best?.1.ln()))
+        .filter_map(|row| Some(ratio(row)?.ln()))
         .collect();
     (!logarithms.is_empty()).then(|| (logarithms.iter().sum::<f64>() / logarithms.len() as f64).exp())
 }

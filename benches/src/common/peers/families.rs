@@ -1,4 +1,4 @@
-//! A thousand families, declared by a macro, and the one with unchecked frees.
+//! A thousand families, declared by a macro, the one with unchecked frees, and the one with spaced classes.
 
 use std::alloc::GlobalAlloc;
 
@@ -7,6 +7,8 @@ use crate::subject::Door;
 family_alloc::family! {
     /// A family whose frees are not checked.
     pub(crate) struct Raw { checks: Unchecked }
+    /// A family whose slots are hardly longer than what is asked for.
+    pub(crate) struct Spaced { classes: Spaced }
 }
 
 /// The door to one family.

@@ -67,6 +67,10 @@ subject! {
     OursUnchecked = families::Raw, families::Raw = families::Raw
 }
 subject! {
+    /// The same engine in a family with spaced classes, which README advises for maps, nodes and text. No peer.
+    OursSpaced = families::Spaced, families::Spaced = families::Spaced
+}
+subject! {
     /// The C library's allocator.
     System = std::alloc::System, In<Self> = In(Self)
 }
@@ -110,11 +114,12 @@ pub(crate) enum Name {
     Smmalloc,
     System,
     Bumpalo,
+    OursSpaced,
     OursUnchecked,
 }
 
 /// Every allocator, in the order of the columns.
-pub(crate) const ALL: [Name; 10] = [
+pub(crate) const ALL: [Name; 11] = [
     Name::Ours,
     Name::RustyAlloc,
     Name::Mimalloc,
@@ -124,6 +129,7 @@ pub(crate) const ALL: [Name; 10] = [
     Name::Smmalloc,
     Name::System,
     Name::Bumpalo,
+    Name::OursSpaced,
     Name::OursUnchecked,
 ];
 
@@ -140,6 +146,7 @@ impl Name {
             Self::Smmalloc => "smmalloc",
             Self::System => "system",
             Self::Bumpalo => "bumpalo",
+            Self::OursSpaced => "spaced",
             Self::OursUnchecked => "unchecked",
         }
     }
@@ -151,7 +158,7 @@ impl Name {
 
     /// Whether a ratio may be taken against it: neither ourselves nor the arena that cannot free.
     pub(crate) const fn is_peer(self) -> bool {
-        !matches!(self, Self::Ours | Self::OursUnchecked | Self::Bumpalo)
+        !matches!(self, Self::Ours | Self::OursSpaced | Self::OursUnchecked | Self::Bumpalo)
     }
 
     /// Whether it is measured without being asked for.
@@ -184,6 +191,7 @@ macro_rules! with_subject {
             $crate::peers::Name::Smmalloc => $function$(::$path)*::<$crate::peers::Smmalloc>($($argument),*),
             $crate::peers::Name::System => $function$(::$path)*::<$crate::peers::System>($($argument),*),
             $crate::peers::Name::Bumpalo => $function$(::$path)*::<$crate::peers::Bumpalo>($($argument),*),
+            $crate::peers::Name::OursSpaced => $function$(::$path)*::<$crate::peers::OursSpaced>($($argument),*),
             $crate::peers::Name::OursUnchecked => $function$(::$path)*::<$crate::peers::OursUnchecked>($($argument),*),
         }
     };
