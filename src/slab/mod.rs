@@ -273,6 +273,18 @@ impl Geometry<'_> {
         self.debug_check(slab);
     }
 
+    /// The first byte of the slot that an address points into.
+    ///
+    /// # Safety
+    /// A slab of this class is there, and the caller has a slot of it, so that it stays.
+    pub(crate) unsafe fn slot_around(&self, address: usize) -> usize {
+        // SAFETY: a slab's unit lies in a claimed region.
+        let slab = unsafe { Directory::of(self.unit_shift).header(address) };
+        // Not under the bin's lock: it changes only where a slab is opened.
+        let start = slots_start(slab);
+        start + self.class.slots_in(address.wrapping_sub(start)) * self.class.slot_bytes()
+    }
+
     /// Ends the process if an address is no slot of `slab`: an interior pointer, or one whose upper bits are wrong. `addresses`
     /// agree in all bits above the unit. A last line of defence: what a free verifies at the call does not see these bits.
     #[inline(always)]
