@@ -22,13 +22,16 @@ impl UnitPool {
             return Some(());
         }
         let (region, unit_zero) = (self.region_of(header), 1);
-        let table = side_table(self.unit_shift, (header.memory().addr() >> self.unit_shift) % UNIT_COUNT);
-        let page = os::page_bytes();
+        let unit = (header.memory().addr() >> self.unit_shift) % UNIT_COUNT;
+        let table = side_table(self.unit_shift, unit);
+        let (page, headers) = (os::page_bytes(), header_pages(self.unit_shift));
         let pages = table.start & !(page - 1)..table.end.next_multiple_of(page);
         // SAFETY: a part of unit 0, and so inside the region.
         let start = unsafe { unit_memory(region, unit_zero, self.unit_shift).add(pages.start) };
-        if region.fenced.get() {
-            // SAFETY: committed, and nothing is in it, or what is has no guards.
+        if pages.start < headers.end && headers.start < pages.end {
+            // Long pages: it is accessible as the headers are, which must not be touched.
+        } else if region.fenced.get() {
+            // SAFETY: committed, and nothing is in it: all tables that stand there are opened together.
             if unsafe { os::unguard(start, pages.len()) } == os::Opened::Refused {
                 return None;
             }
@@ -45,7 +48,15 @@ impl UnitPool {
                 return None;
             }
         }
-        header.side_open.set(true);
+        // The other tables on these pages as well: they must not be opened a second time, because what cannot be unguarded is
+        // replaced, with all that is in it.
+        let count = pages.len() / table.len();
+        let first = unit - unit % count;
+        for unit in first.max(1)..(first + count).min(UNIT_COUNT) {
+            let address = region.memory.get().addr() + (unit << self.unit_shift);
+            // SAFETY: a unit of a claimed region; it need not be reserved to have a header.
+            unsafe { self.directory().header(address) }.side_open.set(true);
+        }
         Some(())
     }
 

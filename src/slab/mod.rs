@@ -10,7 +10,7 @@
 //! Equation: `used + recycled + purged = fresh`, without `purged` where states are kept, so what is recycled need not be counted. A slab
 //! in which `used = 0` is empty and leaves its bin. Slots that somebody has claimed to order them or to give their pages back are used.
 //!
-//! **S1** All fields of a header but `memory` and `advice` are only touched under the lock of the slab's bin, or by who resets the family
+//! **S1** All fields of a header but `memory`, `advice` and `side_open` are only touched under the lock of the slab's bin, or by who resets the family
 //! once the bin has forgotten the slab.
 
 mod bitmap;
