@@ -34,7 +34,7 @@ use crate::fault::{Fault, FaultKind, Truth, report_under_lock};
 use crate::header::{Directory, SlabHeader, UNIT_COUNT, side_table};
 use crate::huge_pages::{HugePages, Pages};
 use crate::os::{self, Opened};
-use crate::region::{Dumped, Unit, UnitPool, all_units, dump_more};
+use crate::region::{Dumped, Unit, UnitPool, all_units, dump_again, dump_more};
 use crate::size_class::SizeClass;
 use crate::sync::Lock;
 use crate::tiny::Tiny;
@@ -123,7 +123,12 @@ impl Geometry<'_> {
         }
         header.used.set(0);
         header.fresh.set(0);
-        header.first.set(self.first_page(header.memory().addr(), number, pages));
+        let first = self.first_page(header.memory().addr(), number, pages);
+        let begins_later = first > header.first.replace(first);
+        if begins_later && header.dumped.get() > Dumped::Nothing as u8 {
+            // As much is to be in dumps from there on as was before.
+            dump_again(header, first_offset(header), self.unit_bytes());
+        }
         header.free.iter().for_each(|word| word.set(0));
         header.hint.set(0);
         // What comes back to a hardened family is cleared at once, and is looked at where it can have been written to since.
