@@ -8,12 +8,33 @@
 use core::ptr::NonNull;
 
 use super::{UnitPool, dumps, unit_memory};
-use crate::header::{RegionHeader, STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT, header_pages, side_table};
+use crate::header::{Directory, RegionHeader, STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT, header_pages, side_table};
 use crate::huge_pages::Pages;
 use crate::os;
 
 /// Regions whose unit 0 is a mapping of its own where it could not be guarded.
 const APART_COUNT: usize = 64;
+
+/// Gives the side table of a free unit back to the system, if it has pages of its own.
+///
+/// # Safety
+/// The unit was a slab of a pool without states, is none, and cannot become one meanwhile.
+pub(crate) unsafe fn give_side_back(unit: usize, unit_shift: u32) {
+    let (number, region) = ((unit >> unit_shift) % UNIT_COUNT, unit & !((UNIT_COUNT << unit_shift) - 1));
+    let table = side_table(unit_shift, number);
+    // SAFETY: a unit of a claimed region.
+    let header = unsafe { Directory::of(unit_shift).header(unit) };
+    // `side_open` changes only where a slab is opened whose table is on the same pages: there is none beside this unit.
+    if (table.start | table.end) % os::page_bytes() != 0 || !header.side_open.get() {
+        return;
+    }
+    // The region's provenance is exposed where the region is claimed.
+    if let Some(memory) = NonNull::new(core::ptr::with_exposed_provenance_mut(region + table.start)) {
+        // SAFETY: accessible, whole pages, and whoever opens the next slab there takes nothing of them for written. Should the
+        // system refuse, they stay.
+        unsafe { os::purge(memory, table.len()) };
+    }
+}
 
 impl UnitPool {
     /// Makes the side table of a slab's unit accessible, for good. `None`: there is no memory for it.
