@@ -352,8 +352,7 @@ impl FamilyCore {
     /// # Safety
     /// `address` is a live slot of this family and class that nobody uses any more.
     pub(crate) unsafe fn give_one(&'static self, class: SizeClass, address: usize) {
-        let offset = address & ((1 << self.unit_shift) - 1);
-        self.tell_if_free(address - offset + class.slots_in(offset) * class.slot_bytes(), class, true);
+        self.tell_if_free(address, class, true);
         let (bin, geometry, depot) = self.bin(class);
         // SAFETY: a live slot is a used slot of this bin, and the caller gives it up.
         let given = unsafe { bin.give(&geometry, depot, &[address]) };

@@ -231,13 +231,20 @@ impl Geometry<'_> {
     #[inline(never)]
     unsafe fn move_bits(&self, shape: Shape, slab: &SlabHeader) {
         let words = shape.words(slab);
+        if shape.place == Place::Slab {
+            // What was there before the slab may be poisoned.
+            // SAFETY: the slab's own words, where no slots are.
+            unsafe { os::unpoison(words.cast(), (1 << shape.unit_shift) - shape.slots_end) };
+        }
         if !(shape.place == Place::Slab && slab.zeroed.get()) {
             // SAFETY: the slab's own words, committed with it, with the region, or when it was opened.
             unsafe { words.write_bytes(0, shape.slots.div_ceil(WORD_BITS)) };
         }
         for (index, word) in slab.free.iter().enumerate() {
             // SAFETY: a slab with slots that have no bit in the header has more words than that.
-            unsafe { words.add(index).write(word.get()) };
+            let place = unsafe { words.add(index) };
+            // SAFETY: as above, and nobody else's (F2).
+            unsafe { place.write(word.get()) };
         }
         slab.free.iter().for_each(|word| word.set(0));
         // The first words are in the first group or in the first two.

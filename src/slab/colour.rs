@@ -21,7 +21,7 @@ pub(super) fn colour(unit: usize, unit_bytes: usize) -> u8 {
     if unit_bytes < COLOURED_BYTES {
         return 0;
     }
-    let colours = (unit_bytes / PART >> os::page_bytes().trailing_zeros()).max(1) as u64;
+    let colours = ((unit_bytes / PART) >> os::page_bytes().trailing_zeros()).max(1) as u64;
     // Fibonacci hashing (Knuth 6.4): the upper half of the product depends on all bits of the number.
     let hash = (unit as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
     ((hash * colours) >> 32) as u8
