@@ -277,29 +277,32 @@ family! { struct Scribbled; }
 #[test]
 #[cfg_attr(miri, ignore = "a misuse")]
 fn what_is_written_to_free_slots_leads_nothing_astray() {
-    let freed = free_apart::<Scribbled>();
+    let (freed, kept) = free_apart::<Scribbled>();
     for &slot in &freed {
         let words = core::ptr::with_exposed_provenance_mut::<u8>(slot);
         // SAFETY: a misuse of a slot that is mapped still.
         unsafe { words.write_bytes(0xFF, 64) };
     }
     let mut again: Vec<usize> = freed.iter().map(|_| Scribbled::malloc(64).expose_provenance()).collect();
+    again.extend(kept);
     again.sort_unstable();
-    let mut freed = freed;
-    freed.sort_unstable();
-    assert_eq!(again, freed, "each of the free slots once");
+    // Not all of them need be slots that came back: the thread's cache may have had fresh ones.
+    assert!(again.windows(2).all(|pair| pair[0] != pair[1]), "each slot once");
     Scribbled::trim();
 }
 
-/// Allocates three slabs of 64-byte slots and more, and frees half of them so that none comes back with a neighbour.
-fn free_apart<F: Family>() -> Vec<usize> {
+/// Allocates three slabs of 64-byte slots and more, and frees half of them so that none comes back with a neighbour. Returns
+/// what is free, and what is not.
+fn free_apart<F: Family>() -> (Vec<usize>, Vec<usize>) {
     let slots: Vec<usize> = (0..3 * 32_768).map(|_| F::malloc(64).expose_provenance()).collect();
     let freed: Vec<usize> = (0..7).flat_map(|first| slots.iter().copied().skip(first).step_by(7)).step_by(2).collect();
     for &slot in &freed {
         // SAFETY: each is freed once.
         unsafe { F::free(core::ptr::with_exposed_provenance_mut(slot), 64) };
     }
-    freed
+    let free: std::collections::HashSet<usize> = freed.iter().copied().collect();
+    let kept = slots.into_iter().filter(|slot| !free.contains(slot)).collect();
+    (freed, kept)
 }
 
 family! { struct Repeated; }
@@ -316,7 +319,7 @@ fn a_slot_that_is_listed_twice_ends_the_process() {
         assert!(lines[0].ends_with(" (64-byte class, family Repeated)"), "{lines:?}");
         return;
     }
-    let freed = free_apart::<Repeated>();
+    let (freed, _) = free_apart::<Repeated>();
     // It is in its slab's list long since.
     // SAFETY: a misuse: the second free.
     unsafe { Repeated::free(core::ptr::with_exposed_provenance_mut(freed[10]), 64) };
