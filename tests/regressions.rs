@@ -462,3 +462,58 @@ fn a_family_grows_whatever_the_system_allocator_did() {
         drop(apart);
     });
 }
+
+family! {
+    struct Again;
+    struct Behind { slab_bytes: 64 * 1024 }
+}
+
+/// A slot that came back twice while its page was with the system made its slab count a slot that it had not, and what was handed out for it
+/// was none.
+#[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "no pages go back there")]
+fn a_free_slot_that_is_none_is_not_handed_out() {
+    const NAME: &str = "a_free_slot_that_is_none_is_not_handed_out";
+    if child::case().is_none() {
+        let lines = child::assert_aborted(NAME, "twice");
+        assert!(lines[0].contains(" (64-byte class, family Again)"), "{lines:?}");
+        return;
+    }
+    // The first two pages of a slab go back one after the other; their bits are in its header. The rest stays.
+    let slots: Vec<usize> = (0..200).map(|_| Again::malloc(64).expose_provenance()).collect();
+    let free = |slot: usize| {
+        // SAFETY: slots of this family, one of which is freed twice: the misuse.
+        unsafe { Again::free(core::ptr::with_exposed_provenance_mut(slot), 64) };
+    };
+    slots[..64].iter().for_each(|&slot| free(slot));
+    Again::trim();
+    slots[64..128].iter().chain([&slots[5]]).for_each(|&slot| free(slot));
+    Again::trim();
+    let mut live: Vec<usize> = slots[128..].to_vec();
+    live.extend((0..1000).map(|_| Again::malloc(64).expose_provenance()));
+    live.sort_unstable();
+    assert!(live[0] != 0 && live.windows(2).all(|pair| pair[0] != pair[1]), "nothing is handed out that is none");
+}
+
+/// Of slots that came back together the last of which was none, address 0 was reported.
+#[test]
+#[cfg_attr(miri, ignore = "no process can be started there")]
+fn what_is_behind_the_last_slot_is_named_also_beside_one() {
+    const NAME: &str = "what_is_behind_the_last_slot_is_named_also_beside_one";
+    if child::case().is_none() {
+        let lines = child::assert_aborted(NAME, "behind");
+        let out = lines.iter().find_map(|line| line.strip_prefix("freed "));
+        let behind = out.expect("the child says what it frees");
+        assert!(lines.iter().any(|line| line.contains(&format!("invalid free of {behind} "))), "{lines:?}");
+        return;
+    }
+    let slots: Vec<usize> = (0..60_000).map(|_| Behind::malloc(8).expose_provenance()).collect();
+    let last = |&&slot: &&usize| slot % Behind::SLAB_BYTES + 8 + 1024 == Behind::SLAB_BYTES;
+    let last = slots.iter().copied().find(|slot| last(&slot)).expect("a slab is full");
+    eprintln!("freed {:#x}", last + 8);
+    for slot in [last, last + 8] {
+        // SAFETY: a slot of this family, and what is none: the misuse.
+        unsafe { Behind::free(core::ptr::with_exposed_provenance_mut(slot), 8) };
+    }
+    Behind::trim();
+}

@@ -264,6 +264,9 @@ impl Geometry<'_> {
             for (index, word) in slab.free.iter().enumerate() {
                 word.set(self.take_bits(word.get(), base, index, out, &mut left));
             }
+            if left > 0 {
+                self.report_miscounted(slab);
+            }
             return;
         }
         let shape = self.shape();
@@ -331,7 +334,8 @@ impl Geometry<'_> {
         self.report_under_lock(FaultKind::DoubleFree, address, Truth::Said)
     }
 
-    /// Ends the process: a slab has fewer free slots than it counts, because somebody has written there.
+    /// Ends the process: a slab has fewer free slots than it counts, because somebody has written there, or a slot came back twice
+    /// that had no bit.
     #[cold]
     #[inline(never)]
     fn report_miscounted(&self, slab: &SlabHeader) -> ! {

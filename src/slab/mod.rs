@@ -390,7 +390,8 @@ impl Geometry<'_> {
         let index = self.class.slot_at(offset.wrapping_sub(first));
         // The last slots are missing where the first is not at the slab's beginning.
         if index >= shape.slots || offset + count * self.class.slot_bytes() > shape.slots_end {
-            self.report_no_slot(slab, &[lowest]);
+            let highest = lowest.wrapping_add((count - 1) * self.class.slot_bytes());
+            self.report_no_slot(slab, &[lowest, highest]);
         }
         // SAFETY: slots of the slab that are carved, because they were used; the caller gives them up.
         unsafe { self.set_free(shape, slab, index, count) };
