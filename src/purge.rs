@@ -7,7 +7,7 @@
 //!
 //! Slabs are gone through from the end of the bin's list, where those are that have been free longest; those that were looked at stand in front, and
 //! are soon taken from: their free slots are now on pages that are used anyhow. A slab of which half or seven eighths are used is
-//! left alone by housekeeping. No system call is made under a lock, and no lock is held for longer than a few microseconds.
+//! left alone by housekeeping. No system call is made under a lock but for the bits of full slabs on `trim`, and no lock is held for longer than a few microseconds.
 
 use core::ptr::NonNull;
 
@@ -142,6 +142,9 @@ fn give_side_tables(unit: usize, unit_shift: u32, checks: Checks) {
     if checks.keeps_states() {
         // SAFETY: a unit on its way to the system, which nobody can take; it was a slab, so its region has states.
         unsafe { give_side_tables_back(unit, unit_shift) };
+    } else {
+        // SAFETY: as above.
+        unsafe { region::give_side_back(unit, unit_shift) };
     }
 }
 
@@ -254,6 +257,38 @@ mod tests {
             housekeeper.join().is_ok() && went_well
         });
         assert!(all_went_well, "what was on its way back was taken for what clients have");
+    }
+
+    /// What stood beside the slots goes with them.
+    #[test]
+    #[cfg(all(target_os = "linux", not(any(miri, loom, feature = "portable"))))]
+    fn side_tables_of_free_units_go_back() {
+        use crate::header::{UNIT_COUNT, side_table};
+
+        let pool = Lock::new(UnitPool::new(21));
+        let (class, checks, huge_pages) = (SizeClass::natural(6), Checks::Default, HugePages::Never);
+        let geometry = Geometry { class, unit_shift: 21, tag: 77, checks, huge_pages, pool: &pool, family: "Beside" };
+        const NONE: DepotMemory = DepotMemory(core::ptr::null_mut());
+        let bin = Bin::new();
+        let slots: Vec<usize> = (0..1024).map(|_| bin.take_one(&geometry, NONE).unwrap().unwrap().0).collect();
+        let (region, unit) = (slots[0] & !((UNIT_COUNT << 21) - 1), (slots[0] >> 21) % UNIT_COUNT);
+        let table = side_table(21, unit);
+        let page = core::ptr::with_exposed_provenance_mut::<u8>(region + table.start);
+        let is_resident = || {
+            let mut resident = 0_u8;
+            // SAFETY: asks for one page, and writes one byte to a live one.
+            assert_eq!(unsafe { libc::mincore(page.cast(), os::page_bytes(), &raw mut resident) }, 0);
+            resident & 1 != 0
+        };
+        assert!(!is_resident(), "nothing has come back");
+        // SAFETY: taken above, and not used, here and below.
+        unsafe { bin.give(&geometry, NONE, &slots[200..]) }.unwrap();
+        assert!(is_resident(), "bits are in the side table");
+        // SAFETY: as above.
+        unsafe { bin.give(&geometry, NONE, &slots[..200]) }.unwrap();
+        bin.trim(&geometry, NONE).unwrap();
+        assert_eq!(trim_units(&pool, 21, checks, os::milliseconds()), 2 << 20);
+        assert!(!is_resident(), "it went with its unit");
     }
 
     /// A fork takes no thread with it but one: what others had claimed nobody settles in the child.

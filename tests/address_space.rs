@@ -184,6 +184,36 @@ fn what_is_reserved_is_in_no_dump_and_slabs_are() {
     });
 }
 
+/// A slot in the unit that was a slab of a class before whose slots begin with it. This one's begin behind some pages.
+fn in_the_place_of_another<F: Family>() -> usize {
+    let long = F::malloc(8192);
+    // SAFETY: allocated just now with this size.
+    unsafe { F::free(long, 8192) };
+    F::trim();
+    let short = F::malloc(100).addr();
+    assert_eq!(long.addr() / F::SLAB_BYTES, short / F::SLAB_BYTES, "the same unit");
+    short
+}
+
+#[test]
+fn a_slab_that_was_another_before_is_dumped() {
+    child::isolated("a_slab_that_was_another_before_is_dumped", || {
+        family! { struct A; struct B; struct C; struct D; struct E; struct F; }
+        let slots: [fn() -> usize; 6] = [
+            in_the_place_of_another::<A>,
+            in_the_place_of_another::<B>,
+            in_the_place_of_another::<C>,
+            in_the_place_of_another::<D>,
+            in_the_place_of_another::<E>,
+            in_the_place_of_another::<F>,
+        ];
+        let slots = slots.map(|slot| slot());
+        for mapping in mappings().iter().filter(|mapping| mapping.flags.contains(" dd ")) {
+            assert!(!slots.iter().any(|slot| (mapping.start..mapping.end).contains(slot)), "slots are not dumped");
+        }
+    });
+}
+
 /// Kernels that can name mappings show whose they are; the others are not disturbed by being asked.
 #[test]
 fn mappings_are_named_where_the_kernel_can() {

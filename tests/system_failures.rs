@@ -150,6 +150,42 @@ fn without_madvise_what_was_guarded_can_be_used_again() {
     });
 }
 
+/// Where guards cannot be taken away memory is replaced: not that in which free slots of other slabs are noted.
+#[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend has no guards")]
+fn without_madvise_free_slots_stay_known() {
+    child::isolated("without_madvise_free_slots_stay_known", || {
+        family! { struct Narrow { slab_bytes: 64 * 1024 } struct Middle { slab_bytes: 256 * 1024 } }
+        let all = [Doors::of::<Narrow>(), Doors::of::<Middle>()];
+        let fill = |doors: Doors, size: usize| {
+            let all: Vec<_> = (0..4000).map(|_| (doors.allocate)(layout(size, 1)).expect("memory")).collect();
+            all.iter().for_each(|&memory| pattern::fill(memory, 1));
+            all
+        };
+        let mut kept = Vec::new();
+        for doors in all {
+            let (freed, others): (Vec<_>, Vec<_>) =
+                fill(doors, 64).into_iter().enumerate().partition(|(number, _)| number % 2 == 0);
+            freed.into_iter().for_each(|(_, memory)| free(doors, memory));
+            // From the caches to the slabs.
+            (doors.trim)();
+            kept.push((doors, others));
+        }
+        forbid::call(libc::SYS_madvise);
+        for (doors, others) in kept {
+            // Of other classes, in units beside those.
+            let more: Vec<_> = [16, 32, 128].into_iter().flat_map(|size| fill(doors, size)).collect();
+            let again = fill(doors, 64);
+            let live = || more.iter().chain(&again).chain(others.iter().map(|(_, memory)| memory));
+            let addresses: std::collections::HashSet<_> = live().map(|memory| memory.cast::<u8>()).collect();
+            assert_eq!(addresses.len(), live().count(), "each slot once");
+            more.iter().chain(&again).for_each(|&memory| free(doors, memory));
+            others.into_iter().for_each(|(_, memory)| free(doors, memory));
+            assert_empty(doors);
+        }
+    });
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "no process can be started there")]
 fn without_madvise_nothing_is_taken_for_zero() {

@@ -352,11 +352,8 @@ impl FamilyCore {
     /// # Safety
     /// `address` is a live slot of this family and class that nobody uses any more.
     pub(crate) unsafe fn give_one(&'static self, class: SizeClass, address: usize) {
+        self.tell_if_free(address, class, true);
         let (bin, geometry, depot) = self.bin(class);
-        if os::poisons() {
-            // SAFETY: the slab of a live slot.
-            self.tell_if_free(unsafe { geometry.slot_around(address) }, class, true);
-        }
         // SAFETY: a live slot is a used slot of this bin, and the caller gives it up.
         let given = unsafe { bin.give(&geometry, depot, &[address]) };
         given.unwrap_or_else(|twice| self.report_twice(twice, class));

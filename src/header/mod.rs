@@ -17,7 +17,7 @@
 //!
 //! **H1** Tables and regions are never unmapped, so tags and headers are `'static`. **H2** Only tags and a header's `memory` are
 //! shared without a lock; a tag is 0 unless a slab of a class is there, so where a tag is not 0 there is a region, and a header. A
-//! slab's other fields belong to the lock of its bin (`advice` to its family's pool lock), a region's to its family's pool lock.
+//! slab's other fields belong to the lock of its bin (`advice` and `side_open` to its family's pool lock), a region's to its family's pool lock.
 //! **H3** All regions of a directory lie in one stretch of address space that is as long as the table has tags for. So no two units
 //! share a tag, and an address inside the stretch shares its tag with no other place in it.
 

@@ -71,6 +71,15 @@ pub(super) fn may_be_partial(unit_bytes: usize) -> bool {
     is_one
 }
 
+/// Puts as much of a new slab into dumps from `first` on as was in dumps of the one before.
+#[cold]
+pub(crate) fn dump_again(slab: &SlabHeader, first: usize, unit_bytes: usize) {
+    let step = [Dumped::First, Dumped::Second].into_iter().find(|&step| step as u8 == slab.dumped.get());
+    let (Some(step), Some(memory)) = (step, NonNull::new(slab.memory())) else { return };
+    // SAFETY: the first bytes of a slab, which is committed.
+    unsafe { os::put_into_dumps(memory, unit_bytes.min(first + step.bytes(unit_bytes))) };
+}
+
 /// Puts as much of a slab into dumps as `used_bytes` of it need, from `first` on.
 #[cold]
 #[inline(never)]

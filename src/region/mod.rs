@@ -26,7 +26,8 @@ use crate::os;
 use crate::sync::{Lock, Relaxed};
 use crate::waiting;
 
-pub(crate) use dumps::{Dumped, dump_more};
+pub(crate) use dumps::{Dumped, dump_again, dump_more};
+pub(crate) use side::give_side_back;
 
 /// How long an empty slab keeps its pages: a program that empties and fills again within that time does not pay for them twice.
 pub(crate) const PURGE_AFTER_MILLISECONDS: u64 = 1000;

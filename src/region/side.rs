@@ -8,12 +8,33 @@
 use core::ptr::NonNull;
 
 use super::{UnitPool, dumps, unit_memory};
-use crate::header::{RegionHeader, STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT, header_pages, side_table};
+use crate::header::{Directory, RegionHeader, STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT, header_pages, side_table};
 use crate::huge_pages::Pages;
 use crate::os;
 
 /// Regions whose unit 0 is a mapping of its own where it could not be guarded.
 const APART_COUNT: usize = 64;
+
+/// Gives the side table of a free unit back to the system, if it has pages of its own.
+///
+/// # Safety
+/// The unit was a slab of a pool without states, is none, and cannot become one meanwhile.
+pub(crate) unsafe fn give_side_back(unit: usize, unit_shift: u32) {
+    let (number, region) = ((unit >> unit_shift) % UNIT_COUNT, unit & !((UNIT_COUNT << unit_shift) - 1));
+    let table = side_table(unit_shift, number);
+    // SAFETY: a unit of a claimed region.
+    let header = unsafe { Directory::of(unit_shift).header(unit) };
+    // `side_open` changes only where a slab is opened whose table is on the same pages: there is none beside this unit.
+    if (table.start | table.end) % os::page_bytes() != 0 || !header.side_open.get() {
+        return;
+    }
+    // The region's provenance is exposed where the region is claimed.
+    if let Some(memory) = NonNull::new(core::ptr::with_exposed_provenance_mut(region + table.start)) {
+        // SAFETY: accessible, whole pages, and whoever opens the next slab there takes nothing of them for written. Should the
+        // system refuse, they stay.
+        unsafe { os::purge(memory, table.len()) };
+    }
+}
 
 impl UnitPool {
     /// Makes the side table of a slab's unit accessible, for good. `None`: there is no memory for it.
@@ -22,13 +43,16 @@ impl UnitPool {
             return Some(());
         }
         let (region, unit_zero) = (self.region_of(header), 1);
-        let table = side_table(self.unit_shift, (header.memory().addr() >> self.unit_shift) % UNIT_COUNT);
-        let page = os::page_bytes();
+        let unit = (header.memory().addr() >> self.unit_shift) % UNIT_COUNT;
+        let table = side_table(self.unit_shift, unit);
+        let (page, headers) = (os::page_bytes(), header_pages(self.unit_shift));
         let pages = table.start & !(page - 1)..table.end.next_multiple_of(page);
         // SAFETY: a part of unit 0, and so inside the region.
         let start = unsafe { unit_memory(region, unit_zero, self.unit_shift).add(pages.start) };
-        if region.fenced.get() {
-            // SAFETY: committed, and nothing is in it, or what is has no guards.
+        if pages.start < headers.end && headers.start < pages.end {
+            // Long pages: it is accessible as the headers are, which must not be touched.
+        } else if region.fenced.get() {
+            // SAFETY: committed, and nothing is in it: all tables that stand there are opened together.
             if unsafe { os::unguard(start, pages.len()) } == os::Opened::Refused {
                 return None;
             }
@@ -45,7 +69,15 @@ impl UnitPool {
                 return None;
             }
         }
-        header.side_open.set(true);
+        // The other tables on these pages as well: they must not be opened a second time, because what cannot be unguarded is
+        // replaced, with all that is in it.
+        let count = pages.len() / table.len();
+        let first = unit - unit % count;
+        for unit in first.max(1)..(first + count).min(UNIT_COUNT) {
+            let address = region.memory.get().addr() + (unit << self.unit_shift);
+            // SAFETY: a unit of a claimed region; it need not be reserved to have a header.
+            unsafe { self.directory().header(address) }.side_open.set(true);
+        }
         Some(())
     }
 

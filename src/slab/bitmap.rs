@@ -231,6 +231,11 @@ impl Geometry<'_> {
     #[inline(never)]
     unsafe fn move_bits(&self, shape: Shape, slab: &SlabHeader) {
         let words = shape.words(slab);
+        if shape.place == Place::Slab {
+            // What was there before the slab may be poisoned.
+            // SAFETY: the slab's own words, where no slots are.
+            unsafe { os::unpoison(words.cast(), (1 << shape.unit_shift) - shape.slots_end) };
+        }
         if !(shape.place == Place::Slab && slab.zeroed.get()) {
             // SAFETY: the slab's own words, committed with it, with the region, or when it was opened.
             unsafe { words.write_bytes(0, shape.slots.div_ceil(WORD_BITS)) };
@@ -329,7 +334,8 @@ impl Geometry<'_> {
         self.report_under_lock(FaultKind::DoubleFree, address, Truth::Said)
     }
 
-    /// Ends the process: a slab has fewer free slots than it counts, because somebody has written there.
+    /// Ends the process: a slab has fewer free slots than it counts, because somebody has written there, or a slot came back twice
+    /// that had no bit.
     #[cold]
     #[inline(never)]
     fn report_miscounted(&self, slab: &SlabHeader) -> ! {

@@ -10,7 +10,7 @@
 //! Equation: `used + recycled + purged = fresh`, without `purged` where states are kept, so what is recycled need not be counted. A slab
 //! in which `used = 0` is empty and leaves its bin. Slots that somebody has claimed to order them or to give their pages back are used.
 //!
-//! **S1** All fields of a header but `memory` and `advice` are only touched under the lock of the slab's bin, or by who resets the family
+//! **S1** All fields of a header but `memory`, `advice` and `side_open` are only touched under the lock of the slab's bin, or by who resets the family
 //! once the bin has forgotten the slab.
 
 mod bitmap;
@@ -34,7 +34,7 @@ use crate::fault::{Fault, FaultKind, Truth, report_under_lock};
 use crate::header::{Directory, SlabHeader, UNIT_COUNT};
 use crate::huge_pages::{HugePages, Pages};
 use crate::os::{self, Opened};
-use crate::region::{Dumped, Unit, UnitPool, all_units, dump_more};
+use crate::region::{Dumped, Unit, UnitPool, all_units, dump_again, dump_more};
 use crate::size_class::SizeClass;
 use crate::sync::Lock;
 use crate::tiny::Tiny;
@@ -127,7 +127,12 @@ impl Geometry<'_> {
         }
         header.used.set(0);
         header.fresh.set(0);
-        header.first.set(self.first_page(header.memory().addr(), number, pages));
+        let first = self.first_page(header.memory().addr(), number, pages);
+        let begins_later = first > header.first.replace(first);
+        if begins_later && header.dumped.get() > Dumped::Nothing as u8 {
+            // As much is to be in dumps from there on as was before.
+            dump_again(header, first_offset(header), self.unit_bytes());
+        }
         header.free.iter().for_each(|word| word.set(0));
         header.hint.set(0);
         // What comes back to a hardened family is cleared at once, and is looked at where it can have been written to since.
@@ -273,18 +278,6 @@ impl Geometry<'_> {
         self.debug_check(slab);
     }
 
-    /// The first byte of the slot that an address points into.
-    ///
-    /// # Safety
-    /// A slab of this class is there, and the caller has a slot of it, so that it stays.
-    pub(crate) unsafe fn slot_around(&self, address: usize) -> usize {
-        // SAFETY: a slab's unit lies in a claimed region.
-        let slab = unsafe { Directory::of(self.unit_shift).header(address) };
-        // Not under the bin's lock: it changes only where a slab is opened.
-        let start = slots_start(slab);
-        start + self.class.slots_in(address.wrapping_sub(start)) * self.class.slot_bytes()
-    }
-
     /// Ends the process if an address is no slot of `slab`: an interior pointer, or one whose upper bits are wrong. `addresses`
     /// agree in all bits above the unit. A last line of defence: what a free verifies at the call does not see these bits.
     #[inline(always)]
@@ -401,7 +394,8 @@ impl Geometry<'_> {
         let index = self.class.slot_at(offset.wrapping_sub(first));
         // The last slots are missing where the first is not at the slab's beginning.
         if index >= shape.slots || offset + count * self.class.slot_bytes() > shape.slots_end {
-            self.report_no_slot(slab, &[lowest]);
+            let highest = lowest.wrapping_add((count - 1) * self.class.slot_bytes());
+            self.report_no_slot(slab, &[lowest, highest]);
         }
         // SAFETY: slots of the slab that are carved, because they were used; the caller gives them up.
         unsafe { self.set_free(shape, slab, index, count) };
