@@ -193,7 +193,7 @@ impl Bin {
     /// As for [`give_fresh`](Self::give_fresh).
     unsafe fn give_unused(&self, geometry: &Geometry<'_>, range: Range<usize>, claimed: bool) -> Result<(), Twice> {
         let mut state = self.0.lock();
-        if state.slabs.uncarve(geometry, &range) {
+        if state.slabs.uncarve(geometry, &range, claimed) {
             state.slabs.unclaim_tail(if claimed { geometry.class.slots_in(range.len()) } else { 0 });
             return Ok(());
         }

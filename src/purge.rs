@@ -114,7 +114,7 @@ fn give_depot_back(bin: &Bin, geometry: &Geometry<'_>, depot: DepotMemory, quiet
     let end = (depot.0.addr() + bytes) & !(page - 1);
     if let Some(memory) = NonNull::new(depot.0.with_addr(first).cast::<u8>()).filter(|_| first < end) {
         // SAFETY: the depot's own memory, in which nobody reads or writes before it is returned.
-        unsafe { os::purge(memory, end - first) };
+        unsafe { os::discard(memory, end - first) };
     }
     bin.return_depot();
 }
@@ -126,8 +126,8 @@ fn give_tail_back(bin: &Bin, geometry: &Geometry<'_>, any: bool) -> Result<(), T
     let (first, end) = (range.start.next_multiple_of(page), range.end & !(page - 1));
     // The region's provenance is exposed where the region is claimed.
     if let Some(memory) = NonNull::new(core::ptr::with_exposed_provenance_mut(first)).filter(|_| first < end) {
-        // SAFETY: committed with the slab; slots that were claimed and that nobody has had since the slab was opened. Should the system refuse,
-        // it is as it was.
+        // SAFETY: committed with the slab, as far as it is; slots that were claimed and that nobody has had since the slab was opened.
+        // Should the system refuse, it is as it was.
         unsafe { os::purge(memory, end - first) };
     }
     bin.give_tail(geometry, range)

@@ -91,8 +91,9 @@ pub(crate) struct SlabHeader {
     pub(crate) side_ready: Flag,
     /// What the system has been told last of the unit's pages, also while it is no slab: see `region`.
     pub(crate) advice: Cell<u8>,
-    /// How much of the unit is in dumps, as a step, also while it is no slab: see `region::dumps`.
-    pub(crate) dumped: Cell<u8>,
+    /// How much of the unit is in dumps, as a step, also while it is no slab: see `region::dumps`. Where the system counts what is
+    /// committed, how much of it is: see `region::charge`.
+    pub(crate) extent: Cell<u8>,
     /// Free slots that have parts on pages that were given back to the system: P1 in `slab::pages`.
     pub(crate) purged: Cell<u32>,
     /// The unit's memory, with the region's provenance; the same whenever the unit is a slab.

@@ -169,7 +169,7 @@ impl Larges {
 
     /// Whether there are runs at all.
     fn has_runs(&self) -> bool {
-        os::TAKES_PARTS && !self.is_guarded
+        os::HAS_PAGES && !self.is_guarded
     }
 
     /// Allocates; with `want_zero` only memory that reads zero is returned.
@@ -195,6 +195,7 @@ impl Larges {
         let memory = pointer(set.runs.take_to_clear(wish)?);
         set.admit(wish.bytes);
         drop(set);
+        self.recommit_run(memory, wish.bytes)?;
         let large = in_use(Large { memory, bytes: wish.bytes });
         // SAFETY: an allocation of so many bytes that nobody has yet.
         unsafe { large.memory.write_bytes(0, large.bytes) };
@@ -238,7 +239,7 @@ impl Larges {
                 if is_due {
                     self.give_back_due(now);
                 }
-                return Some(pointer(address));
+                return self.recommit_run(pointer(address), wish.bytes);
             }
             let generation = set.runs.generation;
             drop(set);
@@ -384,6 +385,9 @@ impl Larges {
             };
             match found {
                 Found::Run(_) => {
+                    if bytes > old_bytes && !set.recommit_end(address, old_bytes, bytes, now) {
+                        return Ok(None);
+                    }
                     set.count_change(old_bytes, bytes);
                     drop(set);
                     if bytes > old_bytes {

@@ -79,7 +79,7 @@ pub(crate) fn dump_more(slab: &SlabHeader, used_bytes: usize, unit_bytes: usize)
     let Some(memory) = NonNull::new(slab.memory()) else { return };
     // SAFETY: the first bytes of a slab, which is committed.
     unsafe { os::put_into_dumps(memory, wanted.bytes(unit_bytes)) };
-    slab.dumped.set(wanted as u8);
+    slab.extent.set(wanted as u8);
     if wanted == Dumped::All {
         // One less, in arithmetic that wraps.
         PARTIAL.fetch_add(usize::MAX, Relaxed);

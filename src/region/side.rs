@@ -5,6 +5,7 @@
 //!   units 0 to 7, where the family keeps states, hold those around the headers
 //! ```
 
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use super::{UnitPool, dumps, unit_memory};
@@ -16,9 +17,12 @@ use crate::os;
 const APART_COUNT: usize = 64;
 
 impl UnitPool {
-    /// Makes sure that the region of a slab has its side tables. `None`: there is no memory for them.
-    pub(crate) fn side_tables(&mut self, header: &SlabHeader) -> Option<()> {
+    /// Makes sure that the region of a slab has its side tables, of which the slab's own is `part`. `None`: there is no memory for them.
+    pub(crate) fn side_tables(&mut self, header: &SlabHeader, part: Range<usize>) -> Option<()> {
         let region = self.region_of(header);
+        if os::DECOMMITS {
+            return if self.keeps_states { self.commit_states(region) } else { self.commit_part(region, part) };
+        }
         self.commit_first(region)?;
         if region.fenced.get() {
             for part in self.around_headers(region) {
@@ -35,6 +39,16 @@ impl UnitPool {
             }
         }
         Some(())
+    }
+
+    /// Commits the pages that a part of unit 0 stands on, where it is counted how many are.
+    fn commit_part(&self, region: &RegionHeader, part: Range<usize>) -> Option<()> {
+        let page = os::page_bytes();
+        let (first, end) = (part.start & !(page - 1), part.end.next_multiple_of(page));
+        // SAFETY: inside unit 0.
+        let start = unsafe { unit_memory(region, 1, self.unit_shift).add(first) };
+        // SAFETY: in the region's reservation, which is never released. What is there already stays as it is.
+        unsafe { os::recommit(start, end - first) }.then_some(())
     }
 
     /// Commits unit 0, in which nothing but the headers is used yet, so that it can be one mapping with the slabs behind it: the system

@@ -32,7 +32,7 @@ use crate::fault::{Fault, FaultKind, Truth, report_under_lock};
 use crate::header::{Directory, SlabHeader, UNIT_COUNT};
 use crate::huge_pages::{HugePages, Pages};
 use crate::os::{self, Opened};
-use crate::region::{Dumped, Unit, UnitPool, all_units, dump_more};
+use crate::region::{Dumped, Unit, UnitPool, all_units, commit_up_to, committed_bytes, dump_more, forget_behind};
 use crate::size_class::SizeClass;
 use crate::sync::Lock;
 use crate::tiny::Tiny;
@@ -90,7 +90,7 @@ impl Geometry<'_> {
     pub(crate) fn open(&self, number: usize) -> Option<&'static SlabHeader> {
         let mut pool = self.pool.lock();
         let Unit { header, zeroed, is_new } = pool.take(self.pages_of_slab(number))?;
-        if self.is_tiny() && pool.side_tables(header).is_none() {
+        if self.is_tiny() && pool.side_tables(header, self.table_place(header)).is_none() {
             pool.give(header, os::milliseconds());
             return None;
         }
@@ -118,8 +118,12 @@ impl Geometry<'_> {
     pub(crate) fn unguard(&self, slab: &SlabHeader) -> bool {
         debug_assert_eq!(slab.used.get(), 0);
         let carved = slab.fresh.get() as usize * self.class.slot_bytes();
+        // Where guards are what is not committed, whoever has the unit next commits it.
         // SAFETY: the slots that were ever handed out, all of them free now.
-        !self.has_guards() || carved == 0 || unsafe { os::unguard(slab_memory(slab), carved) } != Opened::Refused
+        os::DECOMMITS
+            || !self.has_guards()
+            || carved == 0
+            || unsafe { os::unguard(slab_memory(slab), carved) } != Opened::Refused
     }
 
     /// Gives the unit of an empty slab without guards back to the pool.
@@ -130,6 +134,10 @@ impl Geometry<'_> {
         if self.checks.keeps_states() {
             // SAFETY: an empty slab of this class, whose bin's lock is held (S1).
             unsafe { self.forget(slab) };
+        }
+        if slab.purged.get() > 0 || self.has_guards() {
+            // Nobody will know which pages are there.
+            forget_behind(slab, 0);
         }
         if slab.purged.get() > 0 {
             // SAFETY: a slab of this bin, whose lock is held (S1), with a purged page.
@@ -174,7 +182,9 @@ impl Geometry<'_> {
             // SAFETY: the slab's own memory, here and below.
             unsafe { os::unpoison(memory, carved) };
             // SAFETY: as above.
-            if !unsafe { os::purge(memory, self.unit_bytes()) } {
+            if unsafe { os::purge(memory, self.unit_bytes()) } {
+                forget_behind(slab, 0);
+            } else if unsafe { os::recommit(memory, carved) } {
                 // SAFETY: as above.
                 unsafe { memory.write_bytes(0, carved) };
             }
@@ -206,8 +216,25 @@ impl Geometry<'_> {
         self.slot_count() - slab.fresh.get() as usize
     }
 
-    /// Hands out up to `most` fresh slots as one range of addresses.
+    /// Hands out up to `most` fresh slots as one range of addresses: none if the system refuses memory for them.
     pub(crate) fn carve(&self, slab: &SlabHeader, most: usize) -> Range<usize> {
+        let count = most.min(self.fresh_room(slab));
+        let count = if os::DECOMMITS { self.commit_slots(slab, count) } else { count };
+        self.carve_untouched(slab, count)
+    }
+
+    /// Commits the next fresh slots; returns how many are there.
+    fn commit_slots(&self, slab: &SlabHeader, count: usize) -> usize {
+        let slots_in = |bytes| self.class.slots_in(bytes) - (slab.fresh.get() as usize).min(self.class.slots_in(bytes));
+        let end = (slab.fresh.get() as usize + count) * self.class.slot_bytes();
+        if end > committed_bytes(slab) && !commit_up_to(slab, slab_memory(slab), end, self.unit_bytes()) {
+            return count.min(slots_in(committed_bytes(slab)));
+        }
+        count
+    }
+
+    /// Hands out fresh slots that nobody may touch, unless they are committed.
+    pub(crate) fn carve_untouched(&self, slab: &SlabHeader, most: usize) -> Range<usize> {
         let count = most.min(self.fresh_room(slab));
         let start = slab.memory().addr() + slab.fresh.get() as usize * self.class.slot_bytes();
         let bytes = count * self.class.slot_bytes();
@@ -215,7 +242,7 @@ impl Geometry<'_> {
         slab.used.set(slab.used.get() + count as u32);
         self.debug_check(slab);
         let used_bytes = slab.fresh.get() as usize * self.class.slot_bytes();
-        if slab.dumped.get() < Dumped::of(used_bytes) as u8 {
+        if !os::DECOMMITS && slab.extent.get() < Dumped::of(used_bytes) as u8 {
             dump_more(slab, used_bytes, self.unit_bytes());
         }
         start..start + bytes
@@ -286,7 +313,8 @@ impl Geometry<'_> {
         }
     }
 
-    /// Moves recycled slots out of the slab, as many as there are and as `out` has room for; returns how many.
+    /// Moves recycled slots out of the slab, as many as there are and as `out` has room for, or none if the system refuses memory for
+    /// them; returns how many.
     /// `Err`: where the family keeps states, this one was freed twice.
     ///
     /// # Safety
@@ -297,9 +325,11 @@ impl Geometry<'_> {
         if self.checks.keeps_states() {
             // SAFETY: the list holds `recycled` slots, and no more are taken.
             unsafe { self.take_noted(slab, out) }?;
-            if slab.purged.get() > 0 {
-                // SAFETY: the same contract; a page is purged, and these are slots of the slab.
-                unsafe { self.forget_purged(slab, out) };
+            // SAFETY: the same contract; a page is purged, and these are slots of the slab.
+            if slab.purged.get() > 0 && !unsafe { self.forget_purged(slab, out) } {
+                // SAFETY: as above: taken just now, and nobody has them.
+                unsafe { self.give_mixed(slab, out) }?;
+                return Ok(0);
             }
         } else if self.is_tiny() {
             // SAFETY: the list holds `recycled` slots, and no more are popped; S1.
@@ -402,6 +432,13 @@ impl Geometry<'_> {
             // SAFETY: a used slot is in no list, and the caller gives it up.
             unsafe { tiny.push(memory, table, offset) };
         }
+    }
+
+    /// Where the side table of a tiny class's slab is in its region.
+    fn table_place(&self, slab: &SlabHeader) -> Range<usize> {
+        let (tiny, unit) = (self.tiny(), (slab.memory().addr() >> self.unit_shift) % UNIT_COUNT);
+        let start = tiny.table_offset(unit);
+        start..start + tiny.table_bytes()
     }
 
     fn table(&self, tiny: Tiny, slab: &SlabHeader) -> NonNull<u8> {
