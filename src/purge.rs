@@ -12,7 +12,6 @@
 use core::ptr::NonNull;
 
 use crate::bin::{Bin, DepotMemory, Found, Twice};
-use crate::capacity::depot_slots;
 use crate::checks::Checks;
 use crate::os;
 use crate::region::{self, UnitPool};
@@ -109,12 +108,9 @@ fn give_depot_back(bin: &Bin, geometry: &Geometry<'_>, depot: DepotMemory, quiet
     if depot.0.is_null() || !bin.take_depot(quiet) {
         return;
     }
-    let (page, bytes) = (os::page_bytes(), depot_slots(geometry.class) * size_of::<usize>());
-    let first = depot.0.addr().next_multiple_of(page);
-    let end = (depot.0.addr() + bytes) & !(page - 1);
-    if let Some(memory) = NonNull::new(depot.0.with_addr(first).cast::<u8>()).filter(|_| first < end) {
+    if let Some((memory, bytes)) = depot.pages(geometry.class, false) {
         // SAFETY: the depot's own memory, in which nobody reads or writes before it is returned.
-        unsafe { os::discard(memory, end - first) };
+        unsafe { os::purge(memory, bytes) };
     }
     bin.return_depot();
 }
@@ -153,6 +149,7 @@ fn give_side_tables(unit: usize, unit_shift: u32, checks: Checks) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capacity::depot_slots;
     use crate::huge_pages::HugePages;
     use crate::size_class::SizeClass;
 

@@ -367,7 +367,7 @@ family! { struct Neighbours { checks: Hardened } }
 /// What ran over into a slot that nobody had had yet was in the next allocation, as zero.
 #[test]
 #[cfg_attr(
-    any(miri, feature = "portable", not(unix)),
+    any(miri, feature = "portable", not(any(unix, windows))),
     ignore = "where nothing can be given back it is looked at, and told"
 )]
 fn what_runs_over_into_a_new_slot_is_not_handed_out() {

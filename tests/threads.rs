@@ -15,7 +15,7 @@ use allocator_api2::boxed::Box as FamilyBox;
 use allocator_api2::vec::Vec as FamilyVec;
 use common::child;
 use common::doors::{Doors, layout};
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", windows))]
 use common::memory::resident_bytes;
 use common::pattern;
 use family_alloc::{Family, family};
@@ -204,6 +204,7 @@ fn four_thousand_threads_at_a_time_have_caches_of_several_families() {
             let stats = (doors.stats)();
             assert_eq!((stats.thread_caches, stats.live_allocations), (THREADS, 3 * THREADS), "{stats}");
         }
+        #[cfg(any(target_os = "linux", windows))]
         println!("{THREADS} threads: {} KiB resident", resident_bytes() >> 10);
         let starts = slots.iter().flatten().map(|(_, slot)| slot.memory.cast::<u8>().addr());
         assert_eq!(starts.collect::<std::collections::HashSet<_>>().len(), 9 * THREADS, "each slot is handed out once");

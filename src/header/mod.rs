@@ -55,8 +55,9 @@ const TABLE_BYTES_MIN: usize = 64 << 10;
 const LIMIT_SHARE: usize = 128;
 /// Tags that are made writable together: few mappings, and no page is touched for it.
 const WRITABLE_BYTES: usize = 64 << 10;
-/// The system places new mappings below old ones, so nearly all of the stretch lies below the first region.
-const STRETCH_ABOVE_SHARE: usize = 16;
+/// The system places new mappings below old ones, so nearly all of the stretch lies below the first region; Windows places them above,
+/// or in gaps.
+const STRETCH_ABOVE_SHARE: usize = if cfg!(windows) { 2 } else { 16 };
 /// Places that are tried where the system's own choice lies outside of the stretch.
 const STRETCH_TRIES: usize = 64;
 

@@ -195,8 +195,7 @@ impl Larges {
         let memory = pointer(set.runs.take_to_clear(wish)?);
         set.admit(wish.bytes);
         drop(set);
-        self.recommit_run(memory, wish.bytes)?;
-        let large = in_use(Large { memory, bytes: wish.bytes });
+        let large = in_use(Large { memory: self.recommit_run(memory, wish.bytes)?, bytes: wish.bytes });
         // SAFETY: an allocation of so many bytes that nobody has yet.
         unsafe { large.memory.write_bytes(0, large.bytes) };
         Some(large)
@@ -385,10 +384,9 @@ impl Larges {
             };
             match found {
                 Found::Run(_) => {
-                    if bytes > old_bytes && !set.recommit_end(address, old_bytes, bytes, now) {
+                    if !set.finish_resize(address, old_bytes, bytes, now) {
                         return Ok(None);
                     }
-                    set.count_change(old_bytes, bytes);
                     drop(set);
                     if bytes > old_bytes {
                         self.advise_run(pointer(address), 0, bytes);

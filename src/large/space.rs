@@ -95,16 +95,19 @@ pub(super) fn empty(start: usize, bytes: usize) -> bool {
 }
 
 impl LargeSet {
-    /// Makes the end of a run usable, by which it was made longer just now; `false`: the system refuses, and it is as long as before. This
-    /// is the one call to the system under the lock (L2): nobody else may take the place that making it shorter takes.
+    /// Counts the new length of a run, and makes what is new of it usable; `false`: the system refuses, and it is as long as before. This
+    /// is the one call to the system under the lock (L2): nobody else may take the place that making it shorter again takes.
     #[inline(always)]
-    pub(super) fn recommit_end(&mut self, address: usize, old_bytes: usize, bytes: usize, now: u64) -> bool {
-        // SAFETY: a part of a live run, which nobody uses yet.
-        if unsafe { os::recommit(pointer(address + old_bytes), bytes - old_bytes) } {
-            return true;
+    pub(super) fn finish_resize(&mut self, address: usize, old_bytes: usize, bytes: usize, now: u64) -> bool {
+        if os::DECOMMITS && bytes > old_bytes {
+            // SAFETY: a part of a live run, which nobody uses yet.
+            if !unsafe { os::recommit(pointer(address + old_bytes), bytes - old_bytes) } {
+                self.runs.shorten(address, old_bytes, now);
+                return false;
+            }
         }
-        self.runs.shorten(address, old_bytes, now);
-        false
+        self.count_change(old_bytes, bytes);
+        true
     }
 }
 

@@ -1,7 +1,7 @@
 //! How much of a unit is committed where the system counts that ([`os::DECOMMITS`]): what has been handed out, in steps.
 //!
 //! ```text
-//!   unit taken ──► 64 KiB ──more is carved──► 128 KiB ──► 256 KiB ──► … ──► all of it
+//!   unit taken ──► 16 KiB ──more is carved──► 32 KiB ──► 64 KiB ──► … ──► all of it
 //!                     ▲                            └──── purged ────┴──► nothing ────┐
 //!                     └──────────────────────────────────────────────────────────────┘
 //! ```
@@ -11,11 +11,29 @@
 
 use core::ptr::NonNull;
 
-use crate::header::SlabHeader;
+use super::{UnitPool, unit_memory};
+use crate::header::{RegionHeader, SlabHeader};
 use crate::os;
 
 /// What is noted is a multiple of this.
-const STEP_BYTES: usize = 64 << 10;
+const STEP_BYTES: usize = 16 << 10;
+
+impl UnitPool {
+    /// Makes a unit usable that is to be a slab: as a whole, or where that is counted, a first part of it.
+    pub(super) fn commit_slab(&self, region: &RegionHeader, bit: u64) -> Option<NonNull<u8>> {
+        if !os::DECOMMITS {
+            return self.commit(region, bit);
+        }
+        let memory = unit_memory(region, bit, self.unit_shift);
+        // SAFETY: a unit of the region.
+        let header = unsafe { self.directory().header(memory.addr().get()) };
+        if !commit_up_to(header, memory, 1, self.unit_bytes()) {
+            return None;
+        }
+        region.committed.set(region.committed.get() | bit);
+        Some(memory)
+    }
+}
 
 /// Bytes of a unit that are committed, but for purged pages.
 pub(crate) fn committed_bytes(header: &SlabHeader) -> usize {

@@ -403,21 +403,6 @@ impl UnitPool {
         Some((unit_memory(region, 1 << told, self.unit_shift), usize::from(count - told) << self.unit_shift))
     }
 
-    /// Makes a unit usable that is to be a slab: as a whole, or where that is counted, a first part of it.
-    fn commit_slab(&self, region: &RegionHeader, bit: u64) -> Option<NonNull<u8>> {
-        if !os::DECOMMITS {
-            return self.commit(region, bit);
-        }
-        let memory = unit_memory(region, bit, self.unit_shift);
-        // SAFETY: a unit of the region.
-        let header = unsafe { self.directory().header(memory.addr().get()) };
-        if !commit_up_to(header, memory, 1, self.unit_bytes()) {
-            return None;
-        }
-        region.committed.set(region.committed.get() | bit);
-        Some(memory)
-    }
-
     fn commit(&self, region: &RegionHeader, bit: u64) -> Option<NonNull<u8>> {
         let memory = unit_memory(region, bit, self.unit_shift);
         if region.committed.get() & bit == 0 {

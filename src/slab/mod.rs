@@ -182,9 +182,12 @@ impl Geometry<'_> {
             // SAFETY: the slab's own memory, here and below.
             unsafe { os::unpoison(memory, carved) };
             // SAFETY: as above.
-            if unsafe { os::purge(memory, self.unit_bytes()) } {
+            let is_gone = unsafe { os::purge(memory, self.unit_bytes()) };
+            if is_gone {
                 forget_behind(slab, 0);
-            } else if unsafe { os::recommit(memory, carved) } {
+            }
+            // SAFETY: as above.
+            if !is_gone && unsafe { os::recommit(memory, carved.next_multiple_of(os::page_bytes())) } {
                 // SAFETY: as above.
                 unsafe { memory.write_bytes(0, carved) };
             }
@@ -231,6 +234,16 @@ impl Geometry<'_> {
             return count.min(slots_in(committed_bytes(slab)));
         }
         count
+    }
+
+    /// Makes pages usable that may be purged; `false`: the system refuses.
+    #[inline(always)]
+    fn recommit(&self, slab: &SlabHeader, pages: Range<usize>) -> bool {
+        let shift = os::page_bytes().trailing_zeros();
+        // SAFETY: pages of the slab.
+        let start = unsafe { slab_memory(slab).add(pages.start << shift) };
+        // SAFETY: as above; they were committed with the slab.
+        unsafe { os::recommit(start, pages.len() << shift) }
     }
 
     /// Hands out fresh slots that nobody may touch, unless they are committed.

@@ -405,16 +405,6 @@ impl Geometry<'_> {
         base + taken.start * slot_bytes..base + taken.end * slot_bytes
     }
 
-    /// Makes pages usable that may be purged; `false`: the system refuses.
-    #[inline(always)]
-    fn recommit(&self, slab: &SlabHeader, pages: Range<usize>) -> bool {
-        let shift = os::page_bytes().trailing_zeros();
-        // SAFETY: pages of the slab.
-        let start = unsafe { slab_memory(slab).add(pages.start << shift) };
-        // SAFETY: as above; they were committed with the slab.
-        unsafe { os::recommit(start, pages.len() << shift) }
-    }
-
     /// Notes that slots are handed out whose pages may be purged; `false`: the system refuses memory for them, and all is as it was, but
     /// for pages that it has granted: these are purged still, and read zero.
     ///
