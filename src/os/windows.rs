@@ -40,8 +40,9 @@ pub(crate) const HAS_GUARDS: bool = true;
 const GRANULE_BYTES: usize = 64 << 10;
 /// How often an aligned place is looked for where the system cannot be asked for one: another thread may take it.
 const ALIGNED_TRIES: usize = 16;
-/// The longest reservation. Where addresses have 32 bits families share two or three gigabytes.
-const RESERVED_BYTES_MAX: usize = if usize::BITS == 64 { usize::MAX } else { 16 << 20 };
+/// The longest reservation. Where addresses have 32 bits families share two or three gigabytes: fifteen slabs and their side tables
+/// where slabs are largest, or eight and the states of their slots.
+const RESERVED_BYTES_MAX: usize = if usize::BITS == 64 { usize::MAX } else { 32 << 20 };
 /// The longest readable reservation: all of it is charged. A table of tags covers 4 TiB then, where slabs have 2 MiB.
 const READABLE_BYTES_MAX: usize = 8 << 20;
 /// A mapping of this length and more has as much space again behind it, to become longer in place.

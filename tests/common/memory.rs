@@ -3,12 +3,12 @@
 #[cfg(target_os = "linux")]
 use std::ffi::CStr;
 
-/// Bytes of memory of this process, from `/proc/self/smaps_rollup`.
+/// Bytes of memory of this process, from `/proc/self/smaps_rollup`, or as Windows counts them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Resident {
     /// All pages present.
     pub(crate) all: usize,
-    /// Pages that this process has written.
+    /// Pages that this process has written, or committed.
     pub(crate) private_dirty: usize,
 }
 
@@ -34,10 +34,17 @@ pub(crate) fn mapped_bytes() -> usize {
     number(text) * page_bytes()
 }
 
+/// The same on Windows.
+#[cfg(windows)]
+pub(crate) fn resident() -> Resident {
+    let counters = counters();
+    Resident { all: counters.WorkingSetSize, private_dirty: counters.PagefileUsage }
+}
+
 /// Bytes of memory present now.
 #[cfg(windows)]
 pub(crate) fn resident_bytes() -> usize {
-    counters().WorkingSetSize
+    resident().all
 }
 
 #[cfg(windows)]
