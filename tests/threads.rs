@@ -467,3 +467,30 @@ fn a_collection_moves_to_another_thread_and_grows_there() {
     drop(numbers);
     assert_eq!(Moving::stats().live_allocations, 0);
 }
+
+/// Where a process that ends ends its other threads first, these may have had any lock.
+#[test]
+#[cfg_attr(miri, ignore = "no process can be started there")]
+fn a_process_ends_while_its_threads_are_at_work() {
+    const NAME: &str = "a_process_ends_while_its_threads_are_at_work";
+    family! { struct Busy { slab_bytes: 64 * 1024 } }
+    let at_work = || {
+        let slots: Vec<_> = (0..200).map(|count| allocate(Doors::of::<Busy>(), 8 << (count % 12))).collect();
+        slots.into_iter().for_each(|slot| free(Doors::of::<Busy>(), slot));
+    };
+    if child::case().is_some() {
+        for _ in 0..4 {
+            std::thread::spawn(move || {
+                loop {
+                    at_work();
+                }
+            });
+        }
+        (0..20).for_each(|_| at_work());
+        std::process::exit(77);
+    }
+    for _ in 0..10 {
+        let output = child::run(NAME, "end");
+        assert_eq!(output.status.code(), Some(77), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}

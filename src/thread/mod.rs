@@ -297,7 +297,8 @@ mod ending {
     }
 }
 
-/// Sees a thread end by the destructor of a thread-local. Other systems destroy thread-locals last.
+/// Sees a thread end by the destructor of a thread-local. Windows calls those as the last of a thread, and where `std` has a key for
+/// each it asks again for what was made anew meanwhile.
 #[cfg(not(all(unix, not(loom))))]
 mod ending {
     use super::Thread;
