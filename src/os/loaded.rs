@@ -93,7 +93,8 @@ pub(crate) fn stay_loaded(_: usize) {}
 /// Windows then calls what a library wants to do for its last thread.
 #[cfg(all(windows, not(miri)))]
 pub(crate) fn is_ending() -> bool {
-    #[link(name = "ntdll", kind = "raw-dylib")]
+    #[cfg_attr(not(target_arch = "x86"), link(name = "ntdll", kind = "raw-dylib"))]
+    #[cfg_attr(target_arch = "x86", link(name = "ntdll", kind = "raw-dylib", import_name_type = "undecorated"))]
     unsafe extern "system" {
         fn RtlDllShutdownInProgress() -> u8;
     }
