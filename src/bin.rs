@@ -19,6 +19,7 @@ use core::ops::Range;
 
 use crate::capacity::{DEPOT_LEAST_SLOTS, SURPLUS_SLOTS, depot_slots};
 use crate::checks::Checks;
+pub(crate) use crate::depot::DepotMemory;
 use crate::region::PURGE_AFTER_MILLISECONDS;
 pub(crate) use crate::slab::{BinCounts, Fresh, Twice};
 use crate::slab::{Claim, Geometry, Least, Shelves};
@@ -53,10 +54,6 @@ pub(crate) enum Found {
     /// Every slab has been looked at, or enough has gone back.
     End,
 }
-
-/// The depot's place in memory: room for `depot_slots` slots, owned by one bin.
-#[derive(Clone, Copy)]
-pub(crate) struct DepotMemory(pub(crate) *mut usize);
 
 /// One bin. Padded so that two bins never share a pair of cache lines.
 #[repr(align(128))]
@@ -187,7 +184,7 @@ impl Bin {
     /// As for [`give_fresh`](Self::give_fresh).
     unsafe fn give_unused(&self, geometry: &Geometry<'_>, range: Range<usize>, claimed: bool) -> Result<(), Twice> {
         let mut state = self.0.lock();
-        if state.slabs.uncarve(geometry, &range) {
+        if state.slabs.uncarve(geometry, &range, claimed) {
             state.slabs.unclaim_tail(if claimed { geometry.class.slots_in(range.len()) } else { 0 });
             return Ok(());
         }
@@ -374,6 +371,9 @@ impl State {
         }
         self.surplus = self.surplus.saturating_add(slots.len() as u32);
         if self.depot_len + slots.len() > depot_slots(geometry.class) || self.surplus > SURPLUS_SLOTS {
+            return false;
+        }
+        if !(self.depot_used || depot.recommit(geometry.class)) {
             return false;
         }
         // SAFETY: `depot_len` is at most the number of slots that the depot has room for.

@@ -95,7 +95,21 @@ fn write_to_stderr(bytes: &[u8]) {
     unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
 }
 
-#[cfg(not(unix))]
+/// By the system call: `std` takes a lock.
+#[cfg(all(windows, not(miri)))]
+fn write_to_stderr(bytes: &[u8]) {
+    use windows_sys::Win32::Storage::FileSystem::WriteFile;
+    use windows_sys::Win32::System::Console::{GetStdHandle, STD_ERROR_HANDLE};
+
+    let mut written = 0;
+    let length = u32::try_from(bytes.len()).unwrap_or(0);
+    // SAFETY: no preconditions.
+    let handle = unsafe { GetStdHandle(STD_ERROR_HANDLE) };
+    // SAFETY: reads that many bytes of a live slice, and writes one number to a live one. Without such a handle nothing is written.
+    unsafe { WriteFile(handle, bytes.as_ptr(), length, &raw mut written, core::ptr::null_mut()) };
+}
+
+#[cfg(not(any(unix, all(windows, not(miri)))))]
 fn write_to_stderr(bytes: &[u8]) {
     let _ = std::io::Write::write_all(&mut std::io::stderr(), bytes);
 }

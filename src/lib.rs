@@ -24,6 +24,7 @@ mod allocator;
 mod bin;
 mod capacity;
 mod checks;
+mod depot;
 mod family;
 mod fatal;
 mod fault;

@@ -12,7 +12,6 @@
 use core::ptr::NonNull;
 
 use crate::bin::{Bin, DepotMemory, Found, Twice};
-use crate::capacity::depot_slots;
 use crate::checks::Checks;
 use crate::os;
 use crate::region::{self, UnitPool};
@@ -104,12 +103,9 @@ fn give_depot_back(bin: &Bin, geometry: &Geometry<'_>, depot: DepotMemory, quiet
     if depot.0.is_null() || !bin.take_depot(quiet) {
         return;
     }
-    let (page, bytes) = (os::page_bytes(), depot_slots(geometry.class) * size_of::<usize>());
-    let first = depot.0.addr().next_multiple_of(page);
-    let end = (depot.0.addr() + bytes) & !(page - 1);
-    if let Some(memory) = NonNull::new(depot.0.with_addr(first).cast::<u8>()).filter(|_| first < end) {
+    if let Some((memory, bytes)) = depot.pages(geometry.class, false) {
         // SAFETY: the depot's own memory, in which nobody reads or writes before it is returned.
-        unsafe { os::purge(memory, end - first) };
+        unsafe { os::purge(memory, bytes) };
     }
     bin.return_depot();
 }
@@ -121,8 +117,8 @@ fn give_tail_back(bin: &Bin, geometry: &Geometry<'_>, any: bool) -> Result<(), T
     let (first, end) = (range.start.next_multiple_of(page), range.end & !(page - 1));
     // The region's provenance is exposed where the region is claimed.
     if let Some(memory) = NonNull::new(core::ptr::with_exposed_provenance_mut(first)).filter(|_| first < end) {
-        // SAFETY: committed with the slab; slots that were claimed and that nobody has had since the slab was opened. Should the system refuse,
-        // it is as it was.
+        // SAFETY: committed with the slab, as far as it is; slots that were claimed and that nobody has had since the slab was opened.
+        // Should the system refuse, it is as it was.
         unsafe { os::purge(memory, end - first) };
     }
     bin.give_tail(geometry, range)
@@ -151,6 +147,7 @@ fn give_side_tables(unit: usize, unit_shift: u32, checks: Checks) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capacity::depot_slots;
     use crate::huge_pages::HugePages;
     use crate::size_class::SizeClass;
 

@@ -332,7 +332,7 @@ pub(crate) unsafe fn give_back_zeros(start: usize, bytes: usize) {
     // The region's provenance was exposed where it was claimed.
     if let Some(memory) = NonNull::new(core::ptr::with_exposed_provenance_mut(first)).filter(|_| first < end) {
         // SAFETY: the same contract. A late free of a slot that is gone may look there: it finds what it found before.
-        unsafe { os::purge(memory, end - first) };
+        unsafe { os::discard(memory, end - first) };
     }
 }
 

@@ -102,7 +102,7 @@ fn live_figures_are_exact_after_every_call() {
 
 #[test]
 #[cfg_attr(
-    any(miri, feature = "portable", not(unix)),
+    any(miri, feature = "portable", not(any(unix, windows))),
     ignore = "this backend copies to grow, so that both are live for a moment"
 )]
 fn large_allocations_are_counted_in_whole_pages() {
@@ -232,7 +232,7 @@ fn a_family_found_by_walking_is_trimmed_as_by_name() {
         trimmed
     });
     assert!(
-        trimmed[0] == trimmed[1] && (trimmed[0] > 0) != cfg!(any(miri, feature = "portable", not(unix))),
+        trimmed[0] == trimmed[1] && (trimmed[0] > 0) != cfg!(any(miri, feature = "portable", not(any(unix, windows)))),
         "{trimmed:?}"
     );
 }

@@ -5,7 +5,7 @@
 //! when allocations may be refused but what is granted must be right, and without, when everything must succeed. After that
 //! nothing may be missing: every slot is back in its slab, every slab in its pool, every page with the system.
 
-#![cfg(target_os = "linux")]
+#![cfg(any(target_os = "linux", windows))]
 
 mod common;
 

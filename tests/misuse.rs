@@ -105,7 +105,7 @@ fn part_of_large(bytes: usize, address: usize, family: &str) -> String {
 }
 
 /// Whether pages can be moved.
-const HAS_PAGES: bool = cfg!(all(unix, not(any(miri, feature = "portable"))));
+const HAS_PAGES: bool = cfg!(all(any(unix, windows), not(any(miri, feature = "portable"))));
 
 /// Of what has grown to a size that a slot would hold, but where pages can be moved stands in a mapping.
 fn part_of_grown(bytes: usize, address: usize, family: &str) -> String {

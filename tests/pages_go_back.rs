@@ -235,7 +235,9 @@ fn what_nobody_needs_goes_back_by_itself() {
     });
 }
 
+/// As Linux counts page faults.
 #[test]
+#[cfg(target_os = "linux")]
 #[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
 fn what_comes_and_goes_within_a_second_stays() {
     child::isolated("what_comes_and_goes_within_a_second_stays", || {

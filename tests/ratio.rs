@@ -10,7 +10,7 @@
 //! as many were there that nobody wrote to. Those have touched the pages of records that stand apart:
 //! 32 bytes for each allocation, so that a page serves 128 of them, and a bit for each page of memory.
 
-#![cfg(target_os = "linux")]
+#![cfg(any(target_os = "linux", windows))]
 
 mod common;
 

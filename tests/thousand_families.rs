@@ -1,6 +1,6 @@
 //! A thousand families at once: none ever has what is another's, and none of them costs much.
 
-#![cfg(all(target_os = "linux", not(miri)))]
+#![cfg(all(any(target_os = "linux", windows), not(miri)))]
 
 mod common;
 
@@ -159,6 +159,7 @@ fn pass_on(families: &[Member]) {
 #[cfg_attr(not(target_pointer_width = "64"), ignore = "there is no address space for so many")]
 fn a_thousand_families_stay_apart_and_small() {
     child::isolated("a_thousand_families_stay_apart_and_small", || {
+        #[cfg(target_os = "linux")]
         // SAFETY: no memory is involved. The system may be set to make everything huge, unasked.
         assert_eq!(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) }, 0);
         let families = thousand_families();

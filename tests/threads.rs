@@ -15,7 +15,7 @@ use allocator_api2::boxed::Box as FamilyBox;
 use allocator_api2::vec::Vec as FamilyVec;
 use common::child;
 use common::doors::{Doors, layout};
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", windows))]
 use common::memory::resident_bytes;
 use common::pattern;
 use family_alloc::{Family, family};
@@ -204,6 +204,7 @@ fn four_thousand_threads_at_a_time_have_caches_of_several_families() {
             let stats = (doors.stats)();
             assert_eq!((stats.thread_caches, stats.live_allocations), (THREADS, 3 * THREADS), "{stats}");
         }
+        #[cfg(any(target_os = "linux", windows))]
         println!("{THREADS} threads: {} KiB resident", resident_bytes() >> 10);
         let starts = slots.iter().flatten().map(|(_, slot)| slot.memory.cast::<u8>().addr());
         assert_eq!(starts.collect::<std::collections::HashSet<_>>().len(), 9 * THREADS, "each slot is handed out once");
@@ -465,4 +466,31 @@ fn a_collection_moves_to_another_thread_and_grows_there() {
     assert!(numbers.iter().copied().eq(0..20_000));
     drop(numbers);
     assert_eq!(Moving::stats().live_allocations, 0);
+}
+
+/// Where a process that ends ends its other threads first, these may have had any lock.
+#[test]
+#[cfg_attr(miri, ignore = "no process can be started there")]
+fn a_process_ends_while_its_threads_are_at_work() {
+    const NAME: &str = "a_process_ends_while_its_threads_are_at_work";
+    family! { struct Busy { slab_bytes: 64 * 1024 } }
+    let at_work = || {
+        let slots: Vec<_> = (0..200).map(|count| allocate(Doors::of::<Busy>(), 8 << (count % 12))).collect();
+        slots.into_iter().for_each(|slot| free(Doors::of::<Busy>(), slot));
+    };
+    if child::case().is_some() {
+        for _ in 0..4 {
+            std::thread::spawn(move || {
+                loop {
+                    at_work();
+                }
+            });
+        }
+        (0..20).for_each(|_| at_work());
+        std::process::exit(77);
+    }
+    for _ in 0..10 {
+        let output = child::run(NAME, "end");
+        assert_eq!(output.status.code(), Some(77), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }

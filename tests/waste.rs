@@ -1,7 +1,7 @@
 //! What is left over in slots: resident bytes for each byte that was asked for, of objects and tables of lengths that are no powers
 //! of two, written from end to end. A process of its own for each.
 
-#![cfg(target_os = "linux")]
+#![cfg(any(target_os = "linux", windows))]
 
 mod common;
 

@@ -23,7 +23,8 @@
 
 use super::life::{Life, Standing};
 use super::names::NamePlace;
-use super::{CLASS_BITS, FamilyCore};
+use super::{CLASS_BITS, FamilyCore, depot_memory};
+use crate::bin::Bin;
 use crate::capacity::CACHE_BYTES;
 use crate::checks::Checks;
 use crate::header::{Directory, UNIT_SHIFTS};
@@ -411,7 +412,7 @@ impl FamilyCore {
             return;
         }
         let bytes = self.depot_bytes();
-        let Some(depots) = bytes.and_then(|bytes| os::map(bytes, os::page_bytes())) else { return };
+        let Some(depots) = bytes.and_then(depot_memory) else { return };
         // Whoever is second gives his back.
         // Relaxed: what is in a depot is written and read under its bin's lock.
         let first = self.depots.compare_exchange(core::ptr::null_mut(), depots.cast().as_ptr(), Relaxed, Relaxed);
@@ -429,6 +430,13 @@ impl FamilyCore {
             // SAFETY: the whole mapping of `map_depots`. Refused, it serves the next heap.
             if !unsafe { os::release(depots.cast(), bytes) } {
                 self.depots.store(depots.as_ptr(), Relaxed);
+            }
+            if os::DECOMMITS {
+                // They are not there any more, and not even written to.
+                self.all_classes()
+                    .map(|class| self.bin(class).0)
+                    .filter(|bin| bin.take_depot(false))
+                    .for_each(Bin::return_depot);
             }
         }
     }

@@ -30,6 +30,7 @@ mod reset;
 mod sanitizer;
 
 use core::alloc::Layout;
+use core::ptr::NonNull;
 
 use caches::Caches;
 use figures::Gauge;
@@ -111,6 +112,11 @@ pub struct FamilyCore {
     heap: Option<HeapPart>,
 }
 
+/// Memory for depots. Where the system counts what is committed it is space only: each bin makes its own usable.
+fn depot_memory(bytes: usize) -> Option<NonNull<u8>> {
+    if os::DECOMMITS { os::reserve(bytes, os::page_bytes()) } else { os::map(bytes, os::page_bytes()) }
+}
+
 impl FamilyCore {
     /// A family that has not been used yet.
     #[must_use]
@@ -177,6 +183,7 @@ impl FamilyCore {
         classes.class(classes.largest(slab_bytes)).slot_bytes()
     }
 
+    #[cfg(all(unix, not(any(miri, loom))))]
     fn all_bins(&self) -> impl Iterator<Item = &Bin> {
         self.bins.iter().chain(self.more_bins)
     }

@@ -1,6 +1,6 @@
 //! All families that have been used, in the order of their numbers, newest first.
 
-use super::{CLASS_BITS, FamilyCore, owners};
+use super::{CLASS_BITS, FamilyCore, depot_memory, owners};
 use crate::header::Directory;
 use crate::marks;
 use crate::os;
@@ -42,7 +42,7 @@ impl FamilyCore {
         }
         Directory::of(self.unit_shift).open()?;
         // Without memory for the depots the family works without them. A heap's come with its second cache.
-        let depots = self.depot_bytes().filter(|_| !self.is_heap()).and_then(|bytes| os::map(bytes, os::page_bytes()));
+        let depots = self.depot_bytes().filter(|_| !self.is_heap()).and_then(depot_memory);
         if let Some(depots) = depots {
             self.depots.store(depots.cast().as_ptr(), Relaxed);
         }

@@ -206,7 +206,7 @@ fn is_whole_pages(bytes: usize) -> bool {
     bytes % os::page_bytes() == 0
 }
 
-/// Gives the memory of a free slot back to the system; `false`: that cannot be.
+/// Gives the memory of a free slot back to the system, which is opened before it is handed out; `false`: that cannot be.
 fn give_back(address: usize, bytes: usize) -> bool {
     let memory = NonNull::new(core::ptr::with_exposed_provenance_mut::<u8>(address));
     // SAFETY: whole pages of a slot that nobody has.

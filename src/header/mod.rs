@@ -58,8 +58,9 @@ const TABLE_BYTES_MIN: usize = 64 << 10;
 const LIMIT_SHARE: usize = 128;
 /// Tags that are made writable together: few mappings, and no page is touched for it.
 const WRITABLE_BYTES: usize = 64 << 10;
-/// The system places new mappings below old ones, so nearly all of the stretch lies below the first region.
-const STRETCH_ABOVE_SHARE: usize = 16;
+/// The system places new mappings below old ones, so nearly all of the stretch lies below the first region; Windows places them above,
+/// or in gaps.
+const STRETCH_ABOVE_SHARE: usize = if cfg!(windows) { 2 } else { 16 };
 /// Places that are tried where the system's own choice lies outside of the stretch.
 const STRETCH_TRIES: usize = 64;
 
@@ -94,8 +95,9 @@ pub(crate) struct SlabHeader {
     pub(crate) side_ready: Flag,
     /// What the system has been told last of the unit's pages, also while it is no slab: see `region`.
     pub(crate) advice: Cell<u8>,
-    /// How much of the unit is in dumps, as a step, also while it is no slab: see `region::dumps`.
-    pub(crate) dumped: Cell<u8>,
+    /// How much of the unit is in dumps, as a step, also while it is no slab: see `region::dumps`. Where the system counts what is
+    /// committed, how much of it is: see `region::charge`.
+    pub(crate) extent: Cell<u8>,
     /// Where in the unit the first slot is, in pages.
     pub(crate) first: Cell<u8>,
     /// Whether the unit's side table may be read and written.

@@ -100,8 +100,11 @@ impl KeptSet {
         Some(piece)
     }
 
-    /// Takes the first bytes of the piece that begins at an address, or all it has if it has less.
+    /// Takes the first bytes of the piece that begins at an address, or all it has if it has less; none where mappings stay apart.
     pub(super) fn take_behind(&mut self, start: usize, bytes: usize) -> Option<Piece> {
+        if !os::TAKES_PARTS {
+            return None;
+        }
         let place = self.pieces.iter_mut().find(|place| place.is_some_and(|piece| piece.start == start))?;
         let piece = place.take()?;
         self.bytes -= piece.bytes;

@@ -169,7 +169,7 @@ impl Larges {
 
     /// Whether there are runs at all.
     fn has_runs(&self) -> bool {
-        os::TAKES_PARTS && !self.is_guarded
+        os::HAS_PAGES && !self.is_guarded
     }
 
     /// Allocates; with `want_zero` only memory that reads zero is returned.
@@ -195,7 +195,7 @@ impl Larges {
         let memory = pointer(set.runs.take_to_clear(wish)?);
         set.admit(wish.bytes);
         drop(set);
-        let large = in_use(Large { memory, bytes: wish.bytes });
+        let large = in_use(Large { memory: self.recommit_run(memory, wish.bytes)?, bytes: wish.bytes });
         // SAFETY: an allocation of so many bytes that nobody has yet.
         unsafe { large.memory.write_bytes(0, large.bytes) };
         Some(large)
@@ -238,7 +238,7 @@ impl Larges {
                 if is_due {
                     self.give_back_due(now);
                 }
-                return Some(pointer(address));
+                return self.recommit_run(pointer(address), wish.bytes);
             }
             let generation = set.runs.generation;
             drop(set);
@@ -384,7 +384,9 @@ impl Larges {
             };
             match found {
                 Found::Run(_) => {
-                    set.count_change(old_bytes, bytes);
+                    if !set.finish_resize(address, old_bytes, bytes, now) {
+                        return Ok(None);
+                    }
                     drop(set);
                     if bytes > old_bytes {
                         self.advise_run(pointer(address), 0, bytes);

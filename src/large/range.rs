@@ -10,7 +10,7 @@
 //! length, the dirty ones also by age. A run is found by its first page: for each [`BUCKET_PAGES`] the side has the first run that
 //! begins there, and a few steps from there lead to it.
 //!
-//! **R1** Runs tile what lies below `top`, and all of that is committed. **R2** No two neighbours are both dirty or both clean, and
+//! **R1** Runs tile what lies below `top`, and all of that is committed; where what is purged is decommitted, live ones are. **R2** No two neighbours are both dirty or both clean, and
 //! the last is not clean. **R3** What is clean or lies above `top` reads zero once committed. **R4** A page is marked in `freed`
 //! exactly if an allocation that began there was freed and the page was not handed out since.
 
@@ -362,7 +362,9 @@ impl Range {
     /// Makes a live run longer by what is free behind it. With `want_zero` only by what reads zero.
     pub(super) fn lengthen(&mut self, id: Id, pages: u32, want_zero: bool) -> Above {
         let Run { first, pages: old, .. } = *self.run(id);
-        if self.pages_behind(id, want_zero) < pages - old || self.is_leaving {
+        // Where the system may refuse memory for it, a place is needed to make it shorter again.
+        let has_place = !os::DECOMMITS || self.places > 0;
+        if self.pages_behind(id, want_zero) < pages - old || self.is_leaving || !has_place {
             return Above::NoRoom;
         }
         let end = first + pages;

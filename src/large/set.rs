@@ -64,7 +64,7 @@ impl LargeSet {
         if free_bytes == 0 {
             self.peak_bytes = self.bytes;
         }
-        let is_bounded = os::TAKES_PARTS && !self.singles.kept.guarded;
+        let is_bounded = os::HAS_PAGES && !self.singles.kept.guarded;
         let spare_bytes = if is_bounded { self.peak_bytes - self.bytes + SPARE_BYTES } else { KEPT_BYTES };
         free_bytes.saturating_sub(spare_bytes.min(KEPT_BYTES))
     }

@@ -162,17 +162,32 @@ impl Larges {
         let align = placement(wish);
         let mut set = self.set.lock();
         if let Some(start) = set.singles.kept.take(wish.bytes, align) {
-            return Some(pointer(start));
+            drop(set);
+            return self.recommit_kept(start, wish.bytes);
         }
         let piece = set.singles.kept.take_to_extend(wish.bytes, align)?;
         drop(set);
         let may_move = wish.align <= os::page_bytes();
         // SAFETY: K1, and the piece is gone from the set. Where it is several mappings the system refuses.
         let extended = unsafe { os::remap(pointer(piece.start), piece.bytes, wish.bytes, may_move) };
-        if extended.is_none() {
-            self.set.lock().singles.kept.put(piece);
+        match extended {
+            Some(memory) => self.recommit_kept(memory.as_ptr().expose_provenance(), wish.bytes),
+            None => {
+                self.set.lock().singles.kept.put(piece);
+                None
+            }
         }
-        extended
+    }
+
+    /// Makes what was kept usable: its memory may have gone back, and not its space. `None`: the system refuses, and it is kept.
+    #[inline(always)]
+    fn recommit_kept(&self, start: usize, bytes: usize) -> Option<NonNull<u8>> {
+        // SAFETY: K1: a mapping of this length, and gone from the set.
+        if unsafe { os::recommit(pointer(start), bytes) } {
+            return Some(pointer(start));
+        }
+        self.discard_or_keep(start, bytes);
+        None
     }
 
     fn map(&self, wish: &Wish) -> Option<NonNull<u8>> {

@@ -94,6 +94,23 @@ pub(super) fn empty(start: usize, bytes: usize) -> bool {
     is_zero
 }
 
+impl LargeSet {
+    /// Counts the new length of a run, and makes what is new of it usable; `false`: the system refuses, and it is as long as before. This
+    /// is the one call to the system under the lock (L2): nobody else may take the place that making it shorter again takes.
+    #[inline(always)]
+    pub(super) fn finish_resize(&mut self, address: usize, old_bytes: usize, bytes: usize, now: u64) -> bool {
+        if os::DECOMMITS && bytes > old_bytes {
+            // SAFETY: a part of a live run, which nobody uses yet.
+            if !unsafe { os::recommit(pointer(address + old_bytes), bytes - old_bytes) } {
+                self.runs.shorten(address, old_bytes, now);
+                return false;
+            }
+        }
+        self.count_change(old_bytes, bytes);
+        true
+    }
+}
+
 impl Larges {
     /// Advises huge pages for a live run, from so many bytes on, if it is to have some.
     pub(super) fn advise_run(&self, run: NonNull<u8>, from: usize, bytes: usize) {
@@ -203,6 +220,11 @@ impl Larges {
         let Some((start, need, good)) = self.set.lock().runs.to_commit(range, pages, &COMMIT_BYTES) else {
             return Some(());
         };
+        if os::DECOMMITS {
+            // Whoever takes a run of it makes that usable.
+            self.set.lock().runs.note_committed(range, need);
+            return Some(());
+        }
         for bytes in [good, need] {
             // SAFETY: inside a range, behind all that is usable; nobody else makes or releases any meanwhile (`growth`).
             if unsafe { os::commit(pointer(start), bytes) } {
@@ -212,6 +234,19 @@ impl Larges {
                 return Some(());
             }
         }
+        None
+    }
+
+    /// Makes a run usable that was taken just now, and may have been purged. `None`: the system refuses, and it is free again.
+    #[inline(always)]
+    pub(super) fn recommit_run(&self, run: NonNull<u8>, bytes: usize) -> Option<NonNull<u8>> {
+        // SAFETY: a live run of this length, which nobody has yet.
+        if unsafe { os::recommit(run, bytes) } {
+            return Some(run);
+        }
+        let mut set = self.set.lock();
+        set.dismiss(bytes);
+        set.runs.free(run.addr().get(), os::milliseconds());
         None
     }
 

@@ -25,8 +25,15 @@ pub(crate) fn milliseconds() -> u64 {
     milliseconds
 }
 
+/// Milliseconds since the system began; the resolution is ten to sixteen milliseconds.
+#[cfg(all(windows, not(miri)))]
+pub(crate) fn milliseconds() -> u64 {
+    // SAFETY: no preconditions.
+    unsafe { windows_sys::Win32::System::SystemInformation::GetTickCount64() }
+}
+
 /// Milliseconds since the first call.
-#[cfg(not(any(unix, all(target_family = "wasm", target_os = "unknown"))))]
+#[cfg(not(any(unix, all(windows, not(miri)), all(target_family = "wasm", target_os = "unknown"))))]
 pub(crate) fn milliseconds() -> u64 {
     use std::time::Instant;
 

@@ -62,6 +62,48 @@ mod glibc {
     }
 }
 
+/// The same on Windows, where a library that has thread-locals to destroy is unloaded all the same.
+#[cfg(all(windows, not(any(miri, feature = "portable"))))]
+pub(crate) fn stay_loaded(address: usize) {
+    use windows_sys::Win32::System::LibraryLoader::{
+        GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS, GET_MODULE_HANDLE_EX_FLAG_PIN, GetModuleHandleExW,
+    };
+
+    use crate::sync::keeping_errno;
+
+    static ANCHOR: u8 = 0;
+    super::imp::find_calls();
+    let flags = GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_PIN;
+    for address in [(&raw const ANCHOR).addr(), address] {
+        let mut module = core::ptr::null_mut();
+        let place = core::ptr::without_provenance(address);
+        // SAFETY: writes one handle to a live one; the address is only searched for.
+        keeping_errno(|| unsafe { GetModuleHandleExW(flags, place, &raw mut module) });
+    }
+}
+
 /// Elsewhere a library that has thread-locals to destroy is not unloaded, or none is.
-#[cfg(not(all(target_os = "linux", target_env = "gnu", not(target_feature = "crt-static"), not(miri))))]
+#[cfg(not(any(
+    all(target_os = "linux", target_env = "gnu", not(target_feature = "crt-static"), not(miri)),
+    all(windows, not(any(miri, feature = "portable")))
+)))]
 pub(crate) fn stay_loaded(_: usize) {}
+
+/// Whether the process is ending, and its other threads have been ended wherever they were, with whatever lock they held.
+/// Windows then calls what a library wants to do for its last thread.
+#[cfg(all(windows, not(miri)))]
+pub(crate) fn is_ending() -> bool {
+    #[cfg_attr(not(target_arch = "x86"), link(name = "ntdll", kind = "raw-dylib"))]
+    #[cfg_attr(target_arch = "x86", link(name = "ntdll", kind = "raw-dylib", import_name_type = "undecorated"))]
+    unsafe extern "system" {
+        fn RtlDllShutdownInProgress() -> u8;
+    }
+    // SAFETY: no preconditions.
+    unsafe { RtlDllShutdownInProgress() != 0 }
+}
+
+/// Elsewhere nothing is called then.
+#[cfg(not(any(unix, all(windows, not(miri)))))]
+pub(crate) fn is_ending() -> bool {
+    false
+}

@@ -8,7 +8,9 @@
 //! | [`reserve_readable`] | address space of which every byte may be read and reads zero; it is in no dump and never locked |
 //! | [`commit`] | makes reserved space readable and writable, once; it then reads zero |
 //! | [`make_writable`] | makes readable space writable; what has been written there stays |
-//! | [`purge`] | gives the memory back and keeps the space; `true` only if it reads zero from now on |
+//! | [`purge`] | gives the memory back and keeps the space; `true` only if it reads zero from now on; with [`DECOMMITS`] it may not be touched before [`recommit`] |
+//! | [`recommit`] | makes what may be purged usable again, where that has to be done: what is purged reads zero then, all else stays |
+//! | [`discard`] | gives memory back that stays usable and reads from now on as it did before or zero; a hint |
 //! | [`release`] | gives space and memory of a whole reservation or mapping back, with [`TAKES_PARTS`] also of a part of one or of several; on `false` it is as it was |
 //! | [`map`] | committed zero memory of its own; given back with [`release`] |
 //! | [`remap`] | changes the length of a mapping or part of one, in place or by moving its pages; the new pages read zero; refused where there are several |
@@ -31,6 +33,7 @@
 //! | backend | used |
 //! | --- | --- |
 //! | `unix` | on Unix |
+//! | `windows` | on Windows |
 //! | `portable` | elsewhere, under Miri, and with the feature `portable`: `std`'s `System` allocator, no purge, no remap |
 
 use core::ptr::NonNull;
@@ -38,11 +41,14 @@ use core::ptr::NonNull;
 mod clock;
 #[cfg_attr(not(feature = "_faults"), allow(unreachable_pub))]
 pub mod faults;
-#[cfg(any(not(unix), miri, feature = "portable"))]
+#[cfg(any(not(any(unix, windows)), miri, feature = "portable"))]
 #[path = "portable.rs"]
 mod imp;
-#[cfg(not(any(not(unix), miri, feature = "portable")))]
+#[cfg(all(unix, not(any(miri, feature = "portable"))))]
 #[path = "unix.rs"]
+mod imp;
+#[cfg(all(windows, not(any(miri, feature = "portable"))))]
+#[path = "windows.rs"]
 mod imp;
 mod loaded;
 mod random;
@@ -56,9 +62,17 @@ pub(crate) use clock::PRETENDED;
 pub(crate) use clock::milliseconds;
 use faults::{Call, strikes};
 pub(crate) use imp::{COMMIT_IS_FREE, EXTENDS, HAS_GUARDS, TAKES_PARTS, address_space_limit, page_bytes};
+#[cfg(not(unix))]
+pub(crate) use loaded::is_ending;
 pub(crate) use loaded::stay_loaded;
 pub(crate) use random::random;
 pub(crate) use sanitizer::{add_root, clear_free, poison, poisons, remove_root, scans, unpoison};
+
+/// Whether what is purged, or guarded, is not there until it is committed again: where the system counts what is committed.
+pub(crate) const DECOMMITS: bool = cfg!(all(windows, not(any(miri, feature = "portable"))));
+
+/// Whether parts of what is reserved can be made usable and given back, so that it pays to reserve more than is used.
+pub(crate) const HAS_PAGES: bool = TAKES_PARTS || DECOMMITS;
 
 /// Reserves space at a multiple of `align`.
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
@@ -106,6 +120,38 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
     debug_assert!(are_pages(start.addr().get() | bytes));
     // SAFETY: the same contract.
     !strikes(Call::Purge) && unsafe { imp::purge(start, bytes) }
+}
+
+/// Makes memory usable that may be purged, as far as it is; `false`: some of it may be not usable, and must not be touched.
+///
+/// # Safety
+/// The range has been committed before, and is the caller's.
+#[inline(always)]
+pub(crate) unsafe fn recommit(start: NonNull<u8>, bytes: usize) -> bool {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    // SAFETY: the same contract: what is usable stays as it is.
+    !DECOMMITS || !strikes(Call::Commit) && unsafe { imp::commit(start, bytes) }
+}
+
+/// Gives memory back that stays usable: it then reads as before, or zero.
+///
+/// # Safety
+/// The range is committed, and nobody needs what it holds, unless that is zero.
+pub(crate) unsafe fn discard(start: NonNull<u8>, bytes: usize) {
+    debug_assert!(are_pages(start.addr().get() | bytes));
+    if strikes(Call::Purge) {
+        return;
+    }
+    #[cfg(all(windows, not(any(miri, feature = "portable"))))]
+    // SAFETY: the same contract.
+    unsafe {
+        imp::discard(start, bytes)
+    };
+    #[cfg(not(all(windows, not(any(miri, feature = "portable")))))]
+    // SAFETY: the same contract. What is purged here stays usable.
+    unsafe {
+        imp::purge(start, bytes)
+    };
 }
 
 /// Gives space and memory back; `false` leaves it as it was.
@@ -254,7 +300,7 @@ pub(crate) unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> Opened {
     // SAFETY: the same contract.
     let opened = !strikes(Call::Unguard) && unsafe { imp::unguard(start, bytes) };
     // Relaxed, here and below: as in `guard`.
-    if !opened && GRANTED.load(Relaxed) != 0 {
+    if !opened && (DECOMMITS || GRANTED.load(Relaxed) != 0) {
         // SAFETY: the same contract.
         if !strikes(Call::Renew) && unsafe { imp::renew(start, bytes) } {
             return Opened::Zero;
@@ -293,8 +339,9 @@ pub(crate) fn round_to_pages(bytes: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// Whether this backend gives memory back and moves pages.
-    const HAS_PAGES: bool = cfg!(not(any(miri, feature = "portable"))) && cfg!(target_os = "linux");
+    /// Whether this backend moves pages, and whether what it has given back reads zero.
+    const MOVES: bool = cfg!(not(any(miri, feature = "portable"))) && cfg!(target_os = "linux");
+    const PURGES: bool = MOVES || DECOMMITS;
 
     fn bytes_at<'a>(start: NonNull<u8>, bytes: usize) -> &'a mut [u8] {
         // SAFETY: the tests look at committed memory that they hold, one slice after the other.
@@ -319,11 +366,77 @@ mod tests {
             assert!(memory[bytes / 2..].iter().all(|&byte| byte == 0));
             // SAFETY: the whole committed space, with no reference left into it.
             let purged = unsafe { purge(space, bytes) };
-            assert_eq!(purged, HAS_PAGES);
+            assert_eq!(purged, PURGES);
+            // SAFETY: as above; all of it was committed.
+            assert!(unsafe { recommit(space, bytes) });
             assert!(!purged || bytes_at(space, bytes).iter().all(|&byte| byte == 0));
             // SAFETY: reserved above, no longer used.
             assert!(unsafe { release(space, bytes) });
         }
+    }
+
+    #[test]
+    fn parts_of_committed_space_come_and_go_and_leave_the_others_alone() {
+        let page = page_bytes();
+        let space = reserve(32 * page, page).unwrap();
+        // SAFETY: the whole of what was reserved above.
+        assert!(unsafe { commit(space, 32 * page) });
+        bytes_at(space, 32 * page).fill(7);
+        // SAFETY: inside the space.
+        let part = unsafe { space.add(8 * page) };
+        for _ in 0..3 {
+            // SAFETY: committed, and not needed.
+            let purged = unsafe { purge(part, 8 * page) };
+            // SAFETY: more than was purged; committed before.
+            assert!(unsafe { recommit(space, 24 * page) });
+            let memory = bytes_at(space, 32 * page);
+            assert!(memory[..8 * page].iter().chain(&memory[16 * page..]).all(|&byte| byte == 7));
+            assert!(!purged || memory[8 * page..16 * page].iter().all(|&byte| byte == 0));
+            memory[8 * page..16 * page].fill(9);
+        }
+        // SAFETY: committed; what it holds is not needed, and stays or is zero.
+        unsafe { discard(part, 8 * page) };
+        assert!(bytes_at(part, 8 * page).iter().all(|&byte| byte == 9 || byte == 0));
+        bytes_at(part, 8 * page).fill(5);
+        assert!(bytes_at(part, 8 * page).iter().all(|&byte| byte == 5), "what is discarded stays usable");
+        // SAFETY: reserved above, no longer used.
+        assert!(unsafe { release(space, 32 * page) });
+    }
+
+    #[test]
+    fn guarded_memory_reads_zero_when_it_is_opened() {
+        let page = page_bytes();
+        let memory = map(16 * page, page).unwrap();
+        bytes_at(memory, 16 * page).fill(7);
+        // SAFETY: inside the mapping.
+        let part = unsafe { memory.add(4 * page) };
+        for _ in 0..2 {
+            // SAFETY: what it holds is not needed.
+            let guarded = unsafe { guard(part, 4 * page) };
+            // SAFETY: as above.
+            let opened = unsafe { unguard(part, 4 * page) };
+            assert!(opened != Opened::Refused, "{opened:?}");
+            assert!(!guarded || bytes_at(part, 4 * page).iter().all(|&byte| byte == 0));
+            bytes_at(part, 4 * page).fill(8);
+        }
+        let all = bytes_at(memory, 16 * page);
+        assert!(all[..4 * page].iter().chain(&all[8 * page..]).all(|&byte| byte == 7));
+        // SAFETY: mapped above, no longer used.
+        assert!(unsafe { release(memory, 16 * page) });
+    }
+
+    #[test]
+    fn what_is_too_much_is_refused_and_leaves_nothing() {
+        let most = (isize::MAX as usize) & !(page_bytes() - 1);
+        for align in [page_bytes(), 1 << 21] {
+            assert!(reserve(most, align).is_none());
+            assert!(map(most, align).is_none());
+        }
+        assert!(reserve_readable(most).is_none());
+        let space = reserve(64 * page_bytes(), page_bytes()).unwrap();
+        assert!(reserve_at(space.addr().get(), 64 * page_bytes()).is_none(), "somebody has it");
+        // SAFETY: reserved above, not used.
+        assert!(unsafe { release(space, 64 * page_bytes()) });
     }
 
     #[test]
@@ -362,7 +475,7 @@ mod tests {
         bytes_at(old, 4 * page).fill(9);
         // SAFETY: mapped above with this length; the old pointer is used again only if that fails.
         let remapped = unsafe { remap(old, 4 * page, 4096 * page, true) };
-        assert_eq!(remapped.is_some(), HAS_PAGES);
+        assert_eq!(remapped.is_some(), MOVES);
         let (new, pages) = remapped.map_or((old, 4), |new| (new, 4096));
         let memory = bytes_at(new, pages * page);
         assert!(memory[..4 * page].iter().all(|&byte| byte == 9));

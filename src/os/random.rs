@@ -20,9 +20,18 @@ pub(crate) fn random() -> u64 {
     }
 }
 
+/// 64 random bits from the system, which always has some.
+#[cfg(all(windows, not(miri)))]
+pub(crate) fn random() -> u64 {
+    let mut bits = [0; size_of::<u64>()];
+    // SAFETY: the call writes that many bytes to a live array.
+    unsafe { windows_sys::Win32::Security::Cryptography::ProcessPrng(bits.as_mut_ptr(), bits.len()) };
+    u64::from_ne_bytes(bits)
+}
+
 /// Bits that differ from call to call and from process to process: from `std`, which asks the
 /// system once a thread.
-#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(miri))))]
+#[cfg(not(all(any(target_os = "linux", target_os = "android", windows), not(miri))))]
 pub(crate) fn random() -> u64 {
     use core::hash::{BuildHasher, Hasher};
 

@@ -74,7 +74,7 @@ pub(super) fn may_be_partial(unit_bytes: usize) -> bool {
 /// Puts as much of a new slab into dumps from `first` on as was in dumps of the one before.
 #[cold]
 pub(crate) fn dump_again(slab: &SlabHeader, first: usize, unit_bytes: usize) {
-    let step = [Dumped::First, Dumped::Second].into_iter().find(|&step| step as u8 == slab.dumped.get());
+    let step = [Dumped::First, Dumped::Second].into_iter().find(|&step| step as u8 == slab.extent.get());
     let (Some(step), Some(memory)) = (step, NonNull::new(slab.memory())) else { return };
     // SAFETY: the first bytes of a slab, which is committed.
     unsafe { os::put_into_dumps(memory, unit_bytes.min(first + step.bytes(unit_bytes))) };
@@ -88,7 +88,7 @@ pub(crate) fn dump_more(slab: &SlabHeader, first: usize, used_bytes: usize, unit
     let Some(memory) = NonNull::new(slab.memory()) else { return };
     // SAFETY: the first bytes of a slab, which is committed.
     unsafe { os::put_into_dumps(memory, unit_bytes.min(first + wanted.bytes(unit_bytes))) };
-    slab.dumped.set(wanted as u8);
+    slab.extent.set(wanted as u8);
     if wanted == Dumped::All {
         // One less, in arithmetic that wraps.
         PARTIAL.fetch_add(usize::MAX, Relaxed);

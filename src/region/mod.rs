@@ -13,6 +13,7 @@
 //!
 //! The system is asked without the pool's lock, a few units at a time. These are neither clean nor dirty meanwhile: nobody can take them.
 
+mod charge;
 mod dumps;
 mod side;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use crate::os;
 use crate::sync::{Lock, Relaxed};
 use crate::waiting;
 
+pub(crate) use charge::{commit_up_to, committed_bytes, forget_behind};
 pub(crate) use dumps::{Dumped, dump_again, dump_more};
 pub(crate) use side::give_side_back;
 
@@ -138,10 +140,10 @@ impl UnitPool {
         }
         // SAFETY: a unit of the region.
         let header = unsafe { self.directory().header(memory.addr().get()) };
-        if is_new && (pages == Pages::Huge || !dumps::may_be_partial(self.unit_bytes())) {
+        if !os::DECOMMITS && is_new && (pages == Pages::Huge || !dumps::may_be_partial(self.unit_bytes())) {
             // SAFETY: a unit of the region, committed just now.
             unsafe { os::put_into_dumps(memory, self.unit_bytes()) };
-            header.dumped.set(Dumped::All as u8);
+            header.extent.set(Dumped::All as u8);
         }
         self.advise(header, memory, pages, zeroed);
         self.huge_count += usize::from(header.advice.get() == Pages::Huge as u8);
@@ -186,7 +188,7 @@ impl UnitPool {
         let best = [dirty, clean & committed, clean].into_iter().find(|&units| units != 0)?;
         self.commit_states(region)?;
         let bit = lowest(best);
-        let memory = self.commit(region, bit)?;
+        let memory = self.commit_slab(region, bit)?;
         Some(Choice { region, bit, memory, is_new: committed & bit == 0 })
     }
 
@@ -465,6 +467,8 @@ fn purge(pool: &Lock<UnitPool>, batch: &Batch, now: u64, also: impl Fn(usize)) -
         // SAFETY: a unit that holds nobody's slots and that nobody can take; it was committed when it was a slab.
         if unsafe { os::purge(memory, 1 << unit_shift) } {
             purged |= bit;
+            // SAFETY: a unit of the region, and nobody else's meanwhile.
+            forget_behind(unsafe { Directory::of(unit_shift).header(memory.addr().get()) }, 0);
         }
         also(memory.addr().get());
     }

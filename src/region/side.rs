@@ -30,6 +30,9 @@ pub(crate) unsafe fn give_side_back(unit: usize, unit_shift: u32) {
     }
     // The region's provenance is exposed where the region is claimed.
     if let Some(memory) = NonNull::new(core::ptr::with_exposed_provenance_mut(region + table.start)) {
+        if os::DECOMMITS {
+            header.side_open.set(false);
+        }
         // SAFETY: accessible, whole pages, and whoever opens the next slab there takes nothing of them for written. Should the
         // system refuse, they stay.
         unsafe { os::purge(memory, table.len()) };
@@ -65,7 +68,10 @@ impl UnitPool {
             region.opened.set(true);
         } else if region.committed.get() & unit_zero == 0 {
             // SAFETY: in the region's reservation, which is never released; what is committed already stays as it is.
-            if !unsafe { os::commit(start, pages.len()) } {
+            let is_there = unsafe {
+                if os::DECOMMITS { os::recommit(start, pages.len()) } else { os::commit(start, pages.len()) }
+            };
+            if !is_there {
                 return None;
             }
         }

@@ -3,6 +3,14 @@
 use super::*;
 use crate::header::STATE_UNIT_COUNT;
 
+/// All of a unit of 64 KiB, usable: where that is counted, as much is as its slab has handed out.
+fn whole(unit: &Unit) -> &'static mut [u8] {
+    let memory = NonNull::new(unit.header.memory()).unwrap();
+    assert!(!os::DECOMMITS || commit_up_to(unit.header, memory, 1 << 16, 1 << 16));
+    // SAFETY: committed memory of 64 KiB, which the test has.
+    unsafe { core::slice::from_raw_parts_mut(memory.as_ptr(), 1 << 16) }
+}
+
 fn address(unit: &Unit) -> usize {
     unit.header.memory().addr()
 }
@@ -99,8 +107,7 @@ fn states_take_the_first_units() {
 fn purged_units_read_zero_and_wait_their_time() {
     let pool = Lock::new(UnitPool::new(16));
     let unit = pool.lock().take(Pages::Small).unwrap();
-    // SAFETY: the unit is committed and 64 KiB long.
-    unsafe { unit.header.memory().write_bytes(0xAB, 1 << 16) };
+    whole(&unit).fill(0xAB);
     pool.lock().give(unit.header, 10);
     assert!(!purge_aged(&pool, 10 + PURGE_AFTER_MILLISECONDS - 1, |_| ()), "too young");
     assert_eq!(pool.lock().dirty_count, 1);
@@ -109,7 +116,5 @@ fn purged_units_read_zero_and_wait_their_time() {
     let again = pool.lock().take(Pages::Small).unwrap();
     assert_eq!(address(&again), address(&unit));
     assert!(again.zeroed);
-    // SAFETY: committed memory of 64 KiB.
-    let bytes = unsafe { core::slice::from_raw_parts(again.header.memory(), 1 << 16) };
-    assert!(bytes.iter().all(|&byte| byte == 0));
+    assert!(whole(&again).iter().all(|&byte| byte == 0));
 }

@@ -310,6 +310,19 @@ impl Geometry<'_> {
         word
     }
 
+    /// Commits the words at the end of a new slab, where that is counted; `false`: the system refuses.
+    pub(crate) fn commit_words(&self, slab: &SlabHeader) -> bool {
+        if !os::DECOMMITS || !self.has_bitmap() {
+            return true;
+        }
+        let shape = self.shape();
+        let start = shape.slots_end & !(os::page_bytes() - 1);
+        // SAFETY: a part of the slab, here and below.
+        let memory = unsafe { super::slab_memory(slab).add(start) };
+        // SAFETY: as above.
+        shape.place != Place::Slab || unsafe { os::recommit(memory, self.unit_bytes() - start) }
+    }
+
     /// Gives the words' pages of a slab back to the system, where they have pages of their own and no bit is set.
     ///
     /// # Safety
@@ -317,7 +330,8 @@ impl Geometry<'_> {
     pub(crate) unsafe fn give_words_back(&self, slab: &SlabHeader) {
         let shape = self.shape();
         let Some(bytes) = shape.pages_of_words() else { return };
-        if !slab.side_ready.get() || self.recycled(slab) > 0 {
+        // Where what is purged is not there any more, slots that come back find no words.
+        if os::DECOMMITS || !slab.side_ready.get() || self.recycled(slab) > 0 {
             return;
         }
         slab.side_ready.set(false);

@@ -34,7 +34,9 @@ use crate::fault::{Fault, FaultKind, Truth, report_under_lock};
 use crate::header::{Directory, SlabHeader, UNIT_COUNT};
 use crate::huge_pages::{HugePages, Pages};
 use crate::os::{self, Opened};
-use crate::region::{Dumped, Unit, UnitPool, all_units, dump_again, dump_more};
+use crate::region::{
+    Dumped, Unit, UnitPool, all_units, commit_up_to, committed_bytes, dump_again, dump_more, forget_behind,
+};
 use crate::size_class::SizeClass;
 use crate::sync::Lock;
 use crate::tiny::Tiny;
@@ -96,7 +98,9 @@ impl Geometry<'_> {
 
     /// On which page the first slot of the bin's first, second, … slab is, in a unit at this address: its colour.
     fn first_page(&self, unit: usize, number: usize, pages: Pages) -> u8 {
-        let is_coloured = self.has_bitmap()
+        // Where memory is counted as it is committed, what is left out would count as well.
+        let is_coloured = !os::DECOMMITS
+            && self.has_bitmap()
             && number <= COLOURED_SLABS
             && pages != Pages::Huge
             && self.class.slot_bytes() < os::page_bytes();
@@ -121,7 +125,8 @@ impl Geometry<'_> {
         } else {
             self.has_bitmap() && self.shape().is_in_side_table()
         };
-        if needs_side && pool.open_side(header).is_none() {
+        let is_granted = (!needs_side || pool.open_side(header).is_some()) && self.commit_words(header);
+        if !is_granted {
             pool.give(header, os::milliseconds());
             return None;
         }
@@ -129,7 +134,7 @@ impl Geometry<'_> {
         header.fresh.set(0);
         let first = self.first_page(header.memory().addr(), number, pages);
         let begins_later = first > header.first.replace(first);
-        if begins_later && header.dumped.get() > Dumped::Nothing as u8 {
+        if !os::DECOMMITS && begins_later && header.extent.get() > Dumped::Nothing as u8 {
             // As much is to be in dumps from there on as was before.
             dump_again(header, first_offset(header), self.unit_bytes());
         }
@@ -155,8 +160,12 @@ impl Geometry<'_> {
     pub(crate) fn unguard(&self, slab: &SlabHeader) -> bool {
         debug_assert_eq!(slab.used.get(), 0);
         let carved = slab.fresh.get() as usize * self.class.slot_bytes();
+        // Where guards are what is not committed, whoever has the unit next commits it.
         // SAFETY: the slots that were ever handed out, all of them free now.
-        !self.has_guards() || carved == 0 || unsafe { os::unguard(slots_memory(slab), carved) } != Opened::Refused
+        os::DECOMMITS
+            || !self.has_guards()
+            || carved == 0
+            || unsafe { os::unguard(slots_memory(slab), carved) } != Opened::Refused
     }
 
     /// Gives the unit of an empty slab without guards back to the pool.
@@ -167,6 +176,10 @@ impl Geometry<'_> {
         if self.checks.keeps_states() {
             // SAFETY: an empty slab of this class, whose bin's lock is held (S1).
             unsafe { self.forget(slab) };
+        }
+        if slab.purged.get() > 0 || self.has_guards() {
+            // Nobody will know which pages are there.
+            forget_behind(slab, 0);
         }
         if slab.purged.get() > 0 {
             // SAFETY: a slab of this bin, whose lock is held (S1), with a purged page.
@@ -217,7 +230,12 @@ impl Geometry<'_> {
             // SAFETY: the slab's own memory, here and below.
             unsafe { os::unpoison(memory, carved) };
             // SAFETY: as above.
-            if !unsafe { os::purge(memory, self.unit_bytes()) } {
+            let is_gone = unsafe { os::purge(memory, self.unit_bytes()) };
+            if is_gone {
+                forget_behind(slab, 0);
+            }
+            // SAFETY: as above.
+            if !is_gone && unsafe { os::recommit(memory, carved.next_multiple_of(os::page_bytes())) } {
                 // SAFETY: as above.
                 unsafe { memory.write_bytes(0, carved) };
             }
@@ -249,8 +267,35 @@ impl Geometry<'_> {
         self.slot_count(slab) - slab.fresh.get() as usize
     }
 
-    /// Hands out up to `most` fresh slots as one range of addresses.
+    /// Hands out up to `most` fresh slots as one range of addresses: none if the system refuses memory for them.
     pub(crate) fn carve(&self, slab: &SlabHeader, most: usize) -> Range<usize> {
+        let count = most.min(self.fresh_room(slab));
+        let count = if os::DECOMMITS { self.commit_slots(slab, count) } else { count };
+        self.carve_untouched(slab, count)
+    }
+
+    /// Commits the next fresh slots; returns how many are there.
+    fn commit_slots(&self, slab: &SlabHeader, count: usize) -> usize {
+        let slots_in = |bytes| self.class.slots_in(bytes) - (slab.fresh.get() as usize).min(self.class.slots_in(bytes));
+        let end = (slab.fresh.get() as usize + count) * self.class.slot_bytes();
+        if end > committed_bytes(slab) && !commit_up_to(slab, slab_memory(slab), end, self.unit_bytes()) {
+            return count.min(slots_in(committed_bytes(slab)));
+        }
+        count
+    }
+
+    /// Makes pages usable that may be purged; `false`: the system refuses.
+    #[inline(always)]
+    fn recommit(&self, slab: &SlabHeader, pages: Range<usize>) -> bool {
+        let shift = os::page_bytes().trailing_zeros();
+        // SAFETY: pages of the slab.
+        let start = unsafe { slots_memory(slab).add(pages.start << shift) };
+        // SAFETY: as above; they were committed with the slab.
+        unsafe { os::recommit(start, pages.len() << shift) }
+    }
+
+    /// Hands out fresh slots that nobody may touch, unless they are committed.
+    pub(crate) fn carve_untouched(&self, slab: &SlabHeader, most: usize) -> Range<usize> {
         let count = most.min(self.fresh_room(slab));
         let start = slots_start(slab) + slab.fresh.get() as usize * self.class.slot_bytes();
         let bytes = count * self.class.slot_bytes();
@@ -258,7 +303,7 @@ impl Geometry<'_> {
         slab.used.set(slab.used.get() + count as u32);
         self.debug_check(slab);
         let used_bytes = slab.fresh.get() as usize * self.class.slot_bytes();
-        if slab.dumped.get() < Dumped::of(used_bytes) as u8 {
+        if !os::DECOMMITS && slab.extent.get() < Dumped::of(used_bytes) as u8 {
             dump_more(slab, first_offset(slab), used_bytes, self.unit_bytes());
         }
         start..start + bytes
@@ -326,7 +371,8 @@ impl Geometry<'_> {
         }
     }
 
-    /// Moves recycled slots out of the slab, as many as there are and as `out` has room for; returns how many.
+    /// Moves recycled slots out of the slab, as many as there are and as `out` has room for, or none if the system refuses memory for
+    /// them; returns how many.
     /// `Err`: where the family keeps states, this one was freed twice.
     ///
     /// # Safety
@@ -337,9 +383,11 @@ impl Geometry<'_> {
         if self.checks.keeps_states() {
             // SAFETY: the list holds `recycled` slots, and no more are taken.
             unsafe { self.take_noted(slab, out) }?;
-            if slab.purged.get() > 0 {
-                // SAFETY: the same contract; a page is purged, and these are slots of the slab.
-                unsafe { self.forget_purged(slab, out) };
+            // SAFETY: the same contract; a page is purged, and these are slots of the slab.
+            if slab.purged.get() > 0 && !unsafe { self.forget_purged(slab, out) } {
+                // SAFETY: as above: taken just now, and nobody has them.
+                unsafe { self.give_mixed(slab, out) }?;
+                return Ok(0);
             }
         } else if self.is_tiny() {
             // SAFETY: the list holds `recycled` slots, and no more are popped; S1.

@@ -310,8 +310,8 @@ impl Geometry<'_> {
         self.debug_check(slab);
     }
 
-    /// Hands out purged slots, up to `most`, as a range that reads zero. Others that have no part on a purged page any more go to the
-    /// list.
+    /// Hands out purged slots, up to `most`, as a range that reads zero; none if the system refuses memory for them. Others that have no
+    /// part on a purged page any more go to the list.
     ///
     /// # Safety
     /// As for [`claim`](Self::claim), in a slab with a bitmap and a purged page.
@@ -325,6 +325,10 @@ impl Geometry<'_> {
             taken = slots.start..slots.end.min(slots.start + most);
             // The pages up to the last that these have a part on.
             let until = end.min((taken.end * slot_bytes).div_ceil(1 << shift));
+            if !self.recommit(slab, first..until) {
+                taken = 0..0;
+                return;
+            }
             (first..until).for_each(|page| pages.remove(page));
             rest = taken.end..if until == end { slots.end } else { self.class.slots_in(until << shift) };
         };
@@ -340,21 +344,31 @@ impl Geometry<'_> {
         base + taken.start * slot_bytes..base + taken.end * slot_bytes
     }
 
-    /// Notes that slots are handed out whose pages may be purged.
+    /// Notes that slots are handed out whose pages may be purged; `false`: the system refuses memory for them, and all is as it was, but
+    /// for pages that it has granted: these are purged still, and read zero.
     ///
     /// # Safety
     /// As for [`claim`](Self::claim), in a slab with a purged page; the addresses are slots of it.
     #[cold]
-    pub(super) unsafe fn forget_purged(&self, slab: &SlabHeader, addresses: &[usize]) {
+    pub(super) unsafe fn forget_purged(&self, slab: &SlabHeader, addresses: &[usize]) -> bool {
         let (base, shift) = (slots_start(slab), os::page_bytes().trailing_zeros());
+        let mut granted = true;
         let forget = |pages: &mut PageSet| {
+            let mut left = *pages;
             for offset in addresses.iter().map(|slot| slot - base) {
                 let last = (offset + self.class.slot_bytes() - 1) >> shift;
-                (offset >> shift..=last).for_each(|page| pages.remove(page));
+                for page in offset >> shift..=last {
+                    granted = granted && (!left.has(page) || self.recommit(slab, page..page + 1));
+                    left.remove(page);
+                }
+            }
+            if granted {
+                *pages = left;
             }
         };
         // SAFETY: the same contract.
         unsafe { self.change_purged(slab, forget) };
+        granted
     }
 
     /// Clears the bits of an empty slab (P2).
@@ -379,17 +393,19 @@ impl Geometry<'_> {
         slab.purged.set(self.count_slots_on(slab, &pages) as u32);
     }
 
-    /// Where the bits of a slab's purged pages are.
+    /// Where the bits of a slab's purged pages are in its region.
+    fn purged_range(&self, slab: &SlabHeader) -> Range<usize> {
+        let unit = (slab.memory().addr() >> self.unit_shift) % UNIT_COUNT;
+        let bytes = page_words(self.unit_shift) * 8;
+        let start = purged_offset(self.unit_shift, self.checks.keeps_states()) + unit * bytes;
+        start..start + bytes
+    }
+
+    /// The same, in memory.
     fn purged_place(&self, slab: &SlabHeader) -> *mut u64 {
-        let memory = slab.memory().addr();
-        let unit = (memory >> self.unit_shift) % UNIT_COUNT;
-        let region = memory & !((UNIT_COUNT << self.unit_shift) - 1);
+        let region = slab.memory().addr() & !((UNIT_COUNT << self.unit_shift) - 1);
         // The region's provenance is exposed where the region is claimed.
-        core::ptr::with_exposed_provenance_mut(
-            region
-                + purged_offset(self.unit_shift, self.checks.keeps_states())
-                + unit * page_words(self.unit_shift) * 8,
-        )
+        core::ptr::with_exposed_provenance_mut(region + self.purged_range(slab).start)
     }
 }
 

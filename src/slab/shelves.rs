@@ -13,6 +13,8 @@ use super::{Claim, Geometry};
 use crate::capacity::KEPT_SLABS;
 use crate::header::{Directory, SlabHeader};
 use crate::huge_pages::Pages;
+use crate::os;
+use crate::region::forget_behind;
 
 /// A slot that was freed twice, found when it came to its bin or left it; only where the family keeps states.
 #[derive(Debug)]
@@ -176,7 +178,7 @@ impl Shelves {
         if geometry.has_guards() || !may_have_memory || !(any || self.tail == Tail::Unused) {
             return None;
         }
-        let range = geometry.carve(slab, usize::MAX);
+        let range = geometry.carve_untouched(slab, usize::MAX);
         let slots = geometry.class.slots_in(range.len());
         self.used_slots += slots;
         self.carved_slots += slots;
@@ -192,14 +194,21 @@ impl Shelves {
         }
     }
 
-    /// Takes the rest of a fresh range back as fresh, if it still is the end of what was carved; `false`: it must go to the list.
-    pub(crate) fn uncarve(&mut self, geometry: &Geometry<'_>, range: &Range<usize>) -> bool {
+    /// Takes the rest of a fresh range back as fresh, if it still is the end of what was carved; `false`: it must go to the list. With
+    /// `is_gone` its memory may have gone back.
+    pub(crate) fn uncarve(&mut self, geometry: &Geometry<'_>, range: &Range<usize>, is_gone: bool) -> bool {
         // SAFETY: the range was carved from a slab.
         let slab = unsafe { Directory::of(geometry.unit_shift).header(range.start) };
-        if !(geometry.is_last_carved(slab, range) && self.may_be_current(geometry, slab)) {
+        let is_last = geometry.is_last_carved(slab, range);
+        if is_last && self.may_be_current(geometry, slab) {
+            self.current = Some(slab);
+        } else if !(is_last && is_gone && os::DECOMMITS) {
             return false;
         }
-        self.current = Some(slab);
+        // What is not there cannot be listed: it stays fresh, and is there for others again when the slab is empty.
+        if is_gone {
+            forget_behind(slab, range.start - slab.memory().addr());
+        }
         let slots = geometry.class.slots_in(range.len());
         self.used_slots -= slots;
         self.carved_slots -= slots;
@@ -282,8 +291,13 @@ impl Shelves {
         while let (Some(slab), true) = (self.partial.first(), count < out.len()) {
             let purged = slab.purged.get();
             // SAFETY: a slab in `partial` is this bin's, whose lock is held.
-            count += unsafe { geometry.take(slab, &mut out[count..]) }.map_err(Twice)?;
+            let taken = unsafe { geometry.take(slab, &mut out[count..]) }.map_err(Twice)?;
             self.count_purged(purged, slab);
+            count += taken;
+            if os::DECOMMITS && taken == 0 {
+                // There is no memory for them.
+                break;
+            }
             if geometry.recycled(slab) == 0 {
                 self.partial.remove(slab);
                 if slab.purged.get() > 0 {
@@ -302,6 +316,10 @@ impl Shelves {
         let purged = slab.purged.get();
         // SAFETY: a slab in `thin` is this bin's, whose lock is held, and has a purged page and no list.
         let range = self.change(geometry, slab, || unsafe { geometry.take_purged(slab, most) });
+        if os::DECOMMITS && range.is_empty() {
+            // The current slab may have memory left.
+            return self.carve(geometry, most);
+        }
         self.count_purged(purged, slab);
         self.used_slots += geometry.class.slots_in(range.len());
         Some(Fresh { range, zeroed: true })
@@ -317,6 +335,12 @@ impl Shelves {
             }
         };
         let range = geometry.carve(slab, most);
+        if os::DECOMMITS && range.is_empty() {
+            if slab.used.get() == 0 && slab.fresh.get() == 0 {
+                self.close(geometry, slab);
+            }
+            return None;
+        }
         let slots = geometry.class.slots_in(range.len());
         self.used_slots += slots;
         self.carved_slots += slots;

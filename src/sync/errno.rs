@@ -1,4 +1,4 @@
-//! The C library's `errno`, which a free is expected to leave as it was.
+//! The C library's `errno`, or Windows' last error, which a free is expected to leave as it was.
 
 #[cfg(any(
     target_os = "linux",
@@ -39,8 +39,24 @@ mod imp {
     }
 }
 
+#[cfg(windows)]
+mod imp {
+    use windows_sys::Win32::Foundation::{GetLastError, SetLastError};
+
+    /// Calls the system; the thread's last error is afterwards what it was.
+    pub(crate) fn keeping_errno<T>(call: impl FnOnce() -> T) -> T {
+        // SAFETY: no preconditions.
+        let before = unsafe { GetLastError() };
+        let result = call();
+        // SAFETY: as above.
+        unsafe { SetLastError(before) };
+        result
+    }
+}
+
 /// Where it is not known how to write to `errno` it changes.
 #[cfg(not(any(
+    windows,
     target_os = "linux",
     target_os = "android",
     target_vendor = "apple",

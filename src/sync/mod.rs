@@ -4,7 +4,7 @@
 //! heaps share, directory, what is noted of memory, pages that wait for threads, kept names, cores that no heap uses.
 //! Nothing is called out to under a lock.
 
-#[cfg(all(unix, not(miri)))]
+#[cfg(all(any(unix, windows), not(miri)))]
 #[allow(dead_code, reason = "not every combination of system and backend calls the system")]
 mod errno;
 mod lock;
@@ -29,7 +29,7 @@ pub(crate) type Count = u64;
 #[cfg(not(target_has_atomic = "64"))]
 pub(crate) type Count = usize;
 
-#[cfg(all(unix, not(miri)))]
+#[cfg(all(any(unix, windows), not(miri)))]
 #[allow(unused_imports, reason = "as above")]
 pub(crate) use errno::keeping_errno;
 pub(crate) use lock::Lock;

@@ -1,4 +1,4 @@
-//! How a thread waits for a word to change: on a futex where the system has one, else by giving the processor away.
+//! How a thread waits for a word to change: on a futex or an address where the system has such, else by giving the processor away.
 
 pub(super) use imp::{sleep_while, wake_one};
 
@@ -9,9 +9,9 @@ pub(crate) fn give_way(times: u32) {
         std::thread::yield_now();
     } else {
         let nap = || std::thread::sleep(core::time::Duration::from_micros(20));
-        #[cfg(all(unix, not(miri)))]
+        #[cfg(all(any(unix, windows), not(miri)))]
         super::keeping_errno(nap);
-        #[cfg(not(all(unix, not(miri))))]
+        #[cfg(not(all(any(unix, windows), not(miri))))]
         nap();
     }
 }
@@ -43,7 +43,26 @@ mod imp {
     }
 }
 
-#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(miri))))]
+#[cfg(all(windows, not(miri)))]
+mod imp {
+    use windows_sys::Win32::System::Threading::{INFINITE, WaitOnAddress, WakeByAddressSingle};
+
+    use crate::sync::{AtomicU32, keeping_errno};
+
+    /// Sleeps while the word still holds `value`; may return early.
+    pub(in crate::sync) fn sleep_while(word: &AtomicU32, value: u32) {
+        let (place, value) = (word.as_ptr().cast_const().cast(), (&raw const value).cast());
+        // SAFETY: reads the word, which outlives the call because `word` borrows it, and a live number of that length.
+        keeping_errno(|| unsafe { WaitOnAddress(place, value, size_of::<u32>(), INFINITE) });
+    }
+
+    pub(in crate::sync) fn wake_one(word: &AtomicU32) {
+        // SAFETY: the address is a key only.
+        keeping_errno(|| unsafe { WakeByAddressSingle(word.as_ptr().cast_const().cast()) });
+    }
+}
+
+#[cfg(not(all(any(target_os = "linux", target_os = "android", windows), not(miri))))]
 mod imp {
     use crate::sync::AtomicU32;
 

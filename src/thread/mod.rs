@@ -297,10 +297,12 @@ mod ending {
     }
 }
 
-/// Sees a thread end by the destructor of a thread-local. Other systems destroy thread-locals last.
+/// Sees a thread end by the destructor of a thread-local. Windows calls those as the last of a thread, and where `std` has a key for
+/// each it asks again for what was made anew meanwhile.
 #[cfg(not(all(unix, not(loom))))]
 mod ending {
     use super::Thread;
+    use crate::os;
     use crate::sync::{Cell, thread_local};
 
     struct Guard(Cell<Option<&'static Thread>>);
@@ -311,7 +313,8 @@ mod ending {
 
     impl Drop for Guard {
         fn drop(&mut self) {
-            if let Some(thread) = self.0.take() {
+            // Where the whole process ends nobody needs what this thread has, and locks may be held by threads that are no more.
+            if let Some(thread) = self.0.take().filter(|_| !os::is_ending()) {
                 // SAFETY: the thread's own, and the guard was the last to know it.
                 unsafe { Thread::end(thread) };
             }
@@ -321,9 +324,11 @@ mod ending {
     /// The calling thread's `Thread`, whose end will be told. `None`: out of memory, or the thread is ending.
     pub(super) fn begin() -> Option<&'static Thread> {
         let begin = |guard: &Guard| {
-            let thread = Thread::new()?;
-            guard.0.set(Some(thread));
-            Some(thread)
+            // Where thread-locals are destroyed one after another, `THREAD` may be gone and made anew while this is still here.
+            if guard.0.get().is_none() {
+                guard.0.set(Thread::new());
+            }
+            guard.0.get()
         };
         GUARD.try_with(begin).ok().flatten()
     }

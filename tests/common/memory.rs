@@ -3,12 +3,12 @@
 #[cfg(target_os = "linux")]
 use std::ffi::CStr;
 
-/// Bytes of memory of this process, from `/proc/self/smaps_rollup`.
+/// Bytes of memory of this process, from `/proc/self/smaps_rollup`, or as Windows counts them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Resident {
     /// All pages present.
     pub(crate) all: usize,
-    /// Pages that this process has written.
+    /// Pages that this process has written, or committed.
     pub(crate) private_dirty: usize,
 }
 
@@ -32,6 +32,67 @@ pub(crate) fn mapped_bytes() -> usize {
     let mut buffer = [0; 256];
     let text = read_file(c"/proc/self/statm", &mut buffer);
     number(text) * page_bytes()
+}
+
+/// The same on Windows.
+#[cfg(windows)]
+pub(crate) fn resident() -> Resident {
+    let counters = counters();
+    Resident { all: counters.WorkingSetSize, private_dirty: counters.PagefileUsage }
+}
+
+/// Bytes of memory present now.
+#[cfg(windows)]
+pub(crate) fn resident_bytes() -> usize {
+    resident().all
+}
+
+#[cfg(windows)]
+fn counters() -> windows_sys::Win32::System::ProcessStatus::PROCESS_MEMORY_COUNTERS {
+    use windows_sys::Win32::System::ProcessStatus::K32GetProcessMemoryInfo;
+    use windows_sys::Win32::System::Threading::GetCurrentProcess;
+
+    let mut counters = windows_sys::Win32::System::ProcessStatus::PROCESS_MEMORY_COUNTERS::default();
+    let length = u32::try_from(size_of_val(&counters)).expect("a few bytes");
+    // SAFETY: no preconditions.
+    let process = unsafe { GetCurrentProcess() };
+    // SAFETY: writes one record of that length to a live one.
+    assert_ne!(unsafe { K32GetProcessMemoryInfo(process, &raw mut counters, length) }, 0);
+    counters
+}
+
+/// Bytes that this process has committed now, without what is mapped from files.
+#[cfg(windows)]
+pub(crate) fn committed_bytes() -> usize {
+    use windows_sys::Win32::System::Memory::MEM_COMMIT;
+
+    private_bytes(|state| state == MEM_COMMIT)
+}
+
+/// Bytes of address space that it has reserved or committed now, without what is mapped from files.
+#[cfg(windows)]
+pub(crate) fn mapped_bytes() -> usize {
+    private_bytes(|_| true)
+}
+
+/// As the system says of each page.
+#[cfg(windows)]
+fn private_bytes(counts: impl Fn(u32) -> bool) -> usize {
+    use windows_sys::Win32::System::Memory::{MEM_PRIVATE, MEMORY_BASIC_INFORMATION, VirtualQuery};
+
+    let (mut at, mut sum) = (0_usize, 0);
+    loop {
+        let mut pages = MEMORY_BASIC_INFORMATION::default();
+        let place = std::ptr::without_provenance(at);
+        // SAFETY: writes one record of that length to a live one; the address is only looked up.
+        if unsafe { VirtualQuery(place, &raw mut pages, size_of_val(&pages)) } == 0 {
+            return sum;
+        }
+        if pages.Type == MEM_PRIVATE && counts(pages.State) {
+            sum += pages.RegionSize;
+        }
+        at = pages.BaseAddress.addr() + pages.RegionSize;
+    }
 }
 
 pub(crate) fn page_bytes() -> usize {

@@ -65,7 +65,7 @@ fn double<F: Subject>(address: usize, size: usize, name: &str) -> String {
 
 /// What was freed before its heap ended: where large ones are mapped singly, as in hardened heaps, it is known that they were.
 fn expect_freed<F: Subject>(address: usize, size: usize, name: &str) {
-    let is_single = F::CHECKS == Checks::Hardened || cfg!(any(feature = "portable", not(unix)));
+    let is_single = F::CHECKS == Checks::Hardened || cfg!(any(feature = "portable", not(any(unix, windows))));
     let is_known = size > LONGEST && is_single;
     expect(&if is_known { double::<F>(address, size, name) } else { invalid::<F>(address, size, name, NOBODYS) });
 }

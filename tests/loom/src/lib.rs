@@ -27,6 +27,7 @@ macro_rules! from_the_crate {
 from_the_crate! {
     bin "../../../src/bin.rs";
     checks "../../../src/checks.rs";
+    depot "../../../src/depot.rs";
     family "../../../src/family/mod.rs";
     fault "../../../src/fault.rs";
     header "../../../src/header/mod.rs";

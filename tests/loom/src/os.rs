@@ -17,8 +17,13 @@ pub(crate) const COMMIT_IS_FREE: bool = false;
 pub(crate) const EXTENDS: bool = false;
 pub(crate) const HAS_GUARDS: bool = false;
 pub(crate) const TAKES_PARTS: bool = false;
+pub(crate) const HAS_PAGES: bool = false;
+pub(crate) const DECOMMITS: bool = false;
 
 pub(crate) fn stay_loaded(_: usize) {}
+pub(crate) fn is_ending() -> bool {
+    false
+}
 
 // There is no sanitizer.
 pub(crate) fn poisons() -> bool {
@@ -111,6 +116,15 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: committed, and nobody uses it.
     unsafe { start.write_bytes(0, bytes) };
     true
+}
+
+pub(crate) unsafe fn recommit(_: NonNull<u8>, _: usize) -> bool {
+    true
+}
+
+pub(crate) unsafe fn discard(start: NonNull<u8>, bytes: usize) {
+    // SAFETY: the same contract.
+    unsafe { purge(start, bytes) };
 }
 
 pub(crate) unsafe fn clear_free(start: NonNull<u8>, bytes: usize) {
