@@ -67,11 +67,10 @@ impl UnitPool {
             }
             region.opened.set(true);
         } else if region.committed.get() & unit_zero == 0 {
-            // SAFETY: in the region's reservation, which is never released; what is committed already stays as it is.
-            let is_there = unsafe {
-                if os::DECOMMITS { os::recommit(start, pages.len()) } else { os::commit(start, pages.len()) }
-            };
-            if !is_there {
+            // In the region's reservation, which is never released; what is committed already stays as it is.
+            let commit = if os::DECOMMITS { os::recommit } else { os::commit };
+            // SAFETY: a part of unit 0.
+            if !unsafe { commit(start, pages.len()) } {
                 return None;
             }
         }

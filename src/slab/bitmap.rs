@@ -44,7 +44,7 @@ const SHARED_SHIFT: u32 = 9;
 
 /// In what the words stand.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     /// The slab's header, all of them.
     Header,
     /// The unit's side table.
@@ -62,7 +62,7 @@ pub(crate) struct Shape {
     pub(super) slots: usize,
     /// Where in a slab there can be no slots any more.
     pub(super) slots_end: usize,
-    place: Place,
+    pub(super) place: Place,
     unit_shift: u32,
     /// What an address in a slab is masked with to get to where `words_at` counts from: the slab's first byte or the region's.
     mask: usize,
@@ -308,19 +308,6 @@ impl Geometry<'_> {
             word &= word - 1;
         }
         word
-    }
-
-    /// Commits the words at the end of a new slab, where that is counted; `false`: the system refuses.
-    pub(crate) fn commit_words(&self, slab: &SlabHeader) -> bool {
-        if !os::DECOMMITS || !self.has_bitmap() {
-            return true;
-        }
-        let shape = self.shape();
-        let start = shape.slots_end & !(os::page_bytes() - 1);
-        // SAFETY: a part of the slab, here and below.
-        let memory = unsafe { super::slab_memory(slab).add(start) };
-        // SAFETY: as above.
-        shape.place != Place::Slab || unsafe { os::recommit(memory, self.unit_bytes() - start) }
     }
 
     /// Gives the words' pages of a slab back to the system, where they have pages of their own and no bit is set.

@@ -15,6 +15,7 @@
 
 mod bitmap;
 mod colour;
+mod commit;
 mod list;
 mod noted;
 mod page_set;
@@ -34,9 +35,7 @@ use crate::fault::{Fault, FaultKind, Truth, report_under_lock};
 use crate::header::{Directory, SlabHeader, UNIT_COUNT};
 use crate::huge_pages::{HugePages, Pages};
 use crate::os::{self, Opened};
-use crate::region::{
-    Dumped, Unit, UnitPool, all_units, commit_up_to, committed_bytes, dump_again, dump_more, forget_behind,
-};
+use crate::region::{Dumped, Unit, UnitPool, all_units, dump_again, dump_more, forget_behind};
 use crate::size_class::SizeClass;
 use crate::sync::Lock;
 use crate::tiny::Tiny;
@@ -272,26 +271,6 @@ impl Geometry<'_> {
         let count = most.min(self.fresh_room(slab));
         let count = if os::DECOMMITS { self.commit_slots(slab, count) } else { count };
         self.carve_untouched(slab, count)
-    }
-
-    /// Commits the next fresh slots; returns how many are there.
-    fn commit_slots(&self, slab: &SlabHeader, count: usize) -> usize {
-        let slots_in = |bytes| self.class.slots_in(bytes) - (slab.fresh.get() as usize).min(self.class.slots_in(bytes));
-        let end = (slab.fresh.get() as usize + count) * self.class.slot_bytes();
-        if end > committed_bytes(slab) && !commit_up_to(slab, slab_memory(slab), end, self.unit_bytes()) {
-            return count.min(slots_in(committed_bytes(slab)));
-        }
-        count
-    }
-
-    /// Makes pages usable that may be purged; `false`: the system refuses.
-    #[inline(always)]
-    fn recommit(&self, slab: &SlabHeader, pages: Range<usize>) -> bool {
-        let shift = os::page_bytes().trailing_zeros();
-        // SAFETY: pages of the slab.
-        let start = unsafe { slots_memory(slab).add(pages.start << shift) };
-        // SAFETY: as above; they were committed with the slab.
-        unsafe { os::recommit(start, pages.len() << shift) }
     }
 
     /// Hands out fresh slots that nobody may touch, unless they are committed.
