@@ -350,9 +350,10 @@ impl FamilyCore {
         unsafe { place.write(new) };
         // SAFETY: written just now; it stays until the thread gives its pages back, after `retire_cache` (F2).
         let cache: &'static ThreadCache = unsafe { place.as_ref() };
+        let directory = Directory::of(self.unit_shift);
         cache
             .cache
-            .equip(Directory::of(self.unit_shift).view(), self.heap_id(), |index| self.tag(self.classes.class(index)));
+            .equip(directory.view(), directory.telling(), self.heap_id(), |index| self.tag(self.classes.class(index)));
         cache.cache.set_whole(place.as_ptr().cast());
         if self.checks.is_hardened() {
             cache.cache.seed(os::random());
@@ -386,6 +387,8 @@ impl FamilyCore {
             let Some(cache) = caches.first else { return };
             // What other threads had before a fork may be in the middle of a change: that stays out there.
             if cache.process.get() == process {
+                // M6: its thread may be freeing without a handle.
+                cache.cache.shut();
                 self.flush_all(cache.cache);
             }
             caches.unlink(cache);

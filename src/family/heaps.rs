@@ -341,12 +341,6 @@ impl FamilyCore {
         self.heap.as_ref().map_or(Standing::Alive, |heap| heap.life.hold_by_block())
     }
 
-    /// One handle more of a heap of which the caller has a live block, if that can be had without waiting for anybody.
-    #[inline(always)]
-    pub(crate) fn hold_at_once(&self) -> bool {
-        self.heap.as_ref().is_some_and(|heap| heap.life.hold_at_once())
-    }
-
     /// Whether this is a heap without handles that others hold.
     pub(crate) fn is_orphan(&self) -> bool {
         self.heap.as_ref().is_some_and(|heap| heap.life.is_orphan())

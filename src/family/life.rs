@@ -159,14 +159,6 @@ impl Life {
         if self.generation() == generation { Ok(()) } else { Err(self.end_one()) }
     }
 
-    /// As [`hold_by_block`](Self::hold_by_block), tried once; whether the heap is alive and there is one handle more.
-    #[inline(always)]
-    pub(super) fn hold_at_once(&self) -> bool {
-        let state = self.state.load(Relaxed);
-        // Acquire: pairs with the Release in `begin`.
-        state.wrapping_sub(ALIVE + 1) < COUNT && self.state.compare_exchange(state, state + 1, Acquire, Relaxed).is_ok()
-    }
-
     /// What the heap is to who has a live block of it (G3).
     #[inline]
     pub(super) fn hold_by_block(&self) -> Standing {

@@ -2,18 +2,22 @@
 //!
 //! | thread-local | outside of all scopes | in a scope |
 //! | --- | --- | --- |
-//! | `IS_INSIDE` | no | yes |
-//! | `UNIT_SHIFT` | 0 | the logarithm of the bytes of the family's slabs |
-//! | `CACHE` | the empty one | the thread's cache of the family; the empty one where there is none, where slots have states or spaced classes, and until the first call that it cannot serve |
+//! | a [`CacheSlot`]'s `current` of each home | the thread's cache of the home | the thread's cache of the scope's family |
 //! | `CORE` | none | the family |
 //! | `DEPTH` | 0 | how many scopes are open |
 //! | `ENTRIES` | – | which entry opened the scope at each depth, the first of all being 1; `COUNT` counts them |
+//! | `HOMES` | the homes that the thread has allocated from | the same |
+//! | `OWNERS` | the thread's caches of families, by number | the same |
+//! | `LAST` | that of which the thread last freed something that was not the scope's or the home's | the same |
 //!
-//! An allocation looks at the first, and in a scope at the others. **V1** `IS_INSIDE` says whether `CORE` is any. **V2** Who
-//! enters a scope holds its family, so the cache is one of a heap that lives; and whoever gives a cache up takes it out of here.
+//! A call looks at the first alone; a free of another family's block at the last two. There are only caches
+//! whose slots need nothing else, *plain* ones; the empty one stands for all others, and for one that the thread does not
+//! have or has not come to yet. **V1** A `current` is set only by [`set_home`], which notes the home in `HOMES`; and from then on
+//! whenever another family becomes current. **V2** Who enters a scope holds its family, so the cache is one of a heap that
+//! lives; and whoever gives a cache up takes it out of here.
 
 use crate::checks::Checks;
-use crate::family::FamilyCore;
+use crate::family::{FamilyCore, ThreadCache};
 use crate::magazine::{Cache, EMPTY, Magazine, empty};
 use crate::size_class::{Classes, NATURAL_COUNT};
 use crate::sync::{Cell, thread_local};
@@ -26,46 +30,61 @@ const TOLD_APART: usize = 32;
 /// A cache of natural classes, of which it has as many as any family.
 type Start = *const Cache<[Magazine; 0]>;
 
+/// Places of `OWNERS`; families whose numbers differ by a multiple of this share one.
+const PLACES: usize = 32;
+
+/// Homes that a thread may have a `current` of: more than programs have.
+const HOMES_MOST: usize = 4;
+
 thread_local! {
-    static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
-    static UNIT_SHIFT: Cell<u32> = const { Cell::new(0) };
-    static CACHE: Cell<Start> = const { Cell::new((&raw const EMPTY).cast()) };
     static CORE: Cell<Option<&'static FamilyCore>> = const { Cell::new(None) };
     static DEPTH: Cell<u32> = const { Cell::new(0) };
     static COUNT: Cell<u32> = const { Cell::new(0) };
     static ENTRIES: [Cell<u32>; TOLD_APART] = const { [const { Cell::new(0) }; TOLD_APART] };
+    static HOMES: [Cell<Option<&'static FamilyCore>>; HOMES_MOST] = const { [const { Cell::new(None) }; HOMES_MOST] };
+    static OWNERS: [Cell<Start>; PLACES] = const { [const { Cell::new(NONE) }; PLACES] };
+    static LAST: Cell<Start> = const { Cell::new(NONE) };
 }
+
+/// The empty cache.
+const NONE: Start = (&raw const EMPTY).cast();
 
 fn start(cache: &'static Cache) -> Start {
     core::ptr::from_ref(cache).cast()
 }
 
+/// # Safety
+/// The empty cache, or one of the calling thread's with the natural classes that stays where it is.
+#[inline(always)]
+unsafe fn whole(cache: Start) -> &'static Cache {
+    // SAFETY: the same contract.
+    unsafe { &*Cache::of_classes(cache, NATURAL_COUNT) }
+}
+
 /// Whether the calling thread is in a scope.
 #[inline(always)]
 pub(crate) fn is_inside() -> bool {
-    let is_inside = IS_INSIDE.with(Cell::get);
-    if is_inside {
-        hardly_ever();
-    }
-    is_inside
+    core().is_some()
 }
 
-/// Lets the compiler put what follows aside: there is more to do in a scope anyhow, and most programs are in none.
-#[cold]
-#[inline]
-fn hardly_ever() {}
-
-/// The calling thread's cache of the family whose scope it is in, or the empty one.
+/// The calling thread's plain cache of the family with a number, of another, or the empty one: its tags tell.
 #[inline(always)]
-pub(crate) fn cache() -> &'static Cache {
-    // SAFETY: V2: the empty cache, or a cache of the calling thread's that has the natural classes.
-    unsafe { &*Cache::of_classes(CACHE.with(Cell::get), NATURAL_COUNT) }
+pub(crate) fn owner(number: u32) -> &'static Cache {
+    // SAFETY: V2.
+    unsafe { whole(OWNERS.with(|owners| owners[number as usize % PLACES].get())) }
 }
 
-/// Slabs of the family whose scope the thread is in have two to this power bytes.
+/// What was last given to [`set_last`], if the thread still has it; or the empty cache.
 #[inline(always)]
-pub(crate) fn unit_shift() -> u32 {
-    UNIT_SHIFT.with(Cell::get)
+pub(crate) fn last() -> &'static Cache {
+    // SAFETY: V2.
+    unsafe { whole(LAST.with(Cell::get)) }
+}
+
+/// Notes that a plain cache of the thread's took a slot of another family than the current one.
+#[inline(always)]
+pub(crate) fn set_last(cache: &'static Cache) {
+    LAST.with(|place| place.set(start(cache)));
 }
 
 /// The family whose scope the calling thread is in.
@@ -101,23 +120,44 @@ pub(crate) fn is_open(depth: u32, entry: u32) -> bool {
 /// until it is another; returns the one before.
 pub(crate) fn set(core: Option<&'static FamilyCore>, depth: u32) -> Option<&'static FamilyCore> {
     DEPTH.with(|open| open.set(depth));
-    IS_INSIDE.with(|is_inside| is_inside.set(core.is_some()));
-    UNIT_SHIFT.with(|shift| shift.set(core.map_or(0, FamilyCore::unit_shift)));
-    CACHE.with(|place| place.set(start(empty())));
-    CORE.with(|place| place.replace(core))
+    let before = CORE.with(|place| place.replace(core));
+    let cache = core.map(noted_cache_of);
+    for_each_home(|home| home.slot().set_current(cache.unwrap_or_else(|| cache_of(home))));
+    before
 }
 
-/// Whether the scope's calls are served by a cache.
+/// The calling thread's cache of a family if it stands in `OWNERS`; or the empty one.
 #[inline(always)]
-pub(crate) fn has_cache() -> bool {
-    CACHE.with(|place| place.get() != start(empty()))
+fn noted_cache_of(core: &'static FamilyCore) -> &'static Cache {
+    let cache = owner(core.number());
+    let is_of = ThreadCache::of(cache).is_some_and(|of| core::ptr::eq(of.family, core));
+    if is_of && cache.heap() == core.heap_id() { cache } else { empty() }
 }
 
-/// Lets the scope's allocations be served by the thread's cache of its family from now on, if there is one.
-pub(crate) fn use_cache() {
-    if let Some(core) = core() {
-        CACHE.with(|place| place.set(start(cache_of(core))));
+#[inline(always)]
+fn for_each_home(visit: impl Fn(&'static FamilyCore)) {
+    HOMES.with(|homes| homes.iter().map_while(Cell::get).for_each(visit));
+}
+
+/// Lets the thread's calls whose home this is be served by the plain cache that they go to, if there is one.
+#[cold]
+pub(crate) fn set_home(home: &'static FamilyCore) {
+    let is_noted = HOMES.with(|homes| {
+        let is_for = |place: &&Cell<Option<&'static FamilyCore>>| place.get().is_none_or(|of| core::ptr::eq(of, home));
+        homes.iter().find(is_for).map(|place| place.set(Some(home))).is_some()
+    });
+    if is_noted {
+        home.slot().set_current(core().map_or_else(|| cache_of(home), note_owner));
     }
+}
+
+/// Notes the thread's cache of a family, which may share its place in `OWNERS`; returns it, or the empty one where it is not plain.
+pub(crate) fn note_owner(core: &'static FamilyCore) -> &'static Cache {
+    let cache = cache_of(core);
+    if start(cache) != NONE {
+        OWNERS.with(|owners| owners[core.number() as usize % PLACES].set(start(cache)));
+    }
+    cache
 }
 
 /// Whether a family's slots can be served and taken back with nothing but their cache.
@@ -136,16 +176,24 @@ fn cache_of(core: &'static FamilyCore) -> &'static Cache {
 
 /// Notes that the calling thread has a cache of a family from now on.
 pub(super) fn note_cache(family: &'static FamilyCore, cache: &'static Cache) {
-    if is_plain(family) && core().is_some_and(|core| core::ptr::eq(core, family)) {
-        CACHE.with(|place| place.set(start(cache)));
+    if is_plain(family) {
+        OWNERS.with(|owners| owners[family.number() as usize % PLACES].set(start(cache)));
     }
 }
 
 /// Notes that the calling thread gives a cache up.
 pub(super) fn forget_cache(cache: &'static Cache) {
-    CACHE.with(|place| {
+    let forget = |place: &Cell<Start>| {
         if place.get() == start(cache) {
-            place.set(start(empty()));
+            place.set(NONE);
+        }
+    };
+    LAST.with(forget);
+    OWNERS.with(|owners| owners.iter().for_each(forget));
+    for_each_home(|home| {
+        let slot = home.slot();
+        if core::ptr::addr_eq(slot.current(), cache) {
+            slot.set_current(empty());
         }
     });
 }
