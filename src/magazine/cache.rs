@@ -8,11 +8,9 @@ use crate::header::{CLOSED, Telling, View};
 use crate::size_class::{COUNT_MAX, NATURAL_COUNT, SizeClass};
 use crate::sync::{Acquire, AtomicU32, Cell, Relaxed, Release, give_way};
 
-/// Whose a cache is at the moment, apart from who has a handle: nobody's, its thread's for one free, or for good that of who
-/// ended the heap.
+/// A cache's door: open, or its thread is in for one free, or who ended the heap has shut it for good.
 const OPEN: u32 = 0;
-const ENTERED: u32 = 1;
-const SHUT: u32 = 2;
+const SHUT: u32 = 1;
 
 /// Where a magazine's array begins, and its places.
 pub(super) type Array = (*mut usize, u16);
@@ -80,8 +78,9 @@ impl Cache {
     /// ended, or is ending. While it is in, who ends the heap waits (M6).
     #[inline(always)]
     pub(crate) fn enter(&self) -> bool {
-        // Acquire, so that nothing of what follows comes before; who ends the heap takes no notice of more.
-        self.door.compare_exchange(OPEN, ENTERED, Acquire, Relaxed).is_ok()
+        // Acquire: pairs with the Release in `leave`, so that who ends the heap sees what was pushed; its thread has
+        // nothing to see.
+        self.door.fetch_or(SHUT, Acquire) & SHUT == OPEN
     }
 
     /// Ends what [`enter`](Self::enter) has begun.
@@ -94,8 +93,7 @@ impl Cache {
     /// Keeps the owner out for good, for who has ended the heap: all handles are gone.
     pub(crate) fn shut(&self) {
         let mut waited = 0;
-        // Acquire: pairs with the Release in `leave`, so that what was pushed is seen.
-        while self.door.compare_exchange(OPEN, SHUT, Acquire, Relaxed).is_err() {
+        while !self.enter() {
             give_way(waited);
             waited = waited.saturating_add(1);
         }

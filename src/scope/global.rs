@@ -10,7 +10,7 @@ use crate::checks::Checks;
 use crate::front::{Family, Handle, allocate_if_cached, deallocate_if_cached};
 use crate::header::tags_suffice;
 use crate::large::GROWN_FROM_BYTES;
-use crate::magazine::{Cache, Magazine};
+use crate::magazine::Cache;
 use crate::size_class::{Classes, NATURAL_COUNT, SizeClass};
 use crate::thread::scopes;
 
@@ -94,6 +94,11 @@ pub(super) fn class(layout: Layout) -> Option<SizeClass> {
     (class.index() < NATURAL_COUNT).then_some(class)
 }
 
+/// Lets the compiler put what follows aside, which is a call.
+#[cold]
+#[inline]
+fn hardly_ever() {}
+
 /// A slot where it begins. The provenance of every region is exposed where it is claimed.
 #[inline(always)]
 pub(super) fn slot(address: usize) -> *mut u8 {
@@ -118,12 +123,11 @@ impl<Home: Family> Scoped<Home> {
         !Self::IS_PLAIN && !scopes::is_inside()
     }
 
-    /// The magazine that a slot belongs to, if it is one of the cache's that calls go to.
+    /// Whether a slot is one of the cache that calls go to.
     #[inline(always)]
-    fn owning(ptr: *mut u8, layout: Layout) -> Option<&'static Magazine> {
+    pub(super) fn is_own(ptr: *mut u8, layout: Layout) -> bool {
         let cache = Self::cache();
-        let magazine = cache.magazine(class(layout)?);
-        (cache.telling_tag(ptr.addr()) == magazine.tag()).then_some(magazine)
+        class(layout).is_some_and(|class| cache.telling_tag(ptr.addr()) == cache.magazine(class).tag())
     }
 }
 
@@ -140,7 +144,10 @@ unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
         }
         match class(layout).and_then(|class| Self::cache().magazine(class).pop()) {
             Some(address) => slot(address),
-            None => owner::allocate::<Home, false>(layout),
+            None => {
+                hardly_ever();
+                owner::allocate::<Home, false>(layout)
+            }
         }
     }
 
@@ -152,7 +159,10 @@ unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
                 unsafe { slot(address).write_bytes(0, layout.size()) };
                 slot(address)
             }
-            None => owner::allocate::<Home, true>(layout),
+            None => {
+                hardly_ever();
+                owner::allocate::<Home, true>(layout)
+            }
         }
     }
 
@@ -160,15 +170,23 @@ unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         // SAFETY: an allocated pointer is not null.
         let memory = unsafe { NonNull::new_unchecked(ptr) };
+        let class = Classes::Natural.of(layout, 1);
+        let mut tag = 0;
         let is_taken = if Self::is_at_other_home() {
             // SAFETY: the caller's promise, if it is a slot of this family's, as its tag says (V4 in `owner`).
             tags_suffice() && unsafe { deallocate_if_cached(Home::default(), memory, layout) }
         } else {
-            Self::owning(ptr, layout).is_some_and(|magazine| magazine.push(ptr.expose_provenance()))
+            class.index() < NATURAL_COUNT && {
+                let (cache, address) = (Self::cache(), ptr.expose_provenance());
+                let magazine = cache.magazine(class);
+                tag = cache.telling_tag(address);
+                tag == magazine.tag() && magazine.push(address)
+            }
         };
         if !is_taken {
+            hardly_ever();
             // SAFETY: the caller promises that it is live, with this layout.
-            unsafe { owner::deallocate::<Home>(memory, layout) };
+            unsafe { owner::deallocate::<Home>(memory, layout, tag, class.index()) };
         }
     }
 
@@ -178,7 +196,7 @@ unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
         let memory = unsafe { NonNull::new_unchecked(ptr) };
         // SAFETY: the caller promises that the rounded size does not overflow.
         let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
-        if let Some(magazine) = Self::owning(ptr, layout) {
+        if Self::is_own(ptr, layout) {
             if class(layout) == class(new) {
                 return ptr;
             }
@@ -188,9 +206,10 @@ unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
                 let kept = layout.size().min(new_size);
                 // SAFETY: both are live and at least that long; a new slot overlaps no live one.
                 unsafe { core::ptr::copy_nonoverlapping(ptr, slot(address), kept) };
-                if !magazine.push(ptr.expose_provenance()) {
+                let magazine = class(layout).map(|class| Self::cache().magazine(class));
+                if !magazine.is_some_and(|magazine| magazine.push(ptr.expose_provenance())) {
                     // SAFETY: the contents have been copied, and the caller gives the old slot up.
-                    unsafe { owner::deallocate::<Home>(memory, layout) };
+                    unsafe { owner::deallocate_elsewhere::<Home>(memory, layout) };
                 }
                 return slot(address);
             }

@@ -26,7 +26,7 @@ use crate::front::{
 use crate::header::{Directory, UNIT_SHIFTS, tags_suffice};
 use crate::large::GROWN_FROM_BYTES;
 use crate::magazine::{Cache, CacheSlot, empty};
-use crate::size_class::{Classes, SizeClass};
+use crate::size_class::{Classes, NATURAL_COUNT, SizeClass};
 use crate::thread::{heaps, scopes};
 
 /// No slab has longer slots.
@@ -185,17 +185,34 @@ fn give(cache: &Cache, tag: u32, class: SizeClass, address: usize) -> bool {
 }
 
 /// Frees what the cache that calls go to does not take: most often a slot of another family of which the thread has a cache.
+/// What is known already is passed on: the tag in the directory of that cache, which is 0 where there is none, and the index
+/// of the layout's natural class.
 ///
 /// # Safety
 /// `ptr` is live, of some family, and `layout` is the one it was allocated with.
 #[inline(never)]
-pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, layout: Layout) {
+pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, layout: Layout, tag: u32, index: usize) {
     // All that is rare is a call at the end: nothing has to be kept for it here.
-    if let Some(class) = class(layout) {
-        let (address, last) = (ptr.as_ptr().expose_provenance(), scopes::last());
-        if give(last, last.telling_tag(address), class, address) {
+    if index < NATURAL_COUNT {
+        let (class, address) = (Classes::Natural.class(index), ptr.as_ptr().expose_provenance());
+        let (cache, tag) = match tag {
+            0 => (scopes::last(), scopes::last().telling_tag(address)),
+            _ => (scopes::owner(number_of(tag)), tag),
+        };
+        if give(cache, tag, class, address) {
             return;
         }
+    }
+    // SAFETY: the same contract.
+    unsafe { deallocate_by_tag::<Home>(ptr, layout, index) }
+}
+
+/// # Safety
+/// As for [`deallocate`].
+#[inline(never)]
+unsafe fn deallocate_by_tag<Home: Family>(ptr: NonNull<u8>, layout: Layout, index: usize) {
+    if index < NATURAL_COUNT {
+        let (class, address) = (Classes::Natural.class(index), ptr.as_ptr().expose_provenance());
         let tag = likely_tag::<Home>(address);
         let owner = scopes::owner(number_of(tag));
         if give(owner, tag, class, address) {
@@ -204,6 +221,25 @@ pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, layout: Layout) 
     }
     // SAFETY: the same contract.
     unsafe { deallocate_elsewhere::<Home>(ptr, layout) }
+}
+
+/// Frees a slot of the cache that calls go to, which has no room for it; or what no cache of the thread takes.
+///
+/// # Safety
+/// As for [`deallocate`].
+#[cold]
+#[inline(never)]
+pub(super) unsafe fn deallocate_elsewhere<Home: Family>(ptr: NonNull<u8>, layout: Layout) {
+    if let Some(core) = scopes::core().filter(|_| Scoped::<Home>::is_own(ptr.as_ptr(), layout)) {
+        // SAFETY: the same contract; the tag says that it is the scope's, which is held.
+        return unsafe { deallocate_exact(Owner::alive(core), ptr, layout) };
+    }
+    if tags_suffice() && is_cached_slot(Home::default(), ptr, layout) {
+        // SAFETY: the same contract; the tag says that it is the home's.
+        return unsafe { deallocate_exact(Home::default(), ptr, layout) };
+    }
+    // SAFETY: the same contract.
+    unsafe { deallocate_found::<Home>(ptr, layout) }
 }
 
 /// Frees an allocation of a family that is held, and lets that go.
@@ -218,19 +254,6 @@ unsafe fn deallocate_held(core: &'static FamilyCore, ptr: NonNull<u8>, layout: L
     // Another family may have had its place.
     scopes::note_owner(core);
     core.let_go();
-}
-
-/// # Safety
-/// As for [`deallocate`].
-#[cold]
-#[inline(never)]
-unsafe fn deallocate_elsewhere<Home: Family>(ptr: NonNull<u8>, layout: Layout) {
-    if tags_suffice() && is_cached_slot(Home::default(), ptr, layout) {
-        // SAFETY: the same contract; the tag says that it is the home's.
-        return unsafe { deallocate_exact(Home::default(), ptr, layout) };
-    }
-    // SAFETY: the same contract.
-    unsafe { deallocate_found::<Home>(ptr, layout) }
 }
 
 /// # Safety
