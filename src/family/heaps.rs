@@ -18,7 +18,7 @@
 //! a core, but for a thread that takes its cache out of the list, under the lock of the caches. Then it has no
 //! large allocations, no caches in its list, and no slabs but those whose guards the system keeps. **E2** A cache
 //! is found by number and generation, of which none comes twice (G2): a thread that still has one of
-//! a dead heap can do nothing with it but give its place to another heap's. **E3** An orphan has no caches,
+//! a dead heap can do nothing with it but give its place to another heap's; its door is shut (M6 in `magazine`). **E3** An orphan has no caches,
 //! and allocates nothing: what comes back goes to its bins, which then know what is live.
 
 use super::life::{Life, Standing};
@@ -368,9 +368,13 @@ impl FamilyCore {
     fn end(&'static self) -> Option<&'static Self> {
         let heap = self.heap.as_ref()?;
         self.drain_caches();
-        let mut live = self.large.figures().count;
+        let has_large = self.large.was_used();
+        let mut live = if has_large { self.large.figures().count } else { 0 };
         for class in self.all_classes() {
             let (bin, geometry, depot) = self.bin(class);
+            if bin.counts(&geometry).slab_count == 0 {
+                continue;
+            }
             bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
             live += bin.counts(&geometry).out_slots;
         }
@@ -378,7 +382,9 @@ impl FamilyCore {
             heap.life.orphan(live);
             return None;
         }
-        self.large.release_spare();
+        if has_large {
+            self.large.release_spare();
+        }
         if !self.shares_units() || self.pool().lock().dirty_count << self.unit_shift > WARM_BYTES {
             purge::trim_units(self.pool(), self.unit_shift, self.checks, os::milliseconds());
         }

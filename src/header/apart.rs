@@ -4,6 +4,8 @@
 //! whichever directory it is of, and no address of a slab or a large allocation shares one with a slab
 //! elsewhere. Where that has ended, it has for good.
 
+#![forbid(unsafe_code)]
+
 use super::{DIRECTORIES, Directory, Headers};
 use crate::sync::{Acquire, AtomicU32, Lock, Relaxed, Release};
 

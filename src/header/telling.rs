@@ -6,30 +6,32 @@
 //! no slab: 0, as where no slab is.
 
 use super::{Directory, NO_TAG, TAG_SHIFT, UNIT_SHIFTS};
-use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Relaxed, Release};
+use crate::sync::{Acquire, AtomicU32, AtomicUsize, Cell, Relaxed, Release};
 
 /// A directory's tags, for who knows of an address only that it is in some family's memory.
 pub(crate) struct Telling {
-    base: AtomicPtr<u8>,
+    /// Where the table begins; settled when the directory is opened.
+    base: Cell<*const u8>,
     /// The table's, or 0.
     mask: AtomicUsize,
     /// How far an address is shifted to be an offset into the table.
     shift: u32,
 }
 
+// SAFETY: the cell is written once, before anyone has a cache that refers to this, and before the mask is published.
+unsafe impl Sync for Telling {}
+
 /// No directory's: every address has the tag 0.
 pub(crate) static CLOSED: Telling = Telling::new(*UNIT_SHIFTS.start());
 
 impl Telling {
     pub(super) const fn new(unit_shift: u32) -> Self {
-        let base = (&raw const NO_TAG).cast::<u8>().cast_mut();
-        Self { base: AtomicPtr::new(base), mask: AtomicUsize::new(0), shift: unit_shift - TAG_SHIFT }
+        Self { base: Cell::new((&raw const NO_TAG).cast()), mask: AtomicUsize::new(0), shift: unit_shift - TAG_SHIFT }
     }
 
     /// Notes where the table begins, before anyone has a cache that looks into it.
-    pub(super) fn set_table(&self, table: *mut u8) {
-        // Relaxed: who has such a cache has seen the directory open; for others the mask publishes it.
-        self.base.store(table, Relaxed);
+    pub(super) fn set_table(&self, table: *const u8) {
+        self.base.set(table);
     }
 
     /// Begins to tell. The directory is open, and the caller has the lock of what is noted.
@@ -54,13 +56,16 @@ impl Telling {
     /// The same, for anybody.
     #[inline(always)]
     pub(crate) fn tag_of_any(&self, address: usize) -> u32 {
-        // Acquire: pairs with the Release in `begin`, so that the base is the table's.
-        self.tag_by(address, self.mask.load(Acquire))
+        // Acquire: pairs with the Release in `begin`, so that the base is seen.
+        match self.mask.load(Acquire) {
+            0 => 0,
+            mask => self.tag_by(address, mask),
+        }
     }
 
     #[inline(always)]
     fn tag_by(&self, address: usize, mask: usize) -> u32 {
-        let entry = self.base.load(Relaxed).wrapping_add((address >> self.shift) & mask).cast::<AtomicU32>();
+        let entry = self.base.get().wrapping_add((address >> self.shift) & mask).cast::<AtomicU32>();
         // SAFETY: the one closed tag, or with the table's mask inside the table, as in `View::tag`.
         let tag = unsafe { &*entry };
         // Relaxed: as in `View::tag`.

@@ -77,23 +77,42 @@ impl Cache {
     /// Lets the owner use the cache of a heap of which it holds no handle, until it [leaves](Self::leave). `false`: that heap has
     /// ended, or is ending. While it is in, who ends the heap waits (M6).
     #[inline(always)]
-    pub(crate) fn enter(&self) -> bool {
-        // Acquire: pairs with the Release in `leave`, so that who ends the heap sees what was pushed; its thread has
-        // nothing to see.
+    fn enter(&self) -> bool {
+        // Acquire, so that what follows comes after it. It pairs with no Release: the door that its thread leaves it has
+        // left itself, and the one that is shut is shut.
         self.door.fetch_or(SHUT, Acquire) & SHUT == OPEN
     }
 
     /// Ends what [`enter`](Self::enter) has begun.
     #[inline(always)]
-    pub(crate) fn leave(&self) {
+    fn leave(&self) {
         // Release: pairs with the Acquire in `shut`.
         self.door.store(OPEN, Release);
+    }
+
+    /// Puts a slot into its magazine, for the owner, who may hold no handle, if the slot's tag says that it belongs there and
+    /// there is room. Its client has given it up. Not where slots have states.
+    #[inline(always)]
+    pub(crate) fn take_back(&self, tag: u32, class: SizeClass, address: usize) -> bool {
+        let magazine = self.magazine(class);
+        if tag != magazine.tag() {
+            return false;
+        }
+        if self.heap() == 0 {
+            return magazine.push(address);
+        }
+        self.enter() && {
+            let is_pushed = magazine.push(address);
+            self.leave();
+            is_pushed
+        }
     }
 
     /// Keeps the owner out for good, for who has ended the heap: all handles are gone.
     pub(crate) fn shut(&self) {
         let mut waited = 0;
-        while !self.enter() {
+        // Acquire: pairs with the Release in `leave`, so that what was pushed is seen.
+        while self.door.compare_exchange(OPEN, SHUT, Acquire, Relaxed).is_err() {
             give_way(waited);
             waited = waited.saturating_add(1);
         }

@@ -187,6 +187,11 @@ impl Magazine {
         (self.end.get().addr() - self.bottom.load(Relaxed).addr()) / size_of::<usize>()
     }
 
+    /// Places of the array.
+    pub(crate) fn places(&self) -> usize {
+        usize::from(self.places.get())
+    }
+
     /// Whether the array has places for so many slots.
     pub(crate) fn has_places(&self, count: usize) -> bool {
         count <= usize::from(self.places.get())

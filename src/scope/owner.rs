@@ -26,7 +26,7 @@ use crate::front::{
 use crate::header::{Directory, UNIT_SHIFTS, tags_suffice};
 use crate::large::GROWN_FROM_BYTES;
 use crate::magazine::{Cache, CacheSlot, empty};
-use crate::size_class::{Classes, NATURAL_COUNT, SizeClass};
+use crate::size_class::{Classes, NATURAL_COUNT};
 use crate::thread::{heaps, scopes};
 
 /// No slab has longer slots.
@@ -166,24 +166,6 @@ fn likely_tag<Home: Family>(address: usize) -> u32 {
     }
 }
 
-/// Puts a slot into one of the thread's plain caches, if that has a place for it and the slot is one of its.
-#[inline(always)]
-fn give(cache: &Cache, tag: u32, class: SizeClass, address: usize) -> bool {
-    let magazine = cache.magazine(class);
-    if tag != magazine.tag() {
-        return false;
-    }
-    if cache.heap() == 0 {
-        return magazine.push(address);
-    }
-    let is_entered = cache.enter();
-    is_entered && {
-        let is_pushed = magazine.push(address);
-        cache.leave();
-        is_pushed
-    }
-}
-
 /// Frees what the cache that calls go to does not take: most often a slot of another family of which the thread has a cache.
 /// What is known already is passed on: the tag in the directory of that cache, which is 0 where there is none, and the index
 /// of the layout's natural class.
@@ -199,7 +181,7 @@ pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, layout: Layout, 
             0 => (scopes::last(), scopes::last().telling_tag(address)),
             _ => (scopes::owner(number_of(tag)), tag),
         };
-        if give(cache, tag, class, address) {
+        if cache.take_back(tag, class, address) {
             return;
         }
     }
@@ -215,7 +197,7 @@ unsafe fn deallocate_by_tag<Home: Family>(ptr: NonNull<u8>, layout: Layout, inde
         let (class, address) = (Classes::Natural.class(index), ptr.as_ptr().expose_provenance());
         let tag = likely_tag::<Home>(address);
         let owner = scopes::owner(number_of(tag));
-        if give(owner, tag, class, address) {
+        if owner.take_back(tag, class, address) {
             return scopes::set_last(owner);
         }
     }
@@ -283,7 +265,12 @@ unsafe fn deallocate_found<Home: Family>(ptr: NonNull<u8>, layout: Layout) {
 #[inline(never)]
 pub(super) unsafe fn reallocate<Home: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> *mut u8 {
     let home = Home::__core();
-    if !scopes::is_inside() && tags_suffice() && is_cached_slot(Home::default(), ptr, old) {
+    if let Some(core) = scopes::core().filter(|_| Scoped::<Home>::is_own(ptr.as_ptr(), old)) {
+        // SAFETY: the same contract; the tag says that it is the scope's, which is held.
+        let resized = obtain(core, || unsafe { resize_exact(Owner::alive(core), ptr, old, new) });
+        return start(resized.inspect(|&memory| note_if_large(core, memory)));
+    }
+    if tags_suffice() && is_cached_slot(Home::default(), ptr, old) {
         // SAFETY: the same contract; the tag says that it is the home's.
         return start(obtain(home, || unsafe { resize_exact(Home::default(), ptr, old, new) }));
     }

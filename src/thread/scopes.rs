@@ -200,9 +200,7 @@ pub(crate) fn enter(core: Option<&'static FamilyCore>) -> Entry {
 
 /// Whether a scope is still open. It is not if it was left with one that it was entered in.
 pub(crate) fn is_open(depth: u32, number: u32) -> bool {
-    here(|here| {
-        depth <= here.depth.get() && here.entries.get(depth as usize).is_none_or(|last| last.get() == number)
-    })
+    here(|here| depth <= here.depth.get() && here.entries.get(depth as usize).is_none_or(|last| last.get() == number))
 }
 
 /// Leaves a scope that is open, and all that were entered in it; what was current before is so again, and the caller gives up to
