@@ -38,7 +38,7 @@ use crate::waiting;
 /// Cores that are mapped together.
 const CORES_AT_ONCE: usize = 64;
 /// Bytes of units of a size that may hold memory after a heap has ended: the next ones get them.
-const WARM_BYTES: usize = 512 << 10;
+const WARM_BYTES: usize = 2 << 20;
 const UNIT_SIZES: usize = (*UNIT_SHIFTS.end() - *UNIT_SHIFTS.start() + 1) as usize;
 /// Kinds of heaps whose cores cannot stand for each other: unit sizes, modes, rules for huge pages.
 const KINDS: usize = UNIT_SIZES * 4 * 3;
