@@ -271,9 +271,9 @@ fn fill_globally(count: usize, refused: &mut usize) -> Vec<Block> {
     let mut blocks = Vec::new();
     for seed in 0..count {
         let wanted = layout([16, 100, 3000, 20_000, 150_000][seed % 5] + seed, 8);
+        let allocate = if seed % 3 == 0 { GlobalAlloc::alloc_zeroed } else { GlobalAlloc::alloc };
         // SAFETY: the size is not 0.
-        let memory = unsafe { if seed % 3 == 0 { SCOPED.alloc_zeroed(wanted) } else { SCOPED.alloc(wanted) } };
-        let Some(memory) = slice(memory, wanted) else {
+        let Some(memory) = slice(unsafe { allocate(&SCOPED, wanted) }, wanted) else {
             *refused += 1;
             continue;
         };

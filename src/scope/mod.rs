@@ -12,6 +12,8 @@
 mod future;
 mod global;
 mod owner;
+#[cfg(feature = "tracing")]
+mod spans;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +22,8 @@ use std::thread::JoinHandle;
 
 pub use future::{InHeap, InHeapFuture};
 pub use global::Scoped;
+#[cfg(feature = "tracing")]
+pub use spans::{OutsideScopes, ScopeLayer};
 
 use crate::family::{FamilyCore, FamilyRef, Held};
 use crate::heap::{Heap, Parent};

@@ -34,8 +34,9 @@ fn lock<T>(shared: &Mutex<T>) -> impl std::ops::DerefMut<Target = T> + '_ {
 impl Block {
     fn allocate(size: usize, seed: u8) -> Self {
         let layout = Layout::from_size_align(size, 1 << (seed % 5)).expect("a layout");
+        let allocate = if seed % 8 == 0 { GlobalAlloc::alloc_zeroed } else { GlobalAlloc::alloc };
         // SAFETY: the size is not 0.
-        let memory = unsafe { if seed % 8 == 0 { SCOPED.alloc_zeroed(layout) } else { SCOPED.alloc(layout) } };
+        let memory = unsafe { allocate(&SCOPED, layout) };
         assert!(!memory.is_null() && memory.addr() % layout.align() == 0, "{layout:?}");
         if seed % 8 == 0 {
             // SAFETY: a new block of that length, all of which is initialised.
