@@ -21,7 +21,8 @@
 //! a dead heap can do nothing with it but give its place to another heap's; its door is shut (M6 in `magazine`). **E3** An orphan has no caches,
 //! and allocates nothing: what comes back goes to its bins, which then know what is live.
 
-use super::life::{Life, Standing};
+use super::crossings::LimitHandler;
+use super::life::{Life, Settled, Standing};
 use super::names::NamePlace;
 use super::{CLASS_BITS, FamilyCore};
 use crate::capacity::CACHE_BYTES;
@@ -47,6 +48,8 @@ const KINDS: usize = UNIT_SIZES * 4 * 3;
 pub(super) struct HeapPart {
     pub(super) life: Life,
     name: NamePlace,
+    /// Who is told that the heap's limit was crossed, if not the one that is told for all.
+    pub(super) limit_handler: Settled<Option<LimitHandler>>,
     /// The next of the dead ones.
     next: Cell<Option<&'static FamilyCore>>,
 }
@@ -64,6 +67,7 @@ pub(crate) struct HeapOptions {
     /// Bytes, and who is charged as well.
     pub(crate) limit: usize,
     pub(crate) parent: Option<&'static FamilyCore>,
+    pub(crate) limit_handler: Option<LimitHandler>,
 }
 
 impl HeapOptions {
@@ -75,6 +79,7 @@ impl HeapOptions {
         huge_pages: HugePages::Never,
         limit: usize::MAX,
         parent: None,
+        limit_handler: None,
     };
 
     fn kind(&self) -> usize {
@@ -204,7 +209,12 @@ impl HeapPart {
 impl FamilyCore {
     /// A core for one heap after another.
     const fn for_heaps(self) -> Self {
-        let heap = HeapPart { life: Life::new(), name: NamePlace::new(), next: Cell::new(None) };
+        let heap = HeapPart {
+            life: Life::new(),
+            name: NamePlace::new(),
+            limit_handler: Settled::new(None),
+            next: Cell::new(None),
+        };
         Self { heap: Some(heap), ..self }
     }
 
@@ -271,6 +281,8 @@ impl FamilyCore {
         unsafe { heap.name.store(&self.name, name) }.ok_or(Refusal::NoMemory)?;
         // SAFETY: as above, here and below.
         unsafe { self.cache_bytes.set(options.cache_bytes) };
+        // SAFETY: as above.
+        unsafe { heap.limit_handler.set(options.limit_handler) };
         self.set_limit(options.limit);
         self.forget_crossings();
         if let Some(parent) = options.parent {
