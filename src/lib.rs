@@ -10,6 +10,7 @@
 //! [`Heap::outside`]: crate::Heap::outside
 //! [`Scoped`]: crate::Scoped
 //! [`Enter`]: crate::Enter
+//! [`ScopeLayer`]: https://docs.rs/family-alloc/latest/family_alloc/struct.ScopeLayer.html
 //! [`spawn_in_scope`]: crate::spawn_in_scope
 //! [`carry_scope`]: crate::carry_scope
 //! [`set_limit_handler`]: crate::set_limit_handler
@@ -72,6 +73,8 @@ pub use heap::{Heap, HeapBuilder, HeapError, Parent};
 pub use huge_pages::HugePages;
 pub use local::{LocalHeap, LocalHeapBuilder};
 pub use scope::{Enter, Entered, InHeap, InHeapFuture, Scoped, carry_scope, current_scope, spawn_in_scope};
+#[cfg(feature = "tracing")]
+pub use scope::{OutsideScopes, ScopeLayer};
 pub use size_class::Classes;
 pub use stats::{ClassStats, ClassTable, LocalStats, Stats, StatsChange};
 

@@ -95,6 +95,7 @@ impl Classes {
     }
 
     /// The class with this index, which must be below [`count`](Self::count) of the longest slab.
+    #[inline(always)]
     pub(crate) const fn class(self, index: usize) -> SizeClass {
         assert!(index < COUNT_MAX, "no such class");
         SizeClass { index, classes: self }

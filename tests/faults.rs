@@ -9,7 +9,7 @@
 
 mod common;
 
-use std::alloc::Layout;
+use std::alloc::{GlobalAlloc, Layout};
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +21,7 @@ use common::pattern;
 use family_alloc::__private::faults::{self, Call};
 use family_alloc::__private::reserved_bytes_of_all;
 use family_alloc::allocator_api2::alloc::Allocator;
-use family_alloc::{Checks, Heap, LocalHeap, families, family};
+use family_alloc::{Checks, Enter, Heap, LocalHeap, Scoped, families, family};
 
 family! {
     struct Plain;
@@ -185,7 +185,9 @@ fn work() -> usize {
         refused += on_a_thread(passed_on, Work::free_all).refused;
         (doors.trim)();
     }
-    refused + work_in_heaps()
+    // On a thread that ends: no cache of a family is left.
+    let scopes = std::thread::spawn(work_in_scopes).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    refused + work_in_heaps() + scopes
 }
 
 /// Makes heaps of each mode and a local heap, uses them on two threads, resets one, and drops them; returns how many calls were refused.
@@ -223,6 +225,87 @@ fn work_in_heaps() -> usize {
     }
     assert!(families().all(|family| family.name() != "heap"), "a heap is left");
     refused
+}
+
+/// Allocates in scopes of heaps and of a family, resizes and frees in others and on another thread, and lets a heap become an orphan;
+/// returns how many calls were refused.
+fn work_in_scopes() -> usize {
+    let mut refused = 0;
+    for checks in [Checks::Default, Checks::Checked] {
+        let (Ok(one), Ok(two)) = (Heap::builder("one").checks(checks).build(), Heap::new("two")) else {
+            refused += 1;
+            continue;
+        };
+        let mut blocks = one.scope(|| fill_globally(100, &mut refused));
+        blocks.append(&mut Small.scope(|| fill_globally(60, &mut refused)));
+        blocks.append(&mut fill_globally(60, &mut refused));
+        // Resized where another scope is open: each stays in its family, or where it was.
+        blocks = two.scope(|| blocks.into_iter().map(|block| resize_globally(block, &mut refused)).collect());
+        let left = blocks.split_off(blocks.len() / 2);
+        let other = std::thread::spawn(move || {
+            let scope = two.enter();
+            left.into_iter().for_each(free_globally);
+            let mut refused = 0;
+            let own = fill_globally(40, &mut refused);
+            drop(scope);
+            (own, refused)
+        });
+        drop(one);
+        blocks.into_iter().for_each(free_globally);
+        let (own, more) = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        refused += more;
+        own.into_iter().for_each(free_globally);
+    }
+    assert!(families().all(|family| !["one", "two"].contains(&family.name())), "a heap is left");
+    refused
+}
+
+/// What code allocates that knows no family.
+const SCOPED: Scoped<Plain> = Scoped::new();
+
+fn slice(start: *mut u8, layout: Layout) -> Option<NonNull<[u8]>> {
+    NonNull::new(start).map(|start| NonNull::slice_from_raw_parts(start, layout.size()))
+}
+
+fn fill_globally(count: usize, refused: &mut usize) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    for seed in 0..count {
+        let wanted = layout([16, 100, 3000, 20_000, 150_000][seed % 5] + seed, 8);
+        let allocate = if seed % 3 == 0 { GlobalAlloc::alloc_zeroed } else { GlobalAlloc::alloc };
+        // SAFETY: the size is not 0.
+        let Some(memory) = slice(unsafe { allocate(&SCOPED, wanted) }, wanted) else {
+            *refused += 1;
+            continue;
+        };
+        assert!(seed % 3 != 0 || pattern::is_zero_from(memory, 0), "{wanted:?}: not zero");
+        pattern::fill(memory, seed);
+        blocks.push(Block(memory, wanted, seed));
+    }
+    blocks
+}
+
+/// Twice as long, or as it was if that is refused.
+fn resize_globally(block: Block, refused: &mut usize) -> Block {
+    let Block(memory, old, seed) = block;
+    let new = layout(2 * old.size(), old.align());
+    // SAFETY: live, with this layout, and the size is not 0.
+    match slice(unsafe { SCOPED.realloc(memory.cast().as_ptr(), old, new.size()) }, new) {
+        Some(resized) => {
+            assert!(pattern::holds(resized.cast(), old.size(), seed), "{old:?}: the contents have changed");
+            pattern::fill(resized, seed);
+            Block(resized, new, seed)
+        }
+        None => {
+            *refused += 1;
+            block
+        }
+    }
+}
+
+fn free_globally(block: Block) {
+    assert!(pattern::holds(block.0.cast(), block.0.len(), block.2), "{:?}: the contents have changed", block.1);
+    // SAFETY: live, with this layout.
+    unsafe { SCOPED.dealloc(block.0.cast().as_ptr(), block.1) };
 }
 
 /// A block in a heap, with contents by which it is known.

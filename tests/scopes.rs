@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 #[cfg(unix)]
 use common::child;
+use common::heaps::{ends, listed, soon};
 use common::times;
 use family_alloc::{
     Checks, Enter, Family, FamilyRef, Heap, InHeap, Scoped, carry_scope, current_scope, families, family, last_refusal,
@@ -56,27 +57,6 @@ fn name() -> Option<&'static str> {
 
 fn live(heap: &Heap) -> usize {
     heap.stats().live_allocations
-}
-
-/// Whether something comes true soon: other tests look at all families now and then, and hold each for that moment.
-fn soon(is_so: impl Fn() -> bool) -> bool {
-    let begun = std::time::Instant::now();
-    while begun.elapsed().as_secs() < 20 {
-        if is_so() {
-            return true;
-        }
-        std::thread::yield_now();
-    }
-    false
-}
-
-/// Whether a heap of that name comes to its end.
-fn ends(name: &str) -> bool {
-    soon(|| listed(name).is_none())
-}
-
-fn listed(name: &str) -> Option<FamilyRef> {
-    families().find(|family| family.name() == name)
 }
 
 #[test]
@@ -877,6 +857,28 @@ fn a_heap_may_hold_its_own_handle() {
     assert!(ends("holds itself"));
 }
 
+/// A heap with a handler of its own has it called, its parent that of all.
+#[test]
+fn a_heap_has_a_limit_handler_of_its_own() {
+    static OWN: Mutex<Vec<(&str, usize)>> = Mutex::new(Vec::new());
+    let parent = Heap::builder("parent of one with a handler").limit(4 << 20).build().unwrap();
+    let builder = Heap::builder("with a handler").limit(1 << 20).parent(&parent);
+    let handled = builder
+        .clone()
+        .limit_handler(|crossing| OWN.lock().unwrap().push((crossing.limit.name(), crossing.limit_bytes)));
+    for _ in 0..2 {
+        let heap = handled.build().unwrap();
+        let block = heap.scope(|| vec![1_u8; 2 << 20]);
+        assert_eq!(*OWN.lock().unwrap(), [("with a handler", 1 << 20)], "once, and not of the parent");
+        drop((block, heap));
+        OWN.lock().unwrap().clear();
+    }
+    // The next in its memory has none.
+    let heap = builder.build().unwrap();
+    drop(heap.scope(|| vec![1_u8; 2 << 20]));
+    assert_eq!(*OWN.lock().unwrap(), []);
+}
+
 /// What is misused through the global allocator ends the process with the line that any family prints.
 #[test]
 #[cfg(unix)]
@@ -886,8 +888,9 @@ fn misuse_is_reported() {
     const NAME: &str = "misuse_is_reported";
     let layout = Layout::from_size_align(64, 8).unwrap();
     let heap = Heap::builder("misused").checks(Checks::Checked).build().unwrap();
+    // The compiler may leave out an allocation that nobody looks at, and its frees.
     // SAFETY: the size is not 0, here and below.
-    let allocate = || heap.scope(|| unsafe { alloc(layout) });
+    let allocate = || black_box(heap.scope(|| unsafe { alloc(layout) }));
     match child::case().as_deref() {
         None => {
             let cases = ["foreign", "twice", "twice in an orphan", "wrong class", "dead heap", "large twice"];

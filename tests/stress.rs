@@ -12,6 +12,8 @@
 mod common;
 #[path = "stress/heaps.rs"]
 mod heaps;
+#[path = "stress/scopes.rs"]
+mod scopes;
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::RefCell;
@@ -32,6 +34,7 @@ use common::pattern;
 use common::random::Random;
 use family_alloc::{Family, families, family};
 use heaps::Traffic;
+use scopes::Scopes;
 
 family! {
     struct Plain;
@@ -239,6 +242,7 @@ struct Shared {
     calls: AtomicU64,
     handed_over: AtomicU64,
     heaps: Traffic,
+    scopes: Scopes,
 }
 
 impl Shared {
@@ -251,6 +255,7 @@ impl Shared {
             calls: AtomicU64::new(0),
             handed_over: AtomicU64::new(0),
             heaps: Traffic::new(),
+            scopes: Scopes::new(),
         }
     }
 
@@ -350,7 +355,8 @@ impl Worker {
             }
             _ if pick % 32 == 0 => self.send_parcel(way, wanted.size().min(2048), id),
             _ if pick % 32 == 1 => look_around(which, pick),
-            _ if pick % 32 < 16 => self.shared.heaps.step(id, size),
+            _ if pick % 32 < 12 => self.shared.heaps.step(id, size),
+            _ if pick % 32 < 24 => self.shared.scopes.step(id, size),
             _ => self.free_one(pick),
         }
         if self.held.len() > HELD_MOST {
@@ -488,6 +494,7 @@ fn everything_at_once() {
     }
     shared.take_left(usize::MAX).into_iter().for_each(Slot::free);
     shared.heaps.end();
+    shared.scopes.end();
 
     let (calls, handed_over) = (shared.calls.load(Relaxed), shared.handed_over.load(Relaxed));
     println!("{calls} calls by {threads} threads, {handed_over} slots freed by others, {} looks", looks.load(Relaxed));

@@ -7,6 +7,7 @@
 //! | [`layouts`] | one or a few layouts, as impossible as `Layout` allows | an error, or memory that is aligned and can be written at both ends; then the counters are what they were |
 //! | [`schedules`] | who of up to four threads does which step next, threads ending and starting | as for `operations`, whoever frees what |
 //! | [`heaps`] | make, clone, limit, reset and drop heaps and local heaps, allocate, resize and free in them, on two threads | alignment, no overlap, contents, zero, counters; a heap ends with its last handle, and none is left |
+//! | [`scopes`] | make and drop heaps, enter and leave scopes in any order, allocate, resize and free through a global allocator, on two threads | the scope that is current, alignment, no overlap, contents, zero, whose a block is; no heap and no orphan is left |
 //! | [`misuse`] | steps, and among them wrong frees, wrong resizes, stale writes and overflows | what is wrong is reported, with the right kind where the model knows it; what is not reported harms nothing: live slots never overlap and keep their contents |
 //!
 //! Every execution begins with families that hold nothing and have given their memory back, so that an input does the same
@@ -28,9 +29,11 @@ mod layouts;
 mod misuse;
 mod operations;
 mod schedules;
+mod scopes;
 
 pub use heaps::heaps;
 pub use layouts::layouts;
 pub use misuse::{Misuses, misuse};
 pub use operations::operations;
 pub use schedules::schedules;
+pub use scopes::scopes;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use family_alloc_fuzz::{heaps, layouts, misuse, operations, schedules};
+use family_alloc_fuzz::{heaps, layouts, misuse, operations, schedules, scopes};
 
 /// The targets share their families, and compare what these count: one at a time.
 static TURN: Mutex<()> = Mutex::new(());
@@ -43,6 +43,11 @@ fn schedules_keep_every_promise() {
 #[test]
 fn heaps_come_and_go() {
     assert!(replay("heaps", heaps) > 500, "hardly any steps");
+}
+
+#[test]
+fn scopes_are_entered_and_left() {
+    assert!(replay("scopes", scopes) > 500, "hardly any steps");
 }
 
 #[test]

@@ -25,6 +25,9 @@ use crate::size_class::SizeClass;
 use crate::sync::{AtomicU32, Cell, Relaxed};
 use crate::thread_pages::ThreadPages;
 
+/// So many exchanges make a cache worth what it takes to make and to empty it.
+const PAYING_EXCHANGES: u32 = 8;
+
 /// Places of the arrays that a magazine gets one after another.
 const ARRAYS: [usize; 4] = [8, 32, 128, MAGAZINE_SLOTS];
 
@@ -181,7 +184,11 @@ impl ThreadCache {
         if capacity == most {
             return;
         }
-        let wanted = if capacity == 0 { first_slots(class, checks, most) } else { most.min(2 * capacity) };
+        let wanted = match capacity {
+            // An array that is there already is one that the thread has earned with the heap before.
+            0 => first_slots(class, checks, most).max(most.min(magazine.places() / 2)),
+            _ => most.min(2 * capacity),
+        };
         let more = (wanted - capacity) * class.slot_bytes();
         if (checks.is_hardened() || self.admits(class, more)) && self.has_array(class, wanted) {
             magazine.set_capacity(self.cache.tally(), wanted);
@@ -240,6 +247,11 @@ impl ThreadCache {
         if self.lately.replace(0) < CALM_EXCHANGES && !self.family.checks.is_hardened() {
             self.rest();
         }
+    }
+
+    /// Whether the heap has been worth a cache.
+    pub(crate) fn has_paid(&self) -> bool {
+        self.exchange_count.get() >= PAYING_EXCHANGES
     }
 
     /// Whether no slots have been exchanged since this was last asked.
@@ -308,11 +320,12 @@ impl FamilyCore {
     pub(crate) unsafe fn renew_cache(&'static self, place: NonNull<ThreadCache>) {
         // SAFETY: the same contract: a cache that stands as it was.
         let old = unsafe { place.as_ref() };
-        let (pages, arrays) = (old.pages, old.cache.arrays());
+        let (pages, arrays, granted) = (old.pages, old.cache.arrays(), old.granted_bytes.get());
         // SAFETY: the same contract; all heaps have as many classes.
         unsafe { self.make_cache(place, pages) };
         // SAFETY: made just now.
         let cache = unsafe { place.as_ref() };
+        cache.granted_bytes.set(granted.min(self.cache_bytes()));
         // SAFETY: arrays of the cache that stood there, which were its alone.
         unsafe { cache.cache.adopt(&arrays) };
     }
@@ -351,9 +364,10 @@ impl FamilyCore {
         unsafe { place.write(new) };
         // SAFETY: written just now; it stays until the thread gives its pages back, after `retire_cache` (F2).
         let cache: &'static ThreadCache = unsafe { place.as_ref() };
+        let directory = Directory::of(self.unit_shift);
         cache
             .cache
-            .equip(Directory::of(self.unit_shift).view(), self.heap_id(), |index| self.tag(self.classes.class(index)));
+            .equip(directory.view(), directory.telling(), self.heap_id(), |index| self.tag(self.classes.class(index)));
         cache.cache.set_whole(place.as_ptr().cast());
         if self.checks.is_hardened() {
             cache.cache.seed(os::random());
@@ -387,6 +401,8 @@ impl FamilyCore {
             let Some(cache) = caches.first else { return };
             // What other threads had before a fork may be in the middle of a change: that stays out there.
             if cache.process.get() == process {
+                // M6: its thread may be freeing without a handle.
+                cache.cache.shut();
                 self.flush_all(cache.cache);
             }
             caches.unlink(cache);

@@ -30,7 +30,7 @@ pub type LimitHandler = fn(&LimitCrossing);
 
 static HANDLER: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
-/// Sets the function that is told, once for each time that a family comes to hold more than its limit. That happens where
+/// Sets the function that is told of heaps and families that have no [handler of their own](crate::HeapBuilder::limit_handler), once for each time that a family comes to hold more than its limit. That happens where
 /// limits are [soft](crate::Scoped#limits-are-soft), and where a limit is set below what is held; a refusal is no crossing. Nobody is told
 /// when a family is below its limit again.
 ///

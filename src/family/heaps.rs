@@ -18,10 +18,11 @@
 //! a core, but for a thread that takes its cache out of the list, under the lock of the caches. Then it has no
 //! large allocations, no caches in its list, and no slabs but those whose guards the system keeps. **E2** A cache
 //! is found by number and generation, of which none comes twice (G2): a thread that still has one of
-//! a dead heap can do nothing with it but give its place to another heap's. **E3** An orphan has no caches,
+//! a dead heap can do nothing with it but give its place to another heap's; its door is shut (M6 in `magazine`). **E3** An orphan has no caches,
 //! and allocates nothing: what comes back goes to its bins, which then know what is live.
 
-use super::life::{Life, Standing};
+use super::crossings::LimitHandler;
+use super::life::{Life, Settled, Standing};
 use super::names::NamePlace;
 use super::{CLASS_BITS, FamilyCore, depot_memory};
 use crate::bin::Bin;
@@ -39,7 +40,7 @@ use crate::waiting;
 /// Cores that are mapped together.
 const CORES_AT_ONCE: usize = 64;
 /// Bytes of units of a size that may hold memory after a heap has ended: the next ones get them.
-const WARM_BYTES: usize = 512 << 10;
+const WARM_BYTES: usize = 2 << 20;
 const UNIT_SIZES: usize = (*UNIT_SHIFTS.end() - *UNIT_SHIFTS.start() + 1) as usize;
 /// Kinds of heaps whose cores cannot stand for each other: unit sizes, modes, rules for huge pages.
 const KINDS: usize = UNIT_SIZES * 4 * 3;
@@ -48,6 +49,8 @@ const KINDS: usize = UNIT_SIZES * 4 * 3;
 pub(super) struct HeapPart {
     pub(super) life: Life,
     name: NamePlace,
+    /// Who is told that the heap's limit was crossed, if not the one that is told for all.
+    pub(super) limit_handler: Settled<Option<LimitHandler>>,
     /// The next of the dead ones.
     next: Cell<Option<&'static FamilyCore>>,
 }
@@ -65,6 +68,7 @@ pub(crate) struct HeapOptions {
     /// Bytes, and who is charged as well.
     pub(crate) limit: usize,
     pub(crate) parent: Option<&'static FamilyCore>,
+    pub(crate) limit_handler: Option<LimitHandler>,
 }
 
 impl HeapOptions {
@@ -76,6 +80,7 @@ impl HeapOptions {
         huge_pages: HugePages::Never,
         limit: usize::MAX,
         parent: None,
+        limit_handler: None,
     };
 
     fn kind(&self) -> usize {
@@ -205,7 +210,12 @@ impl HeapPart {
 impl FamilyCore {
     /// A core for one heap after another.
     const fn for_heaps(self) -> Self {
-        let heap = HeapPart { life: Life::new(), name: NamePlace::new(), next: Cell::new(None) };
+        let heap = HeapPart {
+            life: Life::new(),
+            name: NamePlace::new(),
+            limit_handler: Settled::new(None),
+            next: Cell::new(None),
+        };
         Self { heap: Some(heap), ..self }
     }
 
@@ -272,6 +282,8 @@ impl FamilyCore {
         unsafe { heap.name.store(&self.name, name) }.ok_or(Refusal::NoMemory)?;
         // SAFETY: as above, here and below.
         unsafe { self.cache_bytes.set(options.cache_bytes) };
+        // SAFETY: as above.
+        unsafe { heap.limit_handler.set(options.limit_handler) };
         self.set_limit(options.limit);
         self.forget_crossings();
         if let Some(parent) = options.parent {
@@ -342,12 +354,6 @@ impl FamilyCore {
         self.heap.as_ref().map_or(Standing::Alive, |heap| heap.life.hold_by_block())
     }
 
-    /// One handle more of a heap of which the caller has a live block, if that can be had without waiting for anybody.
-    #[inline(always)]
-    pub(crate) fn hold_at_once(&self) -> bool {
-        self.heap.as_ref().is_some_and(|heap| heap.life.hold_at_once())
-    }
-
     /// Whether this is a heap without handles that others hold.
     pub(crate) fn is_orphan(&self) -> bool {
         self.heap.as_ref().is_some_and(|heap| heap.life.is_orphan())
@@ -375,9 +381,13 @@ impl FamilyCore {
     fn end(&'static self) -> Option<&'static Self> {
         let heap = self.heap.as_ref()?;
         self.drain_caches();
-        let mut live = self.large.figures().count;
+        let has_large = self.large.was_used();
+        let mut live = if has_large { self.large.figures().count } else { 0 };
         for class in self.all_classes() {
             let (bin, geometry, depot) = self.bin(class);
+            if bin.counts(&geometry).slab_count == 0 {
+                continue;
+            }
             bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
             live += bin.counts(&geometry).out_slots;
         }
@@ -385,7 +395,9 @@ impl FamilyCore {
             heap.life.orphan(live);
             return None;
         }
-        self.large.release_spare();
+        if has_large {
+            self.large.release_spare();
+        }
         if !self.shares_units() || self.pool().lock().dirty_count << self.unit_shift > WARM_BYTES {
             purge::trim_units(self.pool(), self.unit_shift, self.checks, os::milliseconds());
         }

@@ -324,7 +324,11 @@ impl FamilyCore {
     fn tell_of_crossing(&'static self) {
         if self.take_crossing() {
             let (limit_bytes, charged_bytes) = (self.limit(), self.charged_bytes());
-            crossings::call(&LimitCrossing { limit: FamilyRef::of(self), limit_bytes, charged_bytes });
+            let crossing = LimitCrossing { limit: FamilyRef::of(self), limit_bytes, charged_bytes };
+            match self.heap.as_ref().and_then(|heap| heap.limit_handler.get()) {
+                Some(handler) => handler(&crossing),
+                None => crossings::call(&crossing),
+            }
         }
     }
 

@@ -70,6 +70,12 @@ pub use registry::{Families, FamilyRef, families};
 const CLASS_BITS: u32 = 7;
 const _: () = assert!(COUNT_MAX <= 1 << CLASS_BITS, "a class fits into its part of the tag");
 
+/// The number of the family that a tag is of.
+#[inline(always)]
+pub(crate) const fn number_of(tag: u32) -> u32 {
+    tag >> CLASS_BITS
+}
+
 /// The shared state of one family; declared by [`family!`](macro@crate::family).
 pub struct FamilyCore {
     name: Settled<&'static str>,
@@ -196,6 +202,13 @@ impl FamilyCore {
     /// How many classes the family has.
     pub(crate) const fn class_count(&self) -> usize {
         self.classes.count(1 << self.unit_shift)
+    }
+
+    /// The number that the family's tags have; 0 until it is first used.
+    #[inline(always)]
+    pub(crate) fn number(&self) -> u32 {
+        // Relaxed: as in `tag`.
+        self.number.load(Relaxed)
     }
 
     /// Whether slabs serve a class.

@@ -41,8 +41,12 @@ fn note(start: usize, bytes: usize, of: Option<&Directory>) {
         // Relaxed: who frees a block of a directory's has had one of it, and has the one it frees: what was noted
         // for both comes before, and the later of the two has seen the earlier, under the lock.
         IS_OUTSIDE.store(1, Relaxed);
+        DIRECTORIES.iter().for_each(|directory| directory.telling.end());
     }
     if let Some(directory) = of {
+        if tags_suffice() {
+            directory.telling.begin(directory.mask.load(Relaxed));
+        }
         // Release: pairs with the Acquire in `is_in_use`. Under the lock, so that whoever notes memory later sees it.
         directory.last.store(start, Release);
     }

@@ -22,6 +22,7 @@
 //! share a tag, and an address inside the stretch shares its tag with no other place in it.
 
 mod apart;
+mod telling;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use core::ptr::NonNull;
 #[cfg(all(unix, not(any(miri, loom))))]
 pub(crate) use apart::lock_of_noted;
 pub(crate) use apart::{note_memory, tags_suffice};
+pub(crate) use telling::{CLOSED, Telling};
 
 use crate::os;
 use crate::sync::{Acquire, AtomicPtr, AtomicU32, AtomicUsize, Cell, Lock, Relaxed, Release, fence};
@@ -287,6 +289,7 @@ pub(crate) struct Directory {
     mask: AtomicUsize,
     /// Where the stretch of H3 begins.
     low: AtomicUsize,
+    telling: Telling,
     /// The address of the region that was claimed last, 0 before there is one; only changed under the lock.
     last: AtomicUsize,
     /// Held while the table is opened or a region claimed; the last lock in the order.
@@ -311,6 +314,7 @@ impl Directory {
             base: AtomicPtr::new(core::ptr::null_mut()),
             mask: AtomicUsize::new(0),
             low: AtomicUsize::new(0),
+            telling: Telling::new(unit_shift),
             last: AtomicUsize::new(0),
             claims: Lock::new(()),
         }
@@ -478,6 +482,7 @@ impl Directory {
         let (table, bytes) =
             core::iter::successors(Some(bytes), less).find_map(|bytes| Some((os::reserve_readable(bytes)?, bytes)))?;
         self.mask.store(bytes - TAG_BYTES, Relaxed);
+        self.telling.set_table(table.as_ptr());
         // Release: publishes the mask to `view`.
         self.base.store(table.as_ptr(), Release);
         Some(())

@@ -6,7 +6,7 @@ use core::fmt;
 
 use super::Heap;
 use crate::checks::Checks;
-use crate::family::{FamilyCore, HeapOptions, Refusal};
+use crate::family::{FamilyCore, HeapOptions, LimitHandler, Refusal};
 use crate::front::Family;
 use crate::huge_pages::HugePages;
 
@@ -122,6 +122,32 @@ impl<'name> HeapBuilder<'name> {
     /// allocator would have to return null, in scopes, nothing is refused: there the limit is [soft](crate::Scoped#limits-are-soft).
     pub const fn limit(mut self, bytes: usize) -> Self {
         self.options.limit = bytes;
+        self
+    }
+
+    /// A function that is told when this heap comes to hold more than its limit, instead of the one that
+    /// [`set_limit_handler`](crate::set_limit_handler) has set; when, and what it may do, is said there.
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    ///
+    /// use family_alloc::{Heap, Scoped, family};
+    ///
+    /// family! { struct Home; }
+    ///
+    /// #[global_allocator]
+    /// static GLOBAL: Scoped<Home> = Scoped::new();
+    ///
+    /// static OVER: AtomicUsize = AtomicUsize::new(0);
+    ///
+    /// let query = Heap::builder("query").limit(1 << 16).limit_handler(|_| _ = OVER.fetch_add(1, Relaxed)).build()?;
+    /// let rows = query.scope(|| vec![0_u8; 1 << 20]);
+    /// assert_eq!(OVER.load(Relaxed), 1);
+    /// # drop(rows);
+    /// # Ok::<(), family_alloc::HeapError>(())
+    /// ```
+    pub const fn limit_handler(mut self, handler: LimitHandler) -> Self {
+        self.options.limit_handler = Some(handler);
         self
     }
 

@@ -20,7 +20,7 @@ use crate::thread;
 /// # The end of a heap
 ///
 /// When the last handle goes and nothing is live, all memory of the heap goes back at once, what threads have cached of it
-/// included; at most 512 KiB of each slab size, over all heaps, wait for the next heap and go to the system a second later. A
+/// included; at most 2 MiB of each slab size, over all heaps, wait for the next heap and go to the system a second later. A
 /// collection that is leaked (`Vec::leak`, [`core::mem::forget`]) leaks its handle, and so keeps its heap for good. What was
 /// taken out of its collection without the handle, as by `Box::into_raw`, keeps the heap too, and so does what was allocated in a
 /// [scope](Self::scope): the heap is an *orphan* when the last handle goes, shown by [`families`](crate::families()), until the last of

@@ -24,6 +24,12 @@ impl Larges {
         note_memory(start, bytes);
     }
 
+    /// Whether there has ever been memory for one.
+    pub(crate) fn was_used(&self) -> bool {
+        // Relaxed: for who has the family to itself.
+        self.first_below_end.load(Relaxed) != 0
+    }
+
     /// Whether a live allocation begins at an address; most often two loads say that none does.
     pub(crate) fn begins(&self, address: usize) -> bool {
         let (first, last) = (!self.first_below_end.load(Relaxed), self.last.load(Relaxed));

@@ -4,9 +4,13 @@ use core::ptr::NonNull;
 
 use super::quarantine::Random;
 use super::{Magazine, Tally};
-use crate::header::View;
+use crate::header::{CLOSED, Telling, View};
 use crate::size_class::{COUNT_MAX, NATURAL_COUNT, SizeClass};
-use crate::sync::{Cell, Relaxed};
+use crate::sync::{Acquire, AtomicU32, Cell, Relaxed, Release, give_way};
+
+/// A cache's door: open, or its thread is in for one free, or who ended the heap has shut it for good.
+const OPEN: u32 = 0;
+const SHUT: u32 = 1;
 
 /// Where a magazine's array begins, and its places.
 pub(super) type Array = (*mut usize, u16);
@@ -15,6 +19,8 @@ pub(super) type Array = (*mut usize, u16);
 #[repr(C, align(64))]
 pub struct Cache<M: ?Sized = [Magazine]> {
     pub(super) view: Cell<View>,
+    /// The same tags, for addresses that may be any family's.
+    telling: Cell<&'static Telling>,
     /// The heap that it is a cache of, by number and generation; 0 for static families.
     pub(super) heap: Cell<u64>,
     /// Where the slabs begin in a region that is known to be the family's: the last that a slot was freed in. Only where the
@@ -25,6 +31,8 @@ pub struct Cache<M: ?Sized = [Magazine]> {
     pub(super) tally: Tally,
     /// What the cache is a part of, for who made it; null in the empty cache.
     pub(super) whole: Cell<*const ()>,
+    /// See [`enter`](Cache::enter).
+    door: AtomicU32,
     pub(super) magazines: M,
 }
 
@@ -48,11 +56,13 @@ impl<const COUNT: usize> Cache<[Magazine; COUNT]> {
     pub(crate) const fn empty() -> Self {
         Self {
             view: Cell::new(View::CLOSED),
+            telling: Cell::new(&CLOSED),
             heap: Cell::new(0),
             slabs: Cell::new(0),
             random: Random::new(),
             tally: Tally::new(),
             whole: Cell::new(core::ptr::null()),
+            door: AtomicU32::new(OPEN),
             magazines: [const { Magazine::empty() }; COUNT],
         }
     }
@@ -62,6 +72,50 @@ impl Cache {
     /// Bytes of a cache of so many classes.
     pub(crate) const fn bytes(count: usize) -> usize {
         size_of::<Cache<[Magazine; 0]>>() + count * size_of::<Magazine>()
+    }
+
+    /// Lets the owner use the cache of a heap of which it holds no handle, until it [leaves](Self::leave). `false`: that heap has
+    /// ended, or is ending. While it is in, who ends the heap waits (M6).
+    #[inline(always)]
+    fn enter(&self) -> bool {
+        // Acquire, so that what follows comes after it. It pairs with no Release: the door that its thread leaves it has
+        // left itself, and the one that is shut is shut.
+        self.door.fetch_or(SHUT, Acquire) & SHUT == OPEN
+    }
+
+    /// Ends what [`enter`](Self::enter) has begun.
+    #[inline(always)]
+    fn leave(&self) {
+        // Release: pairs with the Acquire in `shut`.
+        self.door.store(OPEN, Release);
+    }
+
+    /// Puts a slot into its magazine, for the owner, who may hold no handle, if the slot's tag says that it belongs there and
+    /// there is room. Its client has given it up. Not where slots have states.
+    #[inline(always)]
+    pub(crate) fn take_back(&self, tag: u32, class: SizeClass, address: usize) -> bool {
+        let magazine = self.magazine(class);
+        if tag != magazine.tag() {
+            return false;
+        }
+        if self.heap() == 0 {
+            return magazine.push(address);
+        }
+        self.enter() && {
+            let is_pushed = magazine.push(address);
+            self.leave();
+            is_pushed
+        }
+    }
+
+    /// Keeps the owner out for good, for who has ended the heap: all handles are gone.
+    pub(crate) fn shut(&self) {
+        let mut waited = 0;
+        // Acquire: pairs with the Release in `leave`, so that what was pushed is seen.
+        while self.door.compare_exchange(OPEN, SHUT, Acquire, Relaxed).is_err() {
+            give_way(waited);
+            waited = waited.saturating_add(1);
+        }
     }
 
     /// Makes memory a cache of so many classes, without slots, room or family.
@@ -107,6 +161,12 @@ impl Cache {
         self.view.get()
     }
 
+    /// The tag of an address that may be any family's: that of a magazine here only if it is one of its slots.
+    #[inline(always)]
+    pub(crate) fn telling_tag(&self, address: usize) -> u32 {
+        self.telling.get().tag(address)
+    }
+
     #[inline(always)]
     pub(crate) fn slabs(&self) -> usize {
         self.slabs.get()
@@ -145,8 +205,11 @@ impl Cache {
     }
 
     /// Gives the cache its family: what addresses are looked up in, the heap if it is one, and each class's tag.
-    pub(crate) fn equip(&self, view: View, heap: u64, tag: impl Fn(usize) -> u32) {
+    pub(crate) fn equip(&self, view: View, telling: &'static Telling, heap: u64, tag: impl Fn(usize) -> u32) {
         self.view.set(view);
+        self.telling.set(telling);
+        // Another cache may have stood here, as below.
+        self.door.store(OPEN, Relaxed);
         self.heap.set(heap);
         self.tally.reset();
         for (index, magazine) in self.magazines.iter().enumerate() {

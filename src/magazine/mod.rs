@@ -19,7 +19,9 @@
 //! magazines have `bottom = top = end` and no fresh bytes. **M4** While `room` is above 0, at least so
 //! many places are free between `top` and `end`: it is set to their number, each push takes one off,
 //! and a pop leaves it as it is. Hardened families push without it. **M5**, what a thread has
-//! allocated and freed, is said in [`tally`].
+//! allocated and freed, is said in [`tally`]. **M6** A heap's cache belongs to who ended the heap once
+//! that has shut its door; its thread uses it while it holds a handle, which keeps the heap from
+//! ending, or while it is in that door.
 
 mod cache;
 mod quarantine;
@@ -185,6 +187,11 @@ impl Magazine {
         (self.end.get().addr() - self.bottom.load(Relaxed).addr()) / size_of::<usize>()
     }
 
+    /// Places of the array.
+    pub(crate) fn places(&self) -> usize {
+        usize::from(self.places.get())
+    }
+
     /// Whether the array has places for so many slots.
     pub(crate) fn has_places(&self, count: usize) -> bool {
         count <= usize::from(self.places.get())
@@ -297,7 +304,7 @@ mod tests {
     fn a_magazine_gives_back_what_it_got_oldest_first_to_the_bin() {
         let (mut few, mut many) = (vec![0usize; 8], vec![0usize; 128]);
         let cache: &Cache = &Cache::<[Magazine; COUNT_MAX]>::empty();
-        cache.equip(View::CLOSED, 0, |index| index as u32 + 1);
+        cache.equip(View::CLOSED, &crate::header::CLOSED, 0, |index| index as u32 + 1);
         let class = SizeClass::natural(6);
         let magazine = cache.magazine(class);
         assert_eq!((magazine.pop(), magazine.carve(64), magazine.tag()), (None, None, 7));

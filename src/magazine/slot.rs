@@ -3,12 +3,14 @@
 use core::ptr::NonNull;
 
 use super::{Cache, EMPTY, Magazine};
-use crate::size_class::COUNT_MAX;
+use crate::size_class::{COUNT_MAX, NATURAL_COUNT};
 use crate::sync::Cell;
 
 /// The thread-local of one family: the calling thread's cache of it, or the empty one.
 pub struct CacheSlot {
     cache: Cell<*const Cache<[Magazine; 0]>>,
+    /// The cache that global allocations go to whose home the family is: see `thread::scopes`.
+    current: Cell<*const Cache<[Magazine; 0]>>,
     /// Slow calls since `since`, and the milliseconds, modulo 2³², of the first of them.
     calls: Cell<u32>,
     since: Cell<u32>,
@@ -18,7 +20,8 @@ impl CacheSlot {
     /// No cache yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { cache: Cell::new((&raw const EMPTY).cast()), calls: Cell::new(0), since: Cell::new(0) }
+        let empty = (&raw const EMPTY).cast();
+        Self { cache: Cell::new(empty), current: Cell::new(empty), calls: Cell::new(0), since: Cell::new(0) }
     }
 
     /// The thread's cache of the family, which has so many classes, or the empty one.
@@ -28,6 +31,18 @@ impl CacheSlot {
         // SAFETY: the slot holds the static empty cache, which has as many classes as any, or one of the family's that stays until it
         // is taken out here again (F2 in `family`).
         unsafe { &*Cache::of_classes(self.cache.get(), class_count) }
+    }
+
+    /// The cache that global allocations go to, which has the natural classes; or the empty one.
+    #[inline(always)]
+    pub(crate) fn current(&self) -> &'static Cache {
+        // SAFETY: as in `get`: what is set below is a cache that stays until it is taken out here again (V2 in `thread::scopes`).
+        unsafe { &*Cache::of_classes(self.current.get(), NATURAL_COUNT) }
+    }
+
+    /// Lets global allocations go to a cache with the natural classes, or for now to none.
+    pub(crate) fn set_current(&self, cache: &'static Cache) {
+        self.current.set(core::ptr::from_ref(cache).cast());
     }
 
     /// What the thread's cache of the family is a part of; `None` for the empty one.
@@ -43,6 +58,7 @@ impl CacheSlot {
     /// Leaves the thread without a cache, which has to be earned again.
     pub(crate) fn clear(&self) {
         self.cache.set((&raw const EMPTY).cast());
+        self.current.set((&raw const EMPTY).cast());
         self.calls.set(0);
     }
 

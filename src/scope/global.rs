@@ -5,11 +5,12 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use super::owner;
-use crate::__private::{reallocate, slot_start};
-use crate::front::{Family, allocate_if_cached, deallocate_if_cached, is_cached_slot};
+use crate::__private::slot_start;
+use crate::checks::Checks;
+use crate::front::{Family, Handle, allocate_if_cached, deallocate_if_cached};
 use crate::header::tags_suffice;
 use crate::large::GROWN_FROM_BYTES;
-use crate::magazine::Magazine;
+use crate::magazine::Cache;
 use crate::size_class::{Classes, NATURAL_COUNT, SizeClass};
 use crate::thread::scopes;
 
@@ -87,39 +88,47 @@ impl<Home: Family> core::fmt::Debug for Scoped<Home> {
 
 /// The natural class of a layout, if a cache has it.
 #[inline(always)]
-fn class(layout: Layout) -> Option<SizeClass> {
+pub(super) fn class(layout: Layout) -> Option<SizeClass> {
     let class = Classes::Natural.of(layout, 1);
     // `GlobalAlloc` asks for at least one byte. What no slab holds has an index beyond all classes.
     (class.index() < NATURAL_COUNT).then_some(class)
 }
 
-/// A slot of the scope's cache, if that has one.
-#[inline(always)]
-fn pop(layout: Layout) -> Option<(usize, SizeClass)> {
-    let class = class(layout)?;
-    // What lies where the home's tags tell nothing apart is not handed out so (V4 in `owner`).
-    if tags_suffice() { scopes::cache().magazine(class).pop().map(|address| (address, class)) } else { None }
-}
+/// Lets the compiler put what follows aside, which is a call.
+#[cold]
+#[inline]
+fn hardly_ever() {}
 
 /// A slot where it begins. The provenance of every region is exposed where it is claimed.
 #[inline(always)]
-fn slot(address: usize) -> *mut u8 {
+pub(super) fn slot(address: usize) -> *mut u8 {
     core::ptr::with_exposed_provenance_mut(address)
 }
 
-/// The magazine of the scope's cache that a slot belongs to, if its tag says so.
-#[inline(always)]
-fn owning(ptr: *mut u8, layout: Layout) -> Option<&'static Magazine> {
-    let cache = scopes::cache();
-    let magazine = cache.magazine(class(layout)?);
-    let is_own = cache.view().tag(ptr.addr(), scopes::unit_shift()) == magazine.tag();
-    (is_own && tags_suffice()).then_some(magazine)
-}
+impl<Home: Family> Scoped<Home> {
+    /// Whether slots of the home need nothing but a cache, as those of scopes that have one.
+    pub(super) const IS_PLAIN: bool =
+        matches!(Home::CLASSES, Classes::Natural) && matches!(Home::CHECKS, Checks::Default | Checks::Unchecked);
 
-/// Puts a slot back into the scope's cache, if its tag says that it belongs there and there is room; its client has given it up.
-#[inline(always)]
-pub(super) fn take_back(ptr: *mut u8, layout: Layout) -> bool {
-    owning(ptr, layout).is_some_and(|magazine| magazine.push(ptr.expose_provenance()))
+    /// The plain cache that the thread's calls go to: the scope's, or outside of all scopes the home's. The empty one where
+    /// there is none.
+    #[inline(always)]
+    pub(super) fn cache() -> &'static Cache {
+        Home::default().slot().current()
+    }
+
+    /// Whether a call goes to a home that is not plain.
+    #[inline(always)]
+    fn is_at_other_home() -> bool {
+        !Self::IS_PLAIN && !scopes::is_inside()
+    }
+
+    /// Whether a slot is one of the cache that calls go to.
+    #[inline(always)]
+    pub(super) fn is_own(ptr: *mut u8, layout: Layout) -> bool {
+        let cache = Self::cache();
+        class(layout).is_some_and(|class| cache.telling_tag(ptr.addr()) == cache.magazine(class).tag())
+    }
 }
 
 // SAFETY: each call is the engine's, which neither unwinds nor asks the global allocator for memory; what a family has handed out goes
@@ -127,44 +136,57 @@ pub(super) fn take_back(ptr: *mut u8, layout: Layout) -> bool {
 unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
     #[inline(always)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if scopes::is_inside() {
-            return match pop(layout) {
-                Some((address, _)) => slot(address),
+        if Self::is_at_other_home() {
+            return match allocate_if_cached(Home::default(), layout) {
+                Some(address) => slot(address),
                 None => owner::allocate::<Home, false>(layout),
             };
         }
-        match allocate_if_cached(Home::default(), layout) {
+        match class(layout).and_then(|class| Self::cache().magazine(class).pop()) {
             Some(address) => slot(address),
-            None => owner::allocate_home::<Home, false>(layout),
+            None => {
+                hardly_ever();
+                owner::allocate::<Home, false>(layout)
+            }
         }
     }
 
     #[inline(always)]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if scopes::is_inside() {
-            let Some((address, class)) = pop(layout) else { return owner::allocate::<Home, true>(layout) };
-            // SAFETY: a slot of that length that was just allocated.
-            unsafe { slot(address).write_bytes(0, class.slot_bytes()) };
-            return slot(address);
+        match class(layout).and_then(|class| Self::cache().magazine(class).pop()) {
+            Some(address) => {
+                // SAFETY: a slot of at least that length that was just allocated.
+                unsafe { slot(address).write_bytes(0, layout.size()) };
+                slot(address)
+            }
+            None => {
+                hardly_ever();
+                owner::allocate::<Home, true>(layout)
+            }
         }
-        owner::allocate_home::<Home, true>(layout)
     }
 
     #[inline(always)]
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         // SAFETY: an allocated pointer is not null.
         let memory = unsafe { NonNull::new_unchecked(ptr) };
-        if scopes::is_inside() {
-            if !take_back(ptr, layout) {
-                // SAFETY: the caller promises that it is live, with this layout.
-                unsafe { owner::deallocate_inside::<Home>(memory, layout) };
+        let class = Classes::Natural.of(layout, 1);
+        let mut tag = 0;
+        let is_taken = if Self::is_at_other_home() {
+            // SAFETY: the caller's promise, if it is a slot of this family's, as its tag says (V4 in `owner`).
+            tags_suffice() && unsafe { deallocate_if_cached(Home::default(), memory, layout) }
+        } else {
+            class.index() < NATURAL_COUNT && {
+                let (cache, address) = (Self::cache(), ptr.expose_provenance());
+                let magazine = cache.magazine(class);
+                tag = cache.telling_tag(address);
+                tag == magazine.tag() && magazine.push(address)
             }
-            return;
-        }
-        // SAFETY: the caller's promise, if it is a slot of this family's; V4 in `owner`.
-        if !unsafe { deallocate_if_cached(Home::default(), memory, layout) } {
+        };
+        if !is_taken {
+            hardly_ever();
             // SAFETY: the caller promises that it is live, with this layout.
-            unsafe { owner::deallocate::<Home>(memory, layout) };
+            unsafe { owner::deallocate::<Home>(memory, layout, tag, class.index()) };
         }
     }
 
@@ -172,35 +194,28 @@ unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: an allocated pointer is not null.
         let memory = unsafe { NonNull::new_unchecked(ptr) };
-        if scopes::is_inside() {
-            // SAFETY: the caller promises that the rounded size does not overflow.
-            let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
-            if let Some(magazine) = owning(ptr, layout) {
-                if class(layout) == class(new) {
-                    return ptr;
-                }
-                // What is longer may grow on where no slots are.
-                let moved = if new_size < GROWN_FROM_BYTES { pop(new) } else { None };
-                if let Some((address, _)) = moved {
-                    let kept = layout.size().min(new_size);
-                    // SAFETY: both are live and at least that long; a new slot overlaps no live one.
-                    unsafe { core::ptr::copy_nonoverlapping(ptr, slot(address), kept) };
-                    if !magazine.push(ptr.expose_provenance()) {
-                        // SAFETY: the contents have been copied, and the caller gives the old slot up.
-                        unsafe { owner::deallocate_inside::<Home>(memory, layout) };
-                    }
-                    return slot(address);
-                }
+        // SAFETY: the caller promises that the rounded size does not overflow.
+        let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        if Self::is_own(ptr, layout) {
+            if class(layout) == class(new) {
+                return ptr;
             }
-        } else if is_cached_slot(Home::default(), memory, layout) {
-            // SAFETY: the caller's promise is the one asked for here, and the tag says that it is this family's (V4 in `owner`).
-            let resized = unsafe { reallocate(Home::default(), ptr, layout, new_size) };
-            if !resized.is_null() {
-                return resized;
+            // What is longer may grow on where no slots are.
+            let new_class = class(new).filter(|_| new_size < GROWN_FROM_BYTES);
+            if let Some(address) = new_class.and_then(|class| Self::cache().magazine(class).pop()) {
+                let kept = layout.size().min(new_size);
+                // SAFETY: both are live and at least that long; a new slot overlaps no live one.
+                unsafe { core::ptr::copy_nonoverlapping(ptr, slot(address), kept) };
+                let magazine = class(layout).map(|class| Self::cache().magazine(class));
+                if !magazine.is_some_and(|magazine| magazine.push(ptr.expose_provenance())) {
+                    // SAFETY: the contents have been copied, and the caller gives the old slot up.
+                    unsafe { owner::deallocate_elsewhere::<Home>(memory, layout) };
+                }
+                return slot(address);
             }
         }
         // SAFETY: the caller's promise is the one asked for here.
-        unsafe { owner::reallocate::<Home>(memory, layout, new_size) }
+        unsafe { owner::reallocate::<Home>(memory, layout, new) }
     }
 }
 

@@ -12,6 +12,8 @@
 mod future;
 mod global;
 mod owner;
+#[cfg(feature = "tracing")]
+mod spans;
 #[cfg(test)]
 mod tests;
 
@@ -20,10 +22,12 @@ use std::thread::JoinHandle;
 
 pub use future::{InHeap, InHeapFuture};
 pub use global::Scoped;
+#[cfg(feature = "tracing")]
+pub use spans::{OutsideScopes, ScopeLayer};
 
 use crate::family::{FamilyCore, FamilyRef, Held};
 use crate::heap::{Heap, Parent};
-use crate::thread::scopes;
+use crate::thread::scopes::{self, Entry};
 
 /// What a thread can enter: a [`Heap`], or a static family by its value. Heaps have the same functions themselves.
 ///
@@ -80,10 +84,9 @@ pub struct Entered {
 impl Entered {
     /// Makes a family current, or none.
     fn new(family: Option<Held>) -> Self {
-        let depth = scopes::depth().saturating_add(1);
-        let previous = scopes::set(family.map(Held::keep), depth);
+        let Entry { before, depth, number } = scopes::enter(family.map(Held::keep));
         // V3: the handle that the thread-local had.
-        Self { previous: previous.map(Held::kept), depth, entry: scopes::note_entry(depth), stays: PhantomData }
+        Self { previous: before.map(Held::kept), depth, entry: number, stays: PhantomData }
     }
 }
 
@@ -94,7 +97,7 @@ impl Drop for Entered {
             // It was left with one that it was entered in: the handle goes.
             return;
         }
-        let left = scopes::set(previous.map(Held::keep), self.depth - 1);
+        let left = scopes::leave(previous.map(Held::keep), self.depth);
         if let Some(left) = left.map(Held::kept) {
             left.tell_of_crossings();
         }

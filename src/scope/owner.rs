@@ -1,28 +1,27 @@
-//! Whose an allocation is, where a cache alone does not tell; and what is done with it then.
+//! Whose an allocation is, where the cache that calls go to does not tell; and what is done with it then.
 //!
 //! | it is of | found by | meanwhile |
 //! | --- | --- | --- |
-//! | the home | its tag in the thread's cache | – |
-//! | the heap of which the thread used its cache last | the same, and number and generation | the heap is held: the block lets it be (G3 in `family::life`) |
-//! | any family | the tag in any directory, or the large allocation that begins there | as above; an orphan lives by its blocks |
+//! | the scope, or outside of all scopes the home | its tag in the thread's cache | – |
+//! | a family of which the thread has a plain cache | the same, in the cache that is in the tag's place of `OWNERS` | a heap's cache is entered (M6) |
+//! | any family | the tag in any directory, or the large allocation that begins there | the heap is held: the block lets it be (G3 in `family::life`); an orphan lives by its blocks |
 //! | nobody | – | the home reports it |
 //!
-//! **V4** What is handed out here lies where the tags of the home's directory tell addresses apart, so outside of all scopes the home's
-//! tag alone says that a slot is the home's. Any memory does on any usual system; where some does not, only what is
-//! looked at is handed out, and the home serves instead. That can be looked at once the home's directory is in use, so a scope's cache
-//! serves nothing before.
+//! **V4** A tag alone says whose a slot is only while all memory lies in the stretches of all directories. So caches are looked
+//! at with tags that are 0 from when that has ended (H4 in `header::telling`), and what is found then is found by the last
+//! but one row, where each directory says whether it tells the address apart.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::global::{allocate_here, start, take_back};
+use super::Scoped;
+use super::global::{allocate_here, class, slot, start};
 use crate::checks::Checks;
 use crate::family::{
-    FamilyCore, Standing, ThreadCache, note_large, owner_of_large, owner_of_slab, slot_of_none, softly,
+    FamilyCore, HeapOptions, Standing, note_large, number_of, owner_of_large, owner_of_slab, slot_of_none, softly,
 };
 use crate::front::{
-    Family, Handle, allocate_exact, allocate_zeroed_exact, deallocate_exact, deallocate_if_cached, is_cached_slot,
-    resize_exact,
+    Family, Handle, allocate_exact, allocate_zeroed_exact, deallocate_exact, is_cached_slot, resize_exact,
 };
 use crate::header::{Directory, UNIT_SHIFTS, tags_suffice};
 use crate::large::GROWN_FROM_BYTES;
@@ -106,66 +105,43 @@ fn allocate_of<H: Handle, const ZEROED: bool>(handle: H, layout: Layout) -> Opti
     if ZEROED { allocate_zeroed_exact(handle, layout) } else { allocate_exact(handle, layout) }
 }
 
-/// What the cache of the scope that the thread is in has not: null if memory is short.
+/// What the cache that calls go to has not: null if memory is short.
 #[inline(never)]
 pub(super) fn allocate<Home: Family, const ZEROED: bool>(layout: Layout) -> *mut u8 {
-    let Some(core) = scopes::core() else { return allocate_home::<Home, ZEROED>(layout) };
-    let class = Classes::Natural.of(layout, 1);
-    if !ZEROED && class.index() < NATURAL_COUNT && tags_suffice() {
-        if let Some((address, _)) = scopes::cache().magazine(class).carve(class.slot_bytes()) {
-            return core::ptr::with_exposed_provenance_mut(address);
+    if let Some(class) = class(layout) {
+        if let Some((address, is_zeroed)) = Scoped::<Home>::cache().magazine(class).carve(class.slot_bytes()) {
+            if ZEROED && !is_zeroed {
+                // SAFETY: a slot of at least that length that was just allocated.
+                unsafe { slot(address).write_bytes(0, layout.size()) };
+            }
+            return slot(address);
         }
     }
-    if !begin_home::<Home>() {
-        return core::ptr::null_mut();
-    }
-    scopes::use_cache();
-    let memory = obtain(core, || allocate_of::<_, ZEROED>(Owner::alive(core), layout));
-    start(memory.and_then(|memory| told_apart::<Home, ZEROED>(core, memory, layout, 0)))
+    let memory = match scopes::core() {
+        Some(core) => allocate_in_scope::<ZEROED>(core, layout),
+        None => allocate_home::<Home, ZEROED>(layout),
+    };
+    // The thread may have got a cache.
+    scopes::set_home(Home::__core());
+    memory
 }
 
-/// Sees to it that the home's directory is in use (V4). `false`: out of memory.
-fn begin_home<Home: Family>() -> bool {
-    Directory::of(Home::default().unit_shift()).is_in_use() || {
-        let layout = Layout::new::<u64>();
-        let slot = obtain(Home::__core(), || allocate_exact(Home::default(), layout));
-        // SAFETY: allocated just now with this layout.
-        slot.inspect(|slot| unsafe { deallocate_exact(Home::default(), slot.cast(), layout) }).is_some()
-    }
-}
-
-/// An allocation of a family that is held, if it may be handed out (V4); else as many bytes of the home's with its first ones.
-#[inline]
-fn told_apart<Home: Family, const ZEROED: bool>(
-    core: &'static FamilyCore,
-    memory: NonNull<[u8]>,
-    layout: Layout,
-    kept: usize,
-) -> Option<NonNull<[u8]>> {
-    let ptr = memory.cast::<u8>();
-    if tags_suffice() || Directory::of(Home::default().unit_shift()).tells_apart(ptr.addr().get()) {
-        // Long slots are noted as well, for nothing: they are found by their tags.
-        if memory.len() >= GROWN_FROM_BYTES {
-            note_large(ptr.addr().get(), core);
-        }
-        return Some(memory);
-    }
-    let other = obtain(Home::__core(), || allocate_of::<_, ZEROED>(Home::default(), layout));
-    match other {
-        // SAFETY: both are live and at least that long; a new allocation overlaps no live one.
-        Some(other) => unsafe { core::ptr::copy_nonoverlapping(ptr.as_ptr(), other.cast::<u8>().as_ptr(), kept) },
-        // What was resized cannot be as it was.
-        None if kept > 0 => crate::fatal::end(),
-        None => {}
-    }
-    // SAFETY: allocated with this layout, and given to nobody.
-    unsafe { deallocate_exact(Owner::alive(core), ptr, layout) };
-    other
-}
-
-/// What the home has not cached, or has to look at closer; null if memory is short.
 #[inline(never)]
-pub(super) fn allocate_home<Home: Family, const ZEROED: bool>(layout: Layout) -> *mut u8 {
+fn allocate_in_scope<const ZEROED: bool>(core: &'static FamilyCore, layout: Layout) -> *mut u8 {
+    let memory = obtain(core, || allocate_of::<_, ZEROED>(Owner::alive(core), layout));
+    start(memory.inspect(|&memory| note_if_large(core, memory)))
+}
+
+/// Notes whose a large allocation is. Long slots are noted as well, for nothing: they are found by their tags.
+fn note_if_large(core: &'static FamilyCore, memory: NonNull<[u8]>) {
+    if memory.len() >= GROWN_FROM_BYTES {
+        note_large(memory.addr().get(), core);
+    }
+}
+
+/// What the home has not cached; null if memory is short.
+#[inline(never)]
+fn allocate_home<Home: Family, const ZEROED: bool>(layout: Layout) -> *mut u8 {
     start(obtain(Home::__core(), || allocate_of::<_, ZEROED>(Home::default(), layout)))
 }
 
@@ -177,51 +153,75 @@ fn owner_of<Home: Family>(ptr: NonNull<u8>, layout: Layout) -> Option<&'static F
     slab.or_else(|| owner_of_large(address, scopes::core().into_iter().chain([Home::__core()])))
 }
 
-/// Frees in a scope what is no slot of its cache: most often one of the home's.
-///
-/// # Safety
-/// As for [`deallocate`].
-#[inline(never)]
-pub(super) unsafe fn deallocate_inside<Home: Family>(ptr: NonNull<u8>, layout: Layout) {
-    if !scopes::has_cache() {
-        // What is freed was allocated by the home, or after it (V4).
-        scopes::use_cache();
-        if take_back(ptr.as_ptr(), layout) {
-            return;
-        }
-    }
-    // SAFETY: the same contract, if it is the home's.
-    if !unsafe { deallocate_if_cached(Home::default(), ptr, layout) } {
-        // SAFETY: the same contract.
-        unsafe { deallocate::<Home>(ptr, layout) };
+/// The logarithm of a heap's slabs' bytes, unless it is built with others.
+const HEAP_UNIT_SHIFT: u32 = HeapOptions::DEFAULT.slab_bytes.trailing_zeros();
+
+/// The tag of an address, where the slabs lie that there are most often: those as long as the home's, and heaps'.
+#[inline(always)]
+fn likely_tag<Home: Family>(address: usize) -> u32 {
+    let tag = |unit_shift| Directory::of(unit_shift).telling().tag_of_any(address);
+    match tag(const { Home::SLAB_BYTES.trailing_zeros() }) {
+        0 => tag(HEAP_UNIT_SHIFT),
+        found => found,
     }
 }
 
-/// Frees what the caches of the scope and of the home do not take. What is most often meant is a slot of the heap with
-/// default checks of which the thread used its cache last.
+/// Frees what the cache that calls go to does not take: most often a slot of another family of which the thread has a cache.
+/// What is known already is passed on: the tag in the directory of that cache, which is 0 where there is none, and the index
+/// of the layout's natural class.
 ///
 /// # Safety
 /// `ptr` is live, of some family, and `layout` is the one it was allocated with.
 #[inline(never)]
-pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, layout: Layout) {
-    let (cache, class) = (heaps::last(), Classes::Natural.of(layout, 1));
-    let whole = ThreadCache::of(cache).filter(|_| class.index() < NATURAL_COUNT && tags_suffice());
+pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, layout: Layout, tag: u32, index: usize) {
     // All that is rare is a call at the end: nothing has to be kept for it here.
-    let Some(whole) = whole else {
-        // SAFETY: the same contract.
-        return unsafe { deallocate_elsewhere::<Home>(ptr, layout) };
-    };
-    let (core, magazine, address) = (whole.family, cache.magazine(class), ptr.as_ptr().expose_provenance());
-    if cache.view().tag(address, core.unit_shift()) != magazine.tag() || !core.hold_at_once() {
-        // SAFETY: the same contract.
-        return unsafe { deallocate_elsewhere::<Home>(ptr, layout) };
+    if index < NATURAL_COUNT {
+        let (class, address) = (Classes::Natural.class(index), ptr.as_ptr().expose_provenance());
+        let (cache, tag) = match tag {
+            0 => (scopes::last(), scopes::last().telling_tag(address)),
+            _ => (scopes::owner(number_of(tag)), tag),
+        };
+        if cache.take_back(tag, class, address) {
+            return;
+        }
     }
-    // The cache may be one of a heap that lived in this core before (E2 in `family::heaps`).
-    if cache.heap() == core.heap_id() && magazine.push(address) {
-        return core.let_go();
+    // SAFETY: the same contract.
+    unsafe { deallocate_by_tag::<Home>(ptr, layout, index) }
+}
+
+/// # Safety
+/// As for [`deallocate`].
+#[inline(never)]
+unsafe fn deallocate_by_tag<Home: Family>(ptr: NonNull<u8>, layout: Layout, index: usize) {
+    if index < NATURAL_COUNT {
+        let (class, address) = (Classes::Natural.class(index), ptr.as_ptr().expose_provenance());
+        let tag = likely_tag::<Home>(address);
+        let owner = scopes::owner(number_of(tag));
+        if owner.take_back(tag, class, address) {
+            return scopes::set_last(owner);
+        }
     }
-    // SAFETY: the same contract; the tag says that it is this heap's, which is held.
-    unsafe { deallocate_held(core, ptr, layout) }
+    // SAFETY: the same contract.
+    unsafe { deallocate_elsewhere::<Home>(ptr, layout) }
+}
+
+/// Frees a slot of the cache that calls go to, which has no room for it; or what no cache of the thread takes.
+///
+/// # Safety
+/// As for [`deallocate`].
+#[cold]
+#[inline(never)]
+pub(super) unsafe fn deallocate_elsewhere<Home: Family>(ptr: NonNull<u8>, layout: Layout) {
+    if let Some(core) = scopes::core().filter(|_| Scoped::<Home>::is_own(ptr.as_ptr(), layout)) {
+        // SAFETY: the same contract; the tag says that it is the scope's, which is held.
+        return unsafe { deallocate_exact(Owner::alive(core), ptr, layout) };
+    }
+    if tags_suffice() && is_cached_slot(Home::default(), ptr, layout) {
+        // SAFETY: the same contract; the tag says that it is the home's.
+        return unsafe { deallocate_exact(Home::default(), ptr, layout) };
+    }
+    // SAFETY: the same contract.
+    unsafe { deallocate_found::<Home>(ptr, layout) }
 }
 
 /// Frees an allocation of a family that is held, and lets that go.
@@ -233,20 +233,9 @@ pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, layout: Layout) 
 unsafe fn deallocate_held(core: &'static FamilyCore, ptr: NonNull<u8>, layout: Layout) {
     // SAFETY: the same contract.
     unsafe { deallocate_exact(Owner::alive(core), ptr, layout) };
+    // Another family may have had its place.
+    scopes::note_owner(core);
     core.let_go();
-}
-
-/// # Safety
-/// As for [`deallocate`].
-#[cold]
-#[inline(never)]
-unsafe fn deallocate_elsewhere<Home: Family>(ptr: NonNull<u8>, layout: Layout) {
-    if is_cached_slot(Home::default(), ptr, layout) {
-        // SAFETY: the same contract; the tag says that it is the home's.
-        return unsafe { deallocate_exact(Home::default(), ptr, layout) };
-    }
-    // SAFETY: the same contract.
-    unsafe { deallocate_found::<Home>(ptr, layout) }
 }
 
 /// # Safety
@@ -269,24 +258,29 @@ unsafe fn deallocate_found<Home: Family>(ptr: NonNull<u8>, layout: Layout) {
     }
 }
 
-/// Resizes what the thread's cache alone cannot; null if memory is short, and nothing has changed then.
+/// Resizes what the cache that calls go to cannot alone; null if memory is short, and nothing has changed then.
 ///
 /// # Safety
-/// As for `GlobalAlloc::realloc`, with a pointer of any family.
+/// As for `GlobalAlloc::realloc`, with a pointer of any family and both layouts.
 #[inline(never)]
-pub(super) unsafe fn reallocate<Home: Family>(ptr: NonNull<u8>, old: Layout, new_size: usize) -> *mut u8 {
-    // SAFETY: the caller promises that the rounded size does not overflow.
-    let new = unsafe { Layout::from_size_align_unchecked(new_size, old.align()) };
+pub(super) unsafe fn reallocate<Home: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> *mut u8 {
     let home = Home::__core();
+    if let Some(core) = scopes::core().filter(|_| Scoped::<Home>::is_own(ptr.as_ptr(), old)) {
+        // SAFETY: the same contract; the tag says that it is the scope's, which is held.
+        let resized = obtain(core, || unsafe { resize_exact(Owner::alive(core), ptr, old, new) });
+        return start(resized.inspect(|&memory| note_if_large(core, memory)));
+    }
+    if tags_suffice() && is_cached_slot(Home::default(), ptr, old) {
+        // SAFETY: the same contract; the tag says that it is the home's.
+        return start(obtain(home, || unsafe { resize_exact(Home::default(), ptr, old, new) }));
+    }
     let found = owner_of::<Home>(ptr, old).filter(|core| !core::ptr::eq(*core, home) && old.size() != 0);
     start(match found.map(|core| (core, core.hold_by_block())) {
         Some((core, Standing::Alive)) => {
             // SAFETY: the same contract, of this family, which is held.
             let resized = obtain(core, || unsafe { resize_exact(Owner::alive(core), ptr, old, new) });
-            let kept = old.size().min(new.size());
-            let resized = resized.and_then(|memory| told_apart::<Home, false>(core, memory, new, kept));
             core.let_go();
-            resized
+            resized.inspect(|&memory| note_if_large(core, memory))
         }
         // SAFETY: the same contract.
         Some((core, Standing::Orphan)) => unsafe { reallocate_orphaned::<Home>(core, ptr, old, new) },

@@ -7,17 +7,32 @@
 
 #![forbid(unsafe_code)]
 
+use super::Geometry;
+use crate::huge_pages::Pages;
 use crate::os;
 
 /// Only so many slabs of a bin have a colour: what has more of them touches all of their pages.
-pub(super) const COLOURED_SLABS: usize = 3;
+const COLOURED_SLABS: usize = 3;
 /// Shorter units have none: it would be a page or two of few.
 const COLOURED_BYTES: usize = 1 << 20;
 /// One page in so many may be left out.
 const PART: usize = 8;
 
+impl Geometry<'_> {
+    /// On which page the first slot of the bin's first, second, … slab is, in a unit at this address: its colour.
+    pub(super) fn first_page(&self, unit: usize, number: usize, pages: Pages) -> u8 {
+        // Where memory is counted as it is committed, what is left out would count as well.
+        let is_coloured = !os::DECOMMITS
+            && self.has_bitmap()
+            && number <= COLOURED_SLABS
+            && pages != Pages::Huge
+            && self.class.slot_bytes() < os::page_bytes();
+        if is_coloured { colour(unit >> self.unit_shift, self.unit_bytes()) } else { 0 }
+    }
+}
+
 /// On which page of the unit with this number the first slot is.
-pub(super) fn colour(unit: usize, unit_bytes: usize) -> u8 {
+fn colour(unit: usize, unit_bytes: usize) -> u8 {
     if unit_bytes < COLOURED_BYTES {
         return 0;
     }

@@ -41,7 +41,6 @@ use crate::sync::Lock;
 use crate::tiny::Tiny;
 
 use bitmap::Shape;
-use colour::{COLOURED_SLABS, colour};
 pub(crate) use noted::give_side_tables_back;
 pub(crate) use pages::Claim;
 pub(crate) use shelves::{BinCounts, Fresh, Shelves, Twice};
@@ -93,17 +92,6 @@ impl Geometry<'_> {
     #[inline(always)]
     fn slots_end(&self) -> usize {
         if self.has_bitmap() { self.shape().slots_end } else { self.unit_bytes() }
-    }
-
-    /// On which page the first slot of the bin's first, second, … slab is, in a unit at this address: its colour.
-    fn first_page(&self, unit: usize, number: usize, pages: Pages) -> u8 {
-        // Where memory is counted as it is committed, what is left out would count as well.
-        let is_coloured = !os::DECOMMITS
-            && self.has_bitmap()
-            && number <= COLOURED_SLABS
-            && pages != Pages::Huge
-            && self.class.slot_bytes() < os::page_bytes();
-        if is_coloured { colour(unit >> self.unit_shift, self.unit_bytes()) } else { 0 }
     }
 
     fn is_tiny(&self) -> bool {

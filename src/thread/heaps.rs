@@ -10,7 +10,7 @@
 //! goes back when the thread next comes here.
 //!
 //! **T1** A cache is found by number and generation only (E2 in `family::heaps`). **T2** What stands in a place that has
-//! no cache was dismissed, and nothing refers to it: neither `LAST`, nor the slot, nor a scope.
+//! no cache was dismissed, and nothing refers to it: neither `LAST`, nor the slot, nor what `scopes` knows.
 
 use core::ptr::NonNull;
 
@@ -82,6 +82,15 @@ pub(crate) fn slot_of(heap: &'static FamilyCore) -> *const CacheSlot {
         place.rival_slot.clear();
     }
     &raw const place.rival_slot
+}
+
+/// Whether the thread has had a cache that was worth it of the heap that lived in this core before: the next one is likely to be
+/// used alike.
+pub(super) fn was_earned(heap: &'static FamilyCore) -> bool {
+    place_of(heap).is_some_and(|place| {
+        let (there, id) = (place.heap.get(), heap.heap_id());
+        there != id && there as u32 == id as u32 && ThreadCache::in_slot(&place.slot).is_some_and(ThreadCache::has_paid)
+    })
 }
 
 fn place_of(heap: &FamilyCore) -> Option<&'static Place> {

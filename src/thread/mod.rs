@@ -125,7 +125,10 @@ pub(crate) fn cache_for(
         Some(cache) => cache,
         // What is poisoned goes back one by one, so that the fast path knows nothing of it.
         None if os::poisons() => return None,
-        None if family.gives_caches_at_once() || slot.earns(EARNING_CALLS, CALM_MILLISECONDS, now) => {
+        None if family.gives_caches_at_once()
+            || family.is_heap() && heaps::was_earned(family)
+            || slot.earns(EARNING_CALLS, CALM_MILLISECONDS, now) =>
+        {
             attach(family, slot)?
         }
         None => return None,

@@ -1,20 +1,24 @@
 //! The family that a thread's global allocations go to: the scope that it has entered last.
 //!
-//! | thread-local | outside of all scopes | in a scope |
+//! | of each thread | outside of all scopes | in a scope |
 //! | --- | --- | --- |
-//! | `IS_INSIDE` | no | yes |
-//! | `UNIT_SHIFT` | 0 | the logarithm of the bytes of the family's slabs |
-//! | `CACHE` | the empty one | the thread's cache of the family; the empty one where there is none, where slots have states or spaced classes, and until the first call that it cannot serve |
-//! | `CORE` | none | the family |
-//! | `DEPTH` | 0 | how many scopes are open |
-//! | `ENTRIES` | – | which entry opened the scope at each depth, the first of all being 1; `COUNT` counts them |
+//! | a [`CacheSlot`]'s `current` of each home | the thread's cache of the home | the thread's cache of the scope's family |
+//! | `core` | none | the family |
+//! | `depth` | 0 | how many scopes are open |
+//! | `entries` | – | which entry opened the scope at each depth, the first of all being 1; `count` counts them |
+//! | `homes` | the homes that the thread has allocated from | the same |
+//! | `owners` | the thread's caches of families, by number | the same |
+//! | `last` | that of which the thread last freed something that was not the scope's or the home's | the same |
 //!
-//! An allocation looks at the first, and in a scope at the others. **V1** `IS_INSIDE` says whether `CORE` is any. **V2** Who
-//! enters a scope holds its family, so the cache is one of a heap that lives; and whoever gives a cache up takes it out of here.
+//! A call looks at the first alone; a free of another family's block at the last two. There are only caches
+//! whose slots need nothing else, *plain* ones; the empty one stands for all others, and for one that the thread does not
+//! have or has not come to yet. **V1** A `current` is set only by [`set_home`], which notes the home in `homes`; and from then on
+//! whenever another family becomes current. **V2** Who enters a scope holds its family, so the cache is one of a heap that
+//! lives; and whoever gives a cache up takes it out of here.
 
 use crate::checks::Checks;
-use crate::family::FamilyCore;
-use crate::magazine::{Cache, EMPTY, Magazine, empty};
+use crate::family::{FamilyCore, ThreadCache};
+use crate::magazine::{Cache, CacheSlot, EMPTY, Magazine, empty};
 use crate::size_class::{Classes, NATURAL_COUNT};
 use crate::sync::{Cell, thread_local};
 
@@ -26,98 +30,197 @@ const TOLD_APART: usize = 32;
 /// A cache of natural classes, of which it has as many as any family.
 type Start = *const Cache<[Magazine; 0]>;
 
-thread_local! {
-    static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
-    static UNIT_SHIFT: Cell<u32> = const { Cell::new(0) };
-    static CACHE: Cell<Start> = const { Cell::new((&raw const EMPTY).cast()) };
-    static CORE: Cell<Option<&'static FamilyCore>> = const { Cell::new(None) };
-    static DEPTH: Cell<u32> = const { Cell::new(0) };
-    static COUNT: Cell<u32> = const { Cell::new(0) };
-    static ENTRIES: [Cell<u32>; TOLD_APART] = const { [const { Cell::new(0) }; TOLD_APART] };
+/// Places of `owners`; families whose numbers differ by a multiple of this share one.
+const PLACES: usize = 32;
+
+/// Homes that a thread may have a `current` of: more than programs have.
+const HOMES_MOST: usize = 4;
+
+/// What a thread knows of scopes.
+struct Here {
+    core: Cell<Option<&'static FamilyCore>>,
+    depth: Cell<u32>,
+    count: Cell<u32>,
+    entries: [Cell<u32>; TOLD_APART],
+    homes: [Cell<Option<&'static FamilyCore>>; HOMES_MOST],
+    owners: [Cell<Start>; PLACES],
+    last: Cell<Start>,
 }
 
+thread_local! {
+    static HERE: Here = const { Here::new() };
+}
+
+/// Calls a function with what the calling thread knows.
+#[inline(always)]
+fn here<T>(use_it: impl FnOnce(&Here) -> T) -> T {
+    // Only the address is asked of `with`, which is not inlined with all that is done with it.
+    let here = HERE.with(core::ptr::from_ref);
+    // SAFETY: the calling thread's, which has no destructor; the reference does not leave the call.
+    use_it(unsafe { &*here })
+}
+
+/// The empty cache.
+const NONE: Start = (&raw const EMPTY).cast();
+
+#[inline(always)]
 fn start(cache: &'static Cache) -> Start {
     core::ptr::from_ref(cache).cast()
+}
+
+/// # Safety
+/// The empty cache, or one of the calling thread's with the natural classes that stays where it is.
+#[inline(always)]
+unsafe fn whole(cache: Start) -> &'static Cache {
+    // SAFETY: the same contract.
+    unsafe { &*Cache::of_classes(cache, NATURAL_COUNT) }
+}
+
+/// A scope that was entered: what was current before it, how many are open, and which entry it is of the thread's.
+pub(crate) struct Entry {
+    pub(crate) before: Option<&'static FamilyCore>,
+    pub(crate) depth: u32,
+    pub(crate) number: u32,
+}
+
+impl Here {
+    const fn new() -> Self {
+        Self {
+            core: Cell::new(None),
+            depth: Cell::new(0),
+            count: Cell::new(0),
+            entries: [const { Cell::new(0) }; TOLD_APART],
+            homes: [const { Cell::new(None) }; HOMES_MOST],
+            owners: [const { Cell::new(NONE) }; PLACES],
+            last: Cell::new(NONE),
+        }
+    }
+
+    /// Where the thread's cache of the family with a number stands, if it does.
+    #[inline(always)]
+    fn place(&self, number: u32) -> &Cell<Start> {
+        &self.owners[number as usize % PLACES]
+    }
+
+    #[inline(always)]
+    fn homes(&self) -> impl Iterator<Item = &'static FamilyCore> {
+        self.homes.iter().map_while(Cell::get)
+    }
+
+    /// Makes a family current, or none; returns the one before.
+    #[inline(always)]
+    fn set(&self, core: Option<&'static FamilyCore>) -> Option<&'static FamilyCore> {
+        let cache = core.map(|core| self.noted_cache_of(core));
+        self.homes().for_each(|home| {
+            let slot = home.slot();
+            slot.set_current(cache.unwrap_or_else(|| own_cache(home, slot)));
+        });
+        self.core.replace(core)
+    }
+
+    /// The thread's cache of a family if it stands in `owners`; or the empty one.
+    #[inline(always)]
+    fn noted_cache_of(&self, core: &'static FamilyCore) -> &'static Cache {
+        // SAFETY: V2.
+        let cache = unsafe { whole(self.place(core.number()).get()) };
+        let is_of = ThreadCache::of(cache).is_some_and(|of| core::ptr::eq(of.family, core));
+        if is_of && cache.heap() == core.heap_id() { cache } else { empty() }
+    }
+
+    /// Notes the thread's cache of a family, which may share its place; returns it, or the empty one where it is not plain.
+    fn note(&self, core: &'static FamilyCore) -> &'static Cache {
+        let cache = cache_of(core);
+        if start(cache) != NONE {
+            self.place(core.number()).set(start(cache));
+        }
+        cache
+    }
+
+    fn set_home(&self, home: &'static FamilyCore) {
+        let is_for = |place: &&Cell<Option<&'static FamilyCore>>| place.get().is_none_or(|of| core::ptr::eq(of, home));
+        if let Some(place) = self.homes.iter().find(is_for) {
+            place.set(Some(home));
+            home.slot().set_current(self.core.get().map_or_else(|| cache_of(home), |core| self.note(core)));
+        }
+    }
+
+    fn forget(&self, cache: &'static Cache) {
+        let is_of = |place: &&Cell<Start>| place.get() == start(cache);
+        let places = self.owners.iter().chain([&self.last]);
+        places.filter(is_of).for_each(|place| place.set(NONE));
+        let slots = self.homes().map(FamilyCore::slot);
+        slots.filter(|slot| core::ptr::addr_eq(slot.current(), cache)).for_each(|slot| slot.set_current(empty()));
+    }
 }
 
 /// Whether the calling thread is in a scope.
 #[inline(always)]
 pub(crate) fn is_inside() -> bool {
-    let is_inside = IS_INSIDE.with(Cell::get);
-    if is_inside {
-        hardly_ever();
-    }
-    is_inside
+    core().is_some()
 }
 
-/// Lets the compiler put what follows aside: there is more to do in a scope anyhow, and most programs are in none.
-#[cold]
-#[inline]
-fn hardly_ever() {}
-
-/// The calling thread's cache of the family whose scope it is in, or the empty one.
+/// The calling thread's plain cache of the family with a number, of another, or the empty one: its tags tell.
 #[inline(always)]
-pub(crate) fn cache() -> &'static Cache {
-    // SAFETY: V2: the empty cache, or a cache of the calling thread's that has the natural classes.
-    unsafe { &*Cache::of_classes(CACHE.with(Cell::get), NATURAL_COUNT) }
+pub(crate) fn owner(number: u32) -> &'static Cache {
+    // SAFETY: V2.
+    unsafe { whole(here(|here| here.place(number).get())) }
 }
 
-/// Slabs of the family whose scope the thread is in have two to this power bytes.
+/// What was last given to [`set_last`], if the thread still has it; or the empty cache.
 #[inline(always)]
-pub(crate) fn unit_shift() -> u32 {
-    UNIT_SHIFT.with(Cell::get)
+pub(crate) fn last() -> &'static Cache {
+    // SAFETY: V2.
+    unsafe { whole(here(|here| here.last.get())) }
+}
+
+/// Notes that a plain cache of the thread's took a slot of another family than the current one.
+#[inline(always)]
+pub(crate) fn set_last(cache: &'static Cache) {
+    here(|here| here.last.set(start(cache)));
 }
 
 /// The family whose scope the calling thread is in.
+#[inline]
 pub(crate) fn core() -> Option<&'static FamilyCore> {
-    CORE.with(Cell::get)
+    here(|here| here.core.get())
 }
 
-/// How many scopes are open.
-pub(crate) fn depth() -> u32 {
-    DEPTH.with(Cell::get)
-}
-
-/// Counts an entry into a scope at a depth; returns its number.
-pub(crate) fn note_entry(depth: u32) -> u32 {
-    let entry = COUNT.with(Cell::get).wrapping_add(1);
-    COUNT.with(|count| count.set(entry));
-    ENTRIES.with(|entries| {
-        if let Some(place) = entries.get(depth as usize) {
-            place.set(entry);
+/// Makes a family the one that the thread's allocations go to, or none. Whoever calls this holds the family until it is another.
+pub(crate) fn enter(core: Option<&'static FamilyCore>) -> Entry {
+    here(|here| {
+        let (depth, number) = (here.depth.get().saturating_add(1), here.count.get().wrapping_add(1));
+        here.depth.set(depth);
+        here.count.set(number);
+        if let Some(place) = here.entries.get(depth as usize) {
+            place.set(number);
         }
-    });
-    entry
+        Entry { before: here.set(core), depth, number }
+    })
 }
 
-/// Whether the scope at a depth that an entry opened is still open.
-pub(crate) fn is_open(depth: u32, entry: u32) -> bool {
-    let is_other =
-        |entries: &[Cell<u32>; TOLD_APART]| entries.get(depth as usize).is_some_and(|last| last.get() != entry);
-    depth <= self::depth() && !ENTRIES.with(is_other)
+/// Whether a scope is still open. It is not if it was left with one that it was entered in.
+pub(crate) fn is_open(depth: u32, number: u32) -> bool {
+    here(|here| depth <= here.depth.get() && here.entries.get(depth as usize).is_none_or(|last| last.get() == number))
 }
 
-/// Makes a family the one that the thread's allocations go to, or none; so many scopes are open then. Whoever calls this holds the family
-/// until it is another; returns the one before.
-pub(crate) fn set(core: Option<&'static FamilyCore>, depth: u32) -> Option<&'static FamilyCore> {
-    DEPTH.with(|open| open.set(depth));
-    IS_INSIDE.with(|is_inside| is_inside.set(core.is_some()));
-    UNIT_SHIFT.with(|shift| shift.set(core.map_or(0, FamilyCore::unit_shift)));
-    CACHE.with(|place| place.set(start(empty())));
-    CORE.with(|place| place.replace(core))
+/// Leaves a scope that is open, and all that were entered in it; what was current before is so again, and the caller gives up to
+/// hold it. Returns the family that was current, which the caller holds from now on.
+pub(crate) fn leave(before: Option<&'static FamilyCore>, depth: u32) -> Option<&'static FamilyCore> {
+    here(|here| {
+        here.depth.set(depth - 1);
+        here.set(before)
+    })
 }
 
-/// Whether the scope's calls are served by a cache.
-#[inline(always)]
-pub(crate) fn has_cache() -> bool {
-    CACHE.with(|place| place.get() != start(empty()))
+/// Lets the thread's calls whose home this is be served by the plain cache that they go to, if there is one.
+#[cold]
+pub(crate) fn set_home(home: &'static FamilyCore) {
+    here(|here| here.set_home(home));
 }
 
-/// Lets the scope's allocations be served by the thread's cache of its family from now on, if there is one.
-pub(crate) fn use_cache() {
-    if let Some(core) = core() {
-        CACHE.with(|place| place.set(start(cache_of(core))));
-    }
+/// Notes the thread's cache of a family, which another family may have had the place of.
+pub(crate) fn note_owner(core: &'static FamilyCore) {
+    here(|here| _ = here.note(core));
 }
 
 /// Whether a family's slots can be served and taken back with nothing but their cache.
@@ -129,23 +232,24 @@ fn is_plain(core: &FamilyCore) -> bool {
 fn cache_of(core: &'static FamilyCore) -> &'static Cache {
     match is_plain(core) {
         true if core.is_heap() => heaps::cache_of(core),
-        true => core.slot().get(core.class_count()),
-        false => empty(),
+        _ => own_cache(core, core.slot()),
     }
+}
+
+/// A static family's cache, if its slots need nothing else; or the empty one.
+#[inline(always)]
+fn own_cache(core: &'static FamilyCore, slot: &CacheSlot) -> &'static Cache {
+    if is_plain(core) { slot.get(NATURAL_COUNT) } else { empty() }
 }
 
 /// Notes that the calling thread has a cache of a family from now on.
 pub(super) fn note_cache(family: &'static FamilyCore, cache: &'static Cache) {
-    if is_plain(family) && core().is_some_and(|core| core::ptr::eq(core, family)) {
-        CACHE.with(|place| place.set(start(cache)));
+    if is_plain(family) {
+        here(|here| here.place(family.number()).set(start(cache)));
     }
 }
 
 /// Notes that the calling thread gives a cache up.
 pub(super) fn forget_cache(cache: &'static Cache) {
-    CACHE.with(|place| {
-        if place.get() == start(cache) {
-            place.set(start(empty()));
-        }
-    });
+    here(|here| here.forget(cache));
 }

@@ -7,6 +7,7 @@ pub(crate) mod child;
 pub(crate) mod doors;
 #[cfg(target_os = "linux")]
 pub(crate) mod forbid;
+pub(crate) mod heaps;
 pub(crate) mod memory;
 pub(crate) mod pattern;
 pub(crate) mod random;

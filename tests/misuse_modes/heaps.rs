@@ -13,10 +13,10 @@ use crate::twice::on_thread;
 /// The longest slot of a heap here.
 const LONGEST: usize = 1 << 20;
 /// What is said of an address in no slab.
-const NOBODYS: &str = "no family has allocated it";
+pub(crate) const NOBODYS: &str = "no family has allocated it";
 
 /// A heap in the mode of the case.
-fn heap(checks: Checks, name: &str) -> Heap {
+pub(crate) fn heap(checks: Checks, name: &str) -> Heap {
     Heap::builder(name).checks(checks).slab_bytes(2 << 20).build().expect("there is memory")
 }
 
@@ -24,7 +24,7 @@ fn allocate(heap: &Heap, size: usize) -> usize {
     heap.allocate(bytes(size)).expect("there is memory").cast::<u8>().as_ptr().expose_provenance()
 }
 
-fn free(heap: &Heap, address: usize, size: usize) {
+pub(crate) fn free(heap: &Heap, address: usize, size: usize) {
     let memory = NonNull::new(std::ptr::with_exposed_provenance_mut(address)).expect("not null");
     // SAFETY: a case breaks the contract on purpose.
     unsafe { heap.deallocate(memory, bytes(size)) };
@@ -36,19 +36,19 @@ fn uncounted(heap: &Heap) -> ManuallyDrop<Heap> {
     ManuallyDrop::new(unsafe { std::ptr::read(heap) })
 }
 
-fn class<F: Subject>(size: usize) -> String {
+pub(crate) fn class<F: Subject>(size: usize) -> String {
     let least = if F::CHECKS == Checks::Default { 1 } else { 16 };
     let slot = slot_bytes(family_alloc::Classes::Natural, bytes(size), least);
     if size > LONGEST { "large".to_owned() } else { format!("{slot}-byte class") }
 }
 
 /// The line of a free that is none.
-fn invalid<F: Subject>(address: usize, size: usize, name: &str, truth: &str) -> String {
+pub(crate) fn invalid<F: Subject>(address: usize, size: usize, name: &str, truth: &str) -> String {
     format!("family_alloc: invalid free of {address:#x} (size {size}, {}, family {name}): {truth}", class::<F>(size))
 }
 
 /// Whose an allocation of a heap is.
-fn truth<F: Subject>(address: usize, size: usize, name: &str) -> String {
+pub(crate) fn truth<F: Subject>(address: usize, size: usize, name: &str) -> String {
     if size > LONGEST {
         format!(
             "it lies in the large allocation of {} bytes at {address:#x} of family {name}",

@@ -24,6 +24,7 @@ mod layouts;
 mod peers;
 mod pointers;
 mod resizes;
+mod scopes;
 mod stale;
 mod subject;
 mod table;

@@ -18,7 +18,7 @@ models! {
         purged_slots_are_handed_out_meanwhile units_go_back_meanwhile;
     exit: caches_change_hands the_last_free_is_elsewhere the_peak_counts_everyone;
     heaps: a_dead_heap_serves_nobody a_thread_goes_on_to_the_next_heap a_reference_finds_no_other_heap
-        an_orphan_ends_with_its_last_block two_threads_end_an_orphan;
+        a_cache_takes_a_block_or_the_heap_ends an_orphan_ends_with_its_last_block two_threads_end_an_orphan;
     lock: excludes_and_publishes wakes_every_sleeper;
     registry: two_families_at_once one_family_by_two_threads depots_come_with_the_number;
     reset: what_is_claimed_is_waited_for caches_of_others_are_emptied;

@@ -10,6 +10,7 @@ use crate::magazine::{Cache, CacheSlot, empty};
 use crate::size_class::Classes;
 use crate::sync::Sleep;
 use crate::thread::heaps::{cache_of, last, slot_of};
+use crate::thread::scopes;
 use crate::world::{HALF, SLAB_BYTES, disown, explore, let_others_go_first, own, spawn};
 
 /// A handle, as the crate's own: the cache that was used last, or what the table has.
@@ -189,6 +190,41 @@ fn free_without_handle(heap: &'static FamilyCore, address: usize) {
         }
         Standing::Dead => panic!("a live block's heap has ended"),
     }
+}
+
+/// The same, where the thread has a cache of the heap, which takes the block if the heap is alive.
+fn free_in_cache(heap: &'static FamilyCore, address: usize) {
+    let cache = scopes::owner(heap.number());
+    if cache.heap() == heap.heap_id() {
+        disown(address);
+        if cache.take_back(cache.telling_tag(address), HALF, address) {
+            return;
+        }
+        own(address);
+    }
+    free_without_handle(heap, address);
+}
+
+/// A thread that has let its handle go frees a block into its cache while the last handle goes, and another heap begins.
+pub fn a_cache_takes_a_block_or_the_heap_ends() {
+    explore(Sleep::Lightly, || {
+        forget_all();
+        let heap = begin("one");
+        heap.hold();
+        let address = take(heap);
+        let thread = spawn(move || {
+            use_once(heap);
+            heap.let_go();
+            free_in_cache(heap, address);
+        });
+        heap.let_go();
+        let next = begin("two");
+        use_once(next);
+        thread.join();
+        assert_eq!(next.stats().live_allocations, 0);
+        next.let_go();
+        assert_eq!(families().count(), 0);
+    });
 }
 
 /// The last handle of a heap goes while another thread frees what is live in it, and another heap begins.

@@ -64,6 +64,11 @@ impl AtomicU32 {
     }
 
     #[track_caller]
+    pub(crate) fn fetch_or(&self, value: u32, order: Ordering) -> u32 {
+        self.object().fetch_or(value as usize, order) as u32
+    }
+
+    #[track_caller]
     pub(crate) fn fetch_max(&self, value: u32, order: Ordering) -> u32 {
         self.object().fetch_max(value as usize, order) as u32
     }
