@@ -41,7 +41,7 @@ fn a_family_with_one_object_commits_little() {
             with_checked / KIB
         );
         assert!(with_first <= FIRST_BYTES, "{with_first} bytes");
-        assert!(with_second <= 64 * KIB, "{with_second} bytes");
+        assert!(with_second <= 128 * KIB, "{with_second} bytes");
         assert!(with_checked <= FIRST_BYTES, "{with_checked} bytes");
         assert_eq!((first[7], second[7], checked[7]), (1, 2, 3));
     });
