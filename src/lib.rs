@@ -1,3 +1,8 @@
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
+#![cfg_attr(
+    not(feature = "std"),
+    allow(dead_code, unused_imports, reason = "what only threads' caches and scopes use")
+)]
 #![cfg_attr(family_alloc_core_allocator_unstable, feature(allow_internal_unstable), allow(internal_features))]
 // The first definition of a link counts: on this page these lead to the items, in the file to the published pages.
 //! [`family!`]: crate::family!
@@ -40,6 +45,7 @@ mod marks;
 mod os;
 mod purge;
 mod region;
+#[cfg(feature = "std")]
 mod scope;
 mod size_class;
 mod slab;
@@ -71,9 +77,12 @@ pub use front::Family;
 pub use heap::{Heap, HeapBuilder, HeapError, Parent};
 pub use huge_pages::HugePages;
 pub use local::{LocalHeap, LocalHeapBuilder};
+pub use os::give_memory;
+#[cfg(feature = "std")]
 pub use scope::{Enter, Entered, InHeap, InHeapFuture, Scoped, carry_scope, current_scope, spawn_in_scope};
 pub use size_class::Classes;
 pub use stats::{ClassStats, ClassTable, LocalStats, Stats, StatsChange};
+pub use sync::set_wait_hook;
 
 family! {
     /// The crate's own family, for code that needs just one.
@@ -97,6 +106,8 @@ pub mod __private {
     pub use crate::allocator::names as worlds;
     pub use crate::bin::Bin;
     pub use crate::family::FamilyCore;
+    #[cfg(not(feature = "std"))]
+    pub use crate::family::slot_of_none;
     pub use crate::front::{Engine, Handle};
     pub use crate::front::{allocate_exact, allocate_zeroed_exact, deallocate_exact, resize_exact};
     pub use crate::global::{reallocate, slot_start};
@@ -104,5 +115,6 @@ pub mod __private {
     pub use crate::magazine::CacheSlot;
     #[cfg(feature = "_faults")]
     pub use crate::{family::reserved_bytes_of_all, os::faults};
+    #[cfg(feature = "std")]
     pub use std::thread_local;
 }

@@ -195,6 +195,29 @@ macro_rules! __family_options {
     };
 }
 
+/// Finds the calling thread's slot of a family.
+#[cfg(feature = "std")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __family_slot {
+    () => {{
+        $crate::__private::thread_local! {
+            static SLOT: $crate::__private::CacheSlot = const { $crate::__private::CacheSlot::new() };
+        }
+        SLOT.with(::core::ptr::from_ref)
+    }};
+}
+
+/// Finds the slot of everybody: no thread has a cache.
+#[cfg(not(feature = "std"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __family_slot {
+    () => {
+        $crate::__private::slot_of_none()
+    };
+}
+
 /// One family, its options parsed.
 #[doc(hidden)]
 #[macro_export]
@@ -261,10 +284,7 @@ macro_rules! __family {
 
                 #[inline(always)]
                 fn __slot() -> *const $crate::__private::CacheSlot {
-                    $crate::__private::thread_local! {
-                        static SLOT: $crate::__private::CacheSlot = const { $crate::__private::CacheSlot::new() };
-                    }
-                    SLOT.with(::core::ptr::from_ref)
+                    $crate::__family_slot! {}
                 }
             }
         };
@@ -320,7 +340,7 @@ pub struct Options {
 
 impl Options {
     pub const DEFAULT: Self = Self {
-        slab_bytes: 2 << 20,
+        slab_bytes: crate::header::DEFAULT_UNIT_BYTES,
         checks: crate::Checks::Default,
         cache_bytes: crate::capacity::CACHE_BYTES,
         huge_pages: crate::HugePages::Adaptive,

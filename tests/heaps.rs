@@ -6,6 +6,7 @@ use std::collections::hash_map::RandomState;
 use std::sync::{Arc, Barrier, mpsc};
 
 #[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(miri)))]
 use common::child;
 #[cfg(all(target_os = "linux", not(any(miri, feature = "portable"))))]
 use common::memory;

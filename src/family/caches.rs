@@ -52,6 +52,7 @@ pub(crate) struct ThreadCache {
     /// In which process it was made: counted by forks.
     process: Cell<u32>,
     /// Whose it is: the address of a thread-local.
+    #[cfg_attr(not(all(unix, not(any(miri, loom)))), allow(dead_code, reason = "only a fork asks"))]
     owner: usize,
     /// The thread's cache of another family: see `thread`.
     pub(crate) next_in_thread: Cell<Option<&'static ThreadCache>>,

@@ -26,7 +26,7 @@ pub(crate) fn milliseconds() -> u64 {
 }
 
 /// Milliseconds since the first call.
-#[cfg(not(any(unix, all(target_family = "wasm", target_os = "unknown"))))]
+#[cfg(not(any(unix, not(feature = "std"), all(target_family = "wasm", target_os = "unknown"))))]
 pub(crate) fn milliseconds() -> u64 {
     use std::time::Instant;
 
@@ -36,7 +36,7 @@ pub(crate) fn milliseconds() -> u64 {
 }
 
 /// There is no clock: nothing ages, and what is free goes back by `trim` and where more is kept than there is room for.
-#[cfg(all(target_family = "wasm", target_os = "unknown"))]
+#[cfg(all(not(unix), any(not(feature = "std"), all(target_family = "wasm", target_os = "unknown"))))]
 pub(crate) fn milliseconds() -> u64 {
     0
 }

@@ -5,9 +5,11 @@ pub(super) use imp::{sleep_while, wake_one};
 /// Gives the processor to another thread, which has something to finish. Who has done so in vain many times, sleeps: it may have a
 /// priority from which it gives way to no thread with a lower one.
 pub(crate) fn give_way(times: u32) {
-    if times < SPINS {
-        std::thread::yield_now();
-    } else {
+    if times < SPINS || cfg!(not(feature = "std")) {
+        return super::let_others_work();
+    }
+    #[cfg(feature = "std")]
+    {
         let nap = || std::thread::sleep(core::time::Duration::from_micros(20));
         #[cfg(all(unix, not(miri)))]
         super::keeping_errno(nap);
@@ -49,7 +51,7 @@ mod imp {
 
     /// Gives the processor to another thread; the caller looks again.
     pub(in crate::sync) fn sleep_while(_word: &AtomicU32, _value: u32) {
-        std::thread::yield_now();
+        crate::sync::let_others_work();
     }
 
     pub(in crate::sync) fn wake_one(_word: &AtomicU32) {}
