@@ -103,6 +103,7 @@ pub(crate) fn end_after(_: fmt::Arguments<'_>) -> ! {
 
 /// Ends the program with the message that nobody could say: its panic handler gets it.
 #[cfg(not(any(unix, feature = "std", test)))]
+#[allow(improper_ctypes_definitions, reason = "no foreign code calls it: nothing unwinds out of it")]
 pub(crate) extern "C" fn end_after(message: fmt::Arguments<'_>) -> ! {
     panic!("{message}")
 }

@@ -22,7 +22,7 @@
 ///
 /// | option | default | meaning |
 /// | --- | --- | --- |
-/// | `slab_bytes` | `2 << 20` | bytes of a slab, a power of two from 64 KiB to 2 MiB. Address space is taken in such pieces, up to 64 side by side, and what is larger than half a slab (an eighth where classes are spaced) is a large allocation, in whole pages. Smaller slabs suit many small families; the default has the least metadata and uses huge pages |
+/// | `slab_bytes` | `2 << 20`, where addresses have 32 bits `128 << 10`, on WebAssembly and without the feature `std` `64 << 10` | bytes of a slab, a power of two from 64 KiB to 2 MiB. Address space is taken in such pieces, up to 64 side by side, and what is larger than half a slab (an eighth where classes are spaced) is a large allocation, in whole pages. Smaller slabs suit many small families; the default has the least metadata and uses huge pages |
 /// | `cache_bytes` | `256 << 10` | bytes of free slots that a thread may keep of the family, at most, from 16 KiB to 64 MiB. A thread earns them by exchanging slots: it begins with none, and one that calls only now and then keeps 64 KiB. More spares busy threads locks |
 /// | `checks` | `Default` | a variant of [`Checks`](crate::Checks): what is verified when memory comes back |
 /// | `huge_pages` | `Adaptive` | a variant of [`HugePages`](crate::HugePages): whether slabs use huge pages |

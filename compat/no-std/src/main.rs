@@ -1,5 +1,5 @@
 //! A program without operating system, `std` and `alloc` that uses families: linked for the targets that have none of them, and
-//! run on an emulated board with a Cortex-M4.
+//! run on an emulated board with a Cortex-M4, and as WebAssembly.
 
 #![no_std]
 #![no_main]
@@ -9,6 +9,9 @@ use core::alloc::{GlobalAlloc, Layout};
 use family_alloc::{Family, family, give_memory};
 
 #[cfg(target_arch = "arm")]
+mod board;
+#[cfg(target_arch = "wasm32")]
+#[path = "wasm.rs"]
 mod board;
 #[cfg(target_arch = "x86_64")]
 #[path = "bare.rs"]
