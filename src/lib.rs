@@ -16,12 +16,20 @@
 //! [`Scoped`]: crate::Scoped
 //! [`Enter`]: crate::Enter
 //! [`spawn_in_scope`]: crate::spawn_in_scope
+//! [`set_wait_hook`]: crate::set_wait_hook
 //! [`carry_scope`]: crate::carry_scope
 //! [`set_limit_handler`]: crate::set_limit_handler
 //! [`families()`]: crate::families
 //! [recipes]: crate::recipes
 //!
 #![doc = include_str!("../README.md")]
+
+#[cfg(not(all(target_has_atomic = "8", target_has_atomic = "32", target_has_atomic = "ptr")))]
+compile_error! {
+    "family-alloc needs atomics of 8 and 32 bits and of pointers, with compare-and-swap, which this target has not (of 64 bits it needs none)"
+}
+#[cfg(target_pointer_width = "16")]
+compile_error! { "family-alloc needs addresses of 32 or 64 bits" }
 
 // The order of the modules is the table *Layers* in `DESIGN.md`: a module imports from lower layers only.
 

@@ -72,9 +72,9 @@ fn churn<F: Family + GlobalAlloc>(family: F, rounds: usize, seed: u64) {
             unsafe { moved.write_bytes(*value, bytes) };
             (*start, *old_bytes) = (moved, bytes);
         } else {
+            let allocate = if kind == 4 { F::alloc_zeroed } else { F::alloc };
             // SAFETY: the size is not zero.
-            let start =
-                unsafe { if kind == 4 { family.alloc_zeroed(layout(bytes)) } else { family.alloc(layout(bytes)) } };
+            let start = unsafe { allocate(&family, layout(bytes)) };
             assert!(!start.is_null() && start.addr() % 8 == 0);
             assert!(kind != 4 || holds(start, bytes, 0), "it reads zero");
             let value = round as u8 | 1;
@@ -224,8 +224,10 @@ fn misuse_is_told_and_ends_the_program() {
     if std::env::var_os(CHILD).is_some() {
         let _turn = begin();
         set_fault_handler(|fault| eprintln!("handler: {:?} in {}", fault.kind, fault.family));
-        // SAFETY: the size is not zero; what is freed wrongly ends the process.
-        unsafe { Misused.dealloc(Misused.alloc(layout(100)), layout(10)) };
+        // SAFETY: the size is not zero.
+        let slot = unsafe { Misused.alloc(layout(100)) };
+        // SAFETY: none: it ends the process.
+        unsafe { Misused.dealloc(slot, layout(10)) };
         return;
     }
     let program = std::env::current_exe().unwrap();
