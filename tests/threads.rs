@@ -204,6 +204,7 @@ fn four_thousand_threads_at_a_time_have_caches_of_several_families() {
             let stats = (doors.stats)();
             assert_eq!((stats.thread_caches, stats.live_allocations), (THREADS, 3 * THREADS), "{stats}");
         }
+        #[cfg(target_os = "linux")]
         println!("{THREADS} threads: {} KiB resident", resident_bytes() >> 10);
         let starts = slots.iter().flatten().map(|(_, slot)| slot.memory.cast::<u8>().addr());
         assert_eq!(starts.collect::<std::collections::HashSet<_>>().len(), 9 * THREADS, "each slot is handed out once");
