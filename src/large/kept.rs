@@ -19,11 +19,8 @@ use crate::os;
 pub(super) const PIECE_COUNT: usize = 14;
 /// Bytes of all pieces, at most. Under Miri nothing is kept: pieces are known by number only, and what no pointer
 /// leads to when the program ends is reported as leaked. Where no system is asked, what is freed serves all families at once.
-pub(super) const KEPT_BYTES: usize = match () {
-    () if cfg!(any(miri, target_arch = "wasm32", not(any(feature = "std", loom)))) => 0,
-    () if usize::BITS < 64 => 32 << 20,
-    () => 256 << 20,
-};
+pub(super) const KEPT_BYTES: usize =
+    if cfg!(any(miri, target_arch = "wasm32", not(any(feature = "std", loom)))) { 0 } else { 256 << 20 };
 /// A piece is made longer for an allocation if it has at least this part of it: less spares few page faults.
 const EXTENDED_PART: usize = 8;
 
