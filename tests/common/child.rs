@@ -110,7 +110,11 @@ pub(crate) type Resource = libc::c_int;
 
 /// Sets a limit of this process (the soft one, so that it can be lifted again); returns the old value.
 #[cfg(unix)]
-#[allow(clippy::useless_conversion, clippy::unnecessary_fallible_conversions, reason = "limits have other types elsewhere")]
+#[allow(
+    clippy::useless_conversion,
+    clippy::unnecessary_fallible_conversions,
+    reason = "limits have other types elsewhere"
+)]
 pub(crate) fn set_limit(resource: Resource, bytes: u64) -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `getrlimit` writes one `rlimit` to a live one.
