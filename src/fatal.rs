@@ -77,8 +77,35 @@ fn stay_alive() {
 fn stay_alive() {}
 
 /// Ends the process, whatever is on the stack.
+#[cfg(any(feature = "std", test))]
 pub(crate) fn end() -> ! {
     std::process::abort()
+}
+
+#[cfg(all(unix, not(any(feature = "std", test))))]
+pub(crate) fn end() -> ! {
+    // SAFETY: no preconditions.
+    unsafe { libc::abort() }
+}
+
+/// Where nobody knows how to end the program its panic handler is asked. It does not return, and by this function's ABI nothing
+/// unwinds out of here.
+#[cfg(not(any(unix, feature = "std", test)))]
+pub(crate) extern "C" fn end() -> ! {
+    panic!("family_alloc: the state of memory is not what it should be")
+}
+
+/// Ends the process after a message was said.
+#[cfg(any(unix, feature = "std", test))]
+pub(crate) fn end_after(_: fmt::Arguments<'_>) -> ! {
+    end()
+}
+
+/// Ends the program with the message that nobody could say: its panic handler gets it.
+#[cfg(not(any(unix, feature = "std", test)))]
+#[allow(improper_ctypes_definitions, reason = "no foreign code calls it: nothing unwinds out of it")]
+pub(crate) extern "C" fn end_after(message: fmt::Arguments<'_>) -> ! {
+    panic!("{message}")
 }
 
 /// By the system call, because the C library's `write` ends a thread that was cancelled.
@@ -96,7 +123,7 @@ fn write_to_stderr(bytes: &[u8]) {
 }
 
 /// By the system call: `std` takes a lock.
-#[cfg(all(windows, not(miri)))]
+#[cfg(all(windows, feature = "std", not(miri)))]
 fn write_to_stderr(bytes: &[u8]) {
     use windows_sys::Win32::Storage::FileSystem::WriteFile;
     use windows_sys::Win32::System::Console::{GetStdHandle, STD_ERROR_HANDLE};
@@ -109,7 +136,11 @@ fn write_to_stderr(bytes: &[u8]) {
     unsafe { WriteFile(handle, bytes.as_ptr(), length, &raw mut written, core::ptr::null_mut()) };
 }
 
-#[cfg(not(any(unix, all(windows, not(miri)))))]
+/// There is no standard error: [`end_after`] has the message.
+#[cfg(not(any(unix, feature = "std", test)))]
+fn write_to_stderr(_: &[u8]) {}
+
+#[cfg(all(not(any(unix, all(windows, feature = "std", not(miri)))), any(feature = "std", test)))]
 fn write_to_stderr(bytes: &[u8]) {
     let _ = std::io::Write::write_all(&mut std::io::stderr(), bytes);
 }

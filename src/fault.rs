@@ -6,7 +6,9 @@
 
 use core::fmt;
 
-use crate::sync::{Acquire, AtomicPtr, Cell, Release, thread_local};
+use crate::sync::{Acquire, AtomicPtr, Release};
+#[cfg(any(feature = "std", loom))]
+use crate::sync::{Cell, thread_local};
 use crate::{fatal, os};
 
 /// What was done wrongly; see [`Fault::kind`].
@@ -142,8 +144,25 @@ pub type FaultHandler = fn(&Fault);
 
 static HANDLER: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
+#[cfg(any(feature = "std", loom))]
 thread_local! {
     static IN_HANDLER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread is in the handler already, and from now on it is.
+#[cfg(any(feature = "std", loom))]
+fn enter_handler() -> bool {
+    IN_HANDLER.replace(true)
+}
+
+/// Whether anybody is in the handler: nobody knows threads here.
+#[cfg(not(any(feature = "std", loom)))]
+fn enter_handler() -> bool {
+    use crate::sync::{AtomicU32, Relaxed};
+
+    static IS_ENTERED: AtomicU32 = AtomicU32::new(0);
+    // Relaxed: whoever comes second ends the program, whatever the first is at.
+    IS_ENTERED.swap(1, Relaxed) != 0
 }
 
 /// Sets what is called when a misuse has been found, after its line was written and before the process aborts; for test
@@ -179,7 +198,7 @@ impl Drop for EndOnDrop {
 #[inline(never)]
 pub(crate) fn report_under_lock(fault: &Fault) -> ! {
     fatal::say(format_args!("{fault}"));
-    fatal::end()
+    fatal::end_after(format_args!("{fault}"))
 }
 
 /// Ends the process with the fault's line. Called without any lock held.
@@ -188,7 +207,7 @@ pub(crate) fn report_under_lock(fault: &Fault) -> ! {
 pub(crate) fn report(fault: &Fault) -> ! {
     fatal::say(format_args!("{fault}"));
     let _end = EndOnDrop;
-    if !IN_HANDLER.replace(true) {
+    if !enter_handler() {
         // Acquire: pairs with the Release in `set_fault_handler`.
         let handler = HANDLER.load(Acquire);
         if !handler.is_null() {
@@ -197,7 +216,7 @@ pub(crate) fn report(fault: &Fault) -> ! {
             handler(fault);
         }
     }
-    fatal::end()
+    fatal::end_after(format_args!("{fault}"))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@
 ///
 /// | option | default | meaning |
 /// | --- | --- | --- |
-/// | `slab_bytes` | `2 << 20` | bytes of a slab, a power of two from 64 KiB to 2 MiB. Address space is taken in such pieces, up to 64 side by side, and what is larger than half a slab (an eighth where classes are spaced) is a large allocation, in whole pages. Smaller slabs suit many small families; the default has the least metadata and uses huge pages |
+/// | `slab_bytes` | `2 << 20`, where addresses have 32 bits `128 << 10`, on WebAssembly and without the feature `std` `64 << 10` | bytes of a slab, a power of two from 64 KiB to 2 MiB. Address space is taken in such pieces, up to 64 side by side, and what is larger than half a slab (an eighth where classes are spaced) is a large allocation, in whole pages. Smaller slabs suit many small families; the default has the least metadata and uses huge pages |
 /// | `cache_bytes` | `256 << 10` | bytes of free slots that a thread may keep of the family, at most, from 16 KiB to 64 MiB. A thread earns them by exchanging slots: it begins with none, and one that calls only now and then keeps 64 KiB. More spares busy threads locks |
 /// | `checks` | `Default` | a variant of [`Checks`](crate::Checks): what is verified when memory comes back |
 /// | `huge_pages` | `Adaptive` | a variant of [`HugePages`](crate::HugePages): whether slabs use huge pages |
@@ -195,6 +195,29 @@ macro_rules! __family_options {
     };
 }
 
+/// Finds the calling thread's slot of a family.
+#[cfg(feature = "std")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __family_slot {
+    () => {{
+        $crate::__private::thread_local! {
+            static SLOT: $crate::__private::CacheSlot = const { $crate::__private::CacheSlot::new() };
+        }
+        SLOT.with(::core::ptr::from_ref)
+    }};
+}
+
+/// Finds the slot of everybody: no thread has a cache.
+#[cfg(not(feature = "std"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __family_slot {
+    () => {
+        $crate::__private::slot_of_none()
+    };
+}
+
 /// One family, its options parsed.
 #[doc(hidden)]
 #[macro_export]
@@ -261,10 +284,7 @@ macro_rules! __family {
 
                 #[inline(always)]
                 fn __slot() -> *const $crate::__private::CacheSlot {
-                    $crate::__private::thread_local! {
-                        static SLOT: $crate::__private::CacheSlot = const { $crate::__private::CacheSlot::new() };
-                    }
-                    SLOT.with(::core::ptr::from_ref)
+                    $crate::__family_slot! {}
                 }
             }
         };
@@ -320,7 +340,7 @@ pub struct Options {
 
 impl Options {
     pub const DEFAULT: Self = Self {
-        slab_bytes: 2 << 20,
+        slab_bytes: crate::header::DEFAULT_UNIT_BYTES,
         checks: crate::Checks::Default,
         cache_bytes: crate::capacity::CACHE_BYTES,
         huge_pages: crate::HugePages::Adaptive,

@@ -180,6 +180,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(target_family = "wasm", ignore = "there are no huge pages")]
     fn what_is_left_of_a_slab_in_use_stays_until_a_second_look_finds_it_unused() {
         const HUGE_SHIFT: u32 = 21;
         let pool = Lock::new(UnitPool::new(HUGE_SHIFT));
@@ -292,21 +293,24 @@ mod tests {
     #[test]
     #[cfg(all(unix, not(any(miri, loom))))]
     fn a_child_forgets_also_what_others_had_claimed() {
-        let pool = Lock::new(UnitPool::new(16));
+        // A slab of sixteen pages.
+        let unit_shift = crate::os::page_bytes().trailing_zeros() + 4;
+        let count = 1 << (unit_shift - 6);
+        let pool = Lock::new(UnitPool::new(unit_shift));
         let (class, checks, huge_pages) = (SizeClass::natural(6), Checks::Default, HugePages::Adaptive);
-        let geometry = Geometry { class, unit_shift: 16, tag: 77, checks, huge_pages, pool: &pool, family: "Child" };
+        let geometry = Geometry { class, unit_shift, tag: 77, checks, huge_pages, pool: &pool, family: "Child" };
         const NONE: DepotMemory = DepotMemory(core::ptr::null_mut());
         let bin = Bin::new();
-        let slots: Vec<usize> = (0..1024).map(|_| bin.take_one(&geometry, NONE).unwrap().unwrap().0).collect();
+        let slots: Vec<usize> = (0..count).map(|_| bin.take_one(&geometry, NONE).unwrap().unwrap().0).collect();
         // SAFETY: taken above, and not used.
-        unsafe { bin.give(&geometry, NONE, &slots[..512]) }.unwrap();
+        unsafe { bin.give(&geometry, NONE, &slots[..count / 2]) }.unwrap();
         let found = bin.claim(&geometry, Some(&mut 1));
         assert!(matches!(found, Found::Claim(_)), "half of the slab is free");
         // SAFETY: nobody uses a slot, here and below.
         assert_eq!(unsafe { bin.forget_slabs() }, None, "somebody is at work on some");
         bin.begin_child();
         // SAFETY: as above.
-        assert_eq!(unsafe { bin.forget_slabs() }, Some(512));
+        assert_eq!(unsafe { bin.forget_slabs() }, Some(count / 2));
         // SAFETY: forgotten just now.
         unsafe { geometry.close_all() };
     }

@@ -301,7 +301,8 @@ fn used_families_are_found_once_each() {
     assert!(found_a == named("FoundA")[0] && found_a != found_b);
     free(Doors::of::<FoundA>(), a);
     free(Doors::of::<FoundB>(), b);
-    assert_eq!(found_b.trim(), 3 * MIB, "the mapping was kept");
+    let kept_bytes = if cfg!(any(miri, target_family = "wasm")) { 0 } else { 3 * MIB };
+    assert_eq!(found_b.trim(), kept_bytes, "the mapping was kept, where any is");
     assert_eq!(found_a.stats().live_bytes + found_b.stats().live_bytes, 0);
     // A walk may go on while families join.
     let mut walk = families();

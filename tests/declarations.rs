@@ -17,7 +17,7 @@ edition = "2024"
 [workspace]
 
 [dependencies]
-family-alloc = { path = "{crate}", default-features = false }
+family-alloc = { path = "{crate}", default-features = false, features = ["std"] }
 "#;
 
 /// Programs that are refused, and what must be said of each.

@@ -100,6 +100,7 @@ fn strings_and_vectors_grow_through_every_size() {
 }
 
 #[test]
+#[cfg_attr(not(panic = "unwind"), ignore = "panics end the program")]
 fn panics_unwind_and_free_on_the_way() {
     for size in [10, 1000, 100_000, 3 << 20] {
         let caught = std::panic::catch_unwind(|| {

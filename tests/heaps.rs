@@ -5,6 +5,7 @@ mod common;
 use std::collections::hash_map::RandomState;
 use std::sync::{Arc, Barrier, mpsc};
 
+#[cfg(all(target_os = "linux", not(miri)))]
 use common::child;
 #[cfg(target_os = "linux")]
 use common::heaps::ends;

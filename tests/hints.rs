@@ -20,6 +20,28 @@ extern "C" fn madvise(start: *mut c_void, bytes: usize, advice: c_int) -> c_int 
     c_int::try_from(done).unwrap_or(-1)
 }
 
+/// What such a system gives back is looked at: pages go, and what comes again reads zero.
+#[test]
+fn what_goes_back_is_known_to() {
+    family! { struct Given { slab_bytes: 64 << 10 } }
+    let bytes = 1000;
+    let slots: Vec<*mut u8> = (0..1000).map(|_| Given::malloc(bytes)).collect();
+    for &slot in &slots {
+        // SAFETY: allocated above.
+        unsafe { slot.write_bytes(0xAA, bytes) };
+    }
+    for slot in slots {
+        // SAFETY: allocated above with this size.
+        unsafe { Given::free(slot, bytes) };
+    }
+    assert!(Given::trim() >= 900_000, "the system has taken it");
+    for _ in 0..1000 {
+        let zeroed = Given::calloc(bytes);
+        // SAFETY: allocated just now, and zero.
+        assert!(unsafe { std::slice::from_raw_parts(zeroed, bytes) }.iter().all(|&byte| byte == 0));
+    }
+}
+
 #[test]
 fn what_is_no_guard_is_not_taken_for_zero() {
     family! { struct Guarded { checks: Hardened } }

@@ -9,7 +9,8 @@ use allocator_api2::alloc::Allocator;
 use common::random::Random;
 use family_alloc::{Family, family};
 
-family! { struct Nodes; }
+// In shorter slabs it does not pay to put the list in order.
+family! { struct Nodes { slab_bytes: 2 << 20 } }
 
 /// Allocates `count` slots; how many of them lie right behind or right before the one allocated just before.
 fn allocate(count: usize, layout: Layout) -> (Vec<NonNull<u8>>, usize) {

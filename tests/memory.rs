@@ -36,7 +36,7 @@ fn free_all(doors: Doors, slots: Vec<NonNull<[u8]>>) {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend gives no pages back")]
 fn trim_gives_emptied_slabs_back() {
     child::isolated("trim_gives_emptied_slabs_back", || {
         family! { struct Emptied; struct EmptiedSmall { slab_bytes: 64 * 1024 } }
@@ -75,7 +75,7 @@ fn trim_gives_kept_large_allocations_back() {
 
 /// Where there are guards, what a hardened family keeps holds no memory; elsewhere it keeps nothing that is large.
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend gives no pages back")]
 fn what_is_guarded_is_not_counted_as_kept() {
     child::isolated("what_is_guarded_is_not_counted_as_kept", || {
         family! { struct Fenced { checks: Hardened } }
@@ -119,7 +119,7 @@ fn what_is_kept_has_a_bound() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend gives no pages back")]
 fn what_has_been_free_for_long_goes_back_by_itself() {
     child::isolated("what_has_been_free_for_long_goes_back_by_itself", || {
         family! { struct Aging; }
@@ -159,7 +159,7 @@ fn a_program_that_oscillates_keeps_its_slabs() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend clears what it commits")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend clears what it commits")]
 fn zeroed_memory_that_is_fresh_is_not_touched() {
     child::isolated("zeroed_memory_that_is_fresh_is_not_touched", || {
         family! { struct Fresh; struct FreshSmall { slab_bytes: 64 * 1024 } }
@@ -255,7 +255,7 @@ fn growing_zeroed_clears_from_the_old_size_to_the_end() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend moves no pages")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend moves no pages")]
 fn large_allocations_grow_without_copying_and_shrink_without_keeping() {
     child::isolated("large_allocations_grow_without_copying_and_shrink_without_keeping", || {
         family! { struct Resized; }
@@ -290,7 +290,7 @@ fn large_allocations_grow_without_copying_and_shrink_without_keeping() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend moves no pages")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend moves no pages")]
 fn what_has_grown_into_a_mapping_grows_on_in_place_and_needs_no_more_pages() {
     child::isolated("what_has_grown_into_a_mapping_grows_on_in_place_and_needs_no_more_pages", || {
         family! { struct Growing; }
@@ -426,7 +426,10 @@ fn an_emptied_slab_serves_any_class_of_its_family() {
 
 /// What was live at once bounds what is live and kept together, and is forgotten when nothing is kept any more, for whatever reason.
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives whole mappings back only")]
+#[cfg_attr(
+    any(miri, feature = "portable", target_family = "wasm"),
+    ignore = "this backend gives whole mappings back only"
+)]
 fn what_was_live_long_ago_is_forgotten() {
     child::isolated("what_was_live_long_ago_is_forgotten", || {
         family! { struct Shrunk; }
@@ -449,7 +452,10 @@ fn what_was_live_long_ago_is_forgotten() {
 
 /// As above, where nothing is kept any more because it was too long.
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives whole mappings back only")]
+#[cfg_attr(
+    any(miri, feature = "portable", target_family = "wasm"),
+    ignore = "this backend gives whole mappings back only"
+)]
 fn what_was_too_long_to_be_kept_is_forgotten() {
     child::isolated("what_was_too_long_to_be_kept_is_forgotten", || {
         family! { struct Emptied; }

@@ -104,7 +104,10 @@ fn slabs_are_used_again_by_other_classes() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "`System` finds no aligned region in so little address space")]
+#[cfg_attr(
+    any(miri, feature = "portable", target_family = "wasm"),
+    ignore = "`System` finds no aligned region in so little address space"
+)]
 #[cfg(unix)]
 fn little_address_space_is_enough() {
     fn fill<F: Family>() {

@@ -117,7 +117,10 @@ fn available(limit: usize) -> usize {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "`System` finds no aligned region in so little address space")]
+#[cfg_attr(
+    any(miri, feature = "portable", target_family = "wasm"),
+    ignore = "`System` finds no aligned region in so little address space"
+)]
 fn slots_use_most_of_a_limit_and_come_back() {
     under_every_limit("slots_use_most_of_a_limit_and_come_back", |limit, slot_bytes| {
         let available = available(limit);
@@ -138,7 +141,10 @@ fn slots_use_most_of_a_limit_and_come_back() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "`System` finds no aligned region in so little address space")]
+#[cfg_attr(
+    any(miri, feature = "portable", target_family = "wasm"),
+    ignore = "`System` finds no aligned region in so little address space"
+)]
 fn small_slabs_use_most_of_a_limit_and_come_back() {
     under_every_limit("small_slabs_use_most_of_a_limit_and_come_back", |limit, slot_bytes| {
         // Half a slab is the largest slot there; what the process may touch is bounded by a lesser limit.
@@ -153,7 +159,10 @@ fn small_slabs_use_most_of_a_limit_and_come_back() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "`System` finds no aligned region in so little address space")]
+#[cfg_attr(
+    any(miri, feature = "portable", target_family = "wasm"),
+    ignore = "`System` finds no aligned region in so little address space"
+)]
 fn large_allocations_use_most_of_a_limit_and_come_back() {
     under_every_limit("large_allocations_use_most_of_a_limit_and_come_back", |limit, _| {
         let available = available(limit);
@@ -186,7 +195,10 @@ fn large_allocations_use_most_of_a_limit_and_come_back() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "`System` finds no aligned region in so little address space")]
+#[cfg_attr(
+    any(miri, feature = "portable", target_family = "wasm"),
+    ignore = "`System` finds no aligned region in so little address space"
+)]
 fn a_thread_without_room_for_a_cache_allocates_and_frees() {
     under_every_limit("a_thread_without_room_for_a_cache_allocates_and_frees", |limit, slot_bytes| {
         let available = available(limit) - 8 * MIB;
@@ -249,7 +261,7 @@ fn absurd_layouts_are_refused_and_cost_nothing() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend keeps nothing for long")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend keeps nothing for long")]
 fn what_large_allocations_leave_becomes_slots() {
     child::isolated("what_large_allocations_leave_becomes_slots", || {
         let mut slots = Chain::new(Doors::of::<Mixed>(), layout(MIB, 1));
@@ -272,7 +284,7 @@ fn what_large_allocations_leave_becomes_slots() {
 /// What grows and fits is granted, whatever a move would need meanwhile; what does not fit changes
 /// nothing.
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend copies")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend copies")]
 fn growth_that_fits_under_a_limit_is_granted() {
     const NAME: &str = "growth_that_fits_under_a_limit_is_granted";
     const ROOM: usize = 1000 * MIB;

@@ -134,7 +134,7 @@ fn part_stays(doors: Doors, size: usize, bytes: usize, stays: impl FnMut(usize, 
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend gives no pages back")]
 fn a_random_part_of_small_slots_goes_back() {
     child::isolated("a_random_part_of_small_slots_goes_back", || {
         for doors in all() {
@@ -146,7 +146,7 @@ fn a_random_part_of_small_slots_goes_back() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend gives no pages back")]
 fn a_random_part_of_slots_of_every_size_goes_back() {
     child::isolated("a_random_part_of_slots_of_every_size_goes_back", || {
         for doors in all() {
@@ -163,7 +163,7 @@ fn a_random_part_of_slots_of_every_size_goes_back() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend gives no pages back")]
 fn nothing_is_lost_where_no_page_is_free() {
     child::isolated("nothing_is_lost_where_no_page_is_free", || {
         for doors in all() {
@@ -173,7 +173,7 @@ fn nothing_is_lost_where_no_page_is_free() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend gives no pages back")]
 fn what_survivors_leave_goes_back() {
     child::isolated("what_survivors_leave_goes_back", || {
         let spaced = [Doors::of::<Spaced>(), Doors::of::<CheckedSpaced>()];
@@ -194,7 +194,7 @@ fn what_survivors_leave_goes_back() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend gives no pages back")]
 fn states_of_closed_slabs_go_back() {
     child::isolated("states_of_closed_slabs_go_back", || {
         for doors in all() {
@@ -210,7 +210,7 @@ fn states_of_closed_slabs_go_back() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend gives no pages back")]
 fn what_nobody_needs_goes_back_by_itself() {
     child::isolated("what_nobody_needs_goes_back_by_itself", || {
         for doors in [Doors::of::<Plain>(), Doors::of::<Checked>()] {
@@ -238,7 +238,7 @@ fn what_nobody_needs_goes_back_by_itself() {
 /// As Linux counts page faults.
 #[test]
 #[cfg(target_os = "linux")]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend gives no pages back")]
 fn what_comes_and_goes_within_a_second_stays() {
     child::isolated("what_comes_and_goes_within_a_second_stays", || {
         for doors in [Doors::of::<Plain>(), Doors::of::<Checked>()] {
@@ -305,7 +305,7 @@ fn random_calls_and_trims_in_all_modes() {
 
 /// Of a class that comes late among all of its family as well: the house is kept for every bin.
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend gives no pages back")]
 fn pages_of_every_class_go_back_by_themselves() {
     const SIZES: [usize; 4] = [100, 1000, 10_000, 100_000];
     for doors in [Doors::of::<Alone>(), Doors::of::<AloneSpaced>()] {

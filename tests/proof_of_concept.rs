@@ -258,7 +258,7 @@ fn defect_pages_have_the_size_that_the_system_says() {
 
 /// Large reallocation always copied.
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend moves no pages")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend moves no pages")]
 fn defect_large_reallocation_moves_pages_not_bytes() {
     family! { struct Moved; }
     // Below what is advised to use huge pages, so that every page is a fault of its own.

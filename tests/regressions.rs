@@ -411,6 +411,7 @@ impl Drop for AtTheEnd {
 /// The same on a thread without a cache, where slots come one by one: what ran over is gone, or
 /// told.
 #[test]
+#[cfg_attr(miri, ignore = "starts a process")]
 #[cfg(unix)]
 fn what_runs_over_into_a_new_slot_is_not_handed_out_late() {
     use std::os::unix::process::ExitStatusExt;

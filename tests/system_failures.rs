@@ -28,7 +28,7 @@ fn assert_empty(doors: Doors) {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend makes other calls")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend makes other calls")]
 fn without_mmap_there_is_what_there_was() {
     child::isolated("without_mmap_there_is_what_there_was", || {
         family! { struct Before; struct After; }
@@ -51,7 +51,7 @@ fn without_mmap_there_is_what_there_was() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend makes other calls")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend makes other calls")]
 fn without_mprotect_there_is_what_was_committed() {
     child::isolated("without_mprotect_there_is_what_was_committed", || {
         family! { struct Committed { slab_bytes: 64 * 1024 } }
@@ -102,7 +102,7 @@ fn without_mremap_large_allocations_are_copied() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend makes other calls")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend makes other calls")]
 fn without_munmap_memory_goes_back_all_the_same() {
     child::isolated("without_munmap_memory_goes_back_all_the_same", || {
         family! { struct Unmapped; }
@@ -125,7 +125,7 @@ fn without_munmap_memory_goes_back_all_the_same() {
 
 /// As in a process that guards memory and then lets itself make few calls only.
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend has no guards")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend has no guards")]
 fn without_madvise_what_was_guarded_can_be_used_again() {
     child::isolated("without_madvise_what_was_guarded_can_be_used_again", || {
         family! { struct Sandboxed { checks: Hardened } }
@@ -208,7 +208,7 @@ fn without_madvise_nothing_is_taken_for_zero() {
 
 #[test]
 #[cfg(target_os = "linux")]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend makes other calls")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend makes other calls")]
 fn a_free_leaves_errno_alone() {
     child::isolated("a_free_leaves_errno_alone", || {
         family! { struct Plain; struct Guarded { checks: Hardened } }

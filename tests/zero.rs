@@ -51,7 +51,7 @@ family! { struct Locked { slab_bytes: 64 * 1024 } }
 /// Fills slabs, keeps the system from taking their pages by `mlock`, frees all and asks for zero in the same place.
 #[test]
 #[cfg(unix)]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend gives no pages back")]
 fn pages_that_the_system_did_not_take_back_are_not_taken_for_zero() {
     let doors = Doors::of::<Locked>();
     for bytes in [1, 2, 64, 4096, 32 << 10] {

@@ -34,7 +34,9 @@ use crate::magazine::CacheSlot;
 use crate::os;
 use crate::purge;
 use crate::region::UnitPool;
-use crate::sync::{Cell, Lock, Relaxed, thread_local};
+#[cfg(any(feature = "std", loom))]
+use crate::sync::thread_local;
+use crate::sync::{Cell, Lock, Relaxed};
 use crate::waiting;
 
 /// Cores that are mapped together.
@@ -133,14 +135,26 @@ pub(super) fn lock() -> &'static Lock<impl Sized> {
     &CORES
 }
 
+#[cfg(any(feature = "std", loom))]
 thread_local! {
     // Where a thread counts its calls of heaps that it has no cache of.
     static NOWHERE: CacheSlot = const { CacheSlot::new() };
 }
 
 /// A slot without a cache, of the calling thread.
+#[cfg(any(feature = "std", loom))]
 pub(crate) fn slot_of_none() -> *const CacheSlot {
     NOWHERE.with(core::ptr::from_ref)
+}
+
+/// The slot of everybody where no thread is known: it never has a cache, and nothing is counted in it.
+#[cfg(not(any(feature = "std", loom)))]
+pub fn slot_of_none() -> *const CacheSlot {
+    struct Nowhere(CacheSlot);
+    // SAFETY: without threads that are known nobody stores to a slot (`thread::cache_for`).
+    unsafe impl Sync for Nowhere {}
+    static NOWHERE: Nowhere = Nowhere(CacheSlot::new());
+    &raw const NOWHERE.0
 }
 
 /// Forgets all heaps, in models: statics outlive an execution, and memory does not.

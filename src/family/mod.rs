@@ -57,7 +57,11 @@ pub use crossings::{LimitCrossing, LimitHandler, set_limit_handler};
 pub use figures::reserved_bytes_of_all;
 #[cfg(loom)]
 pub(crate) use heaps::forget_all;
-pub(crate) use heaps::{HeapOptions, Refusal, slot_of_none};
+#[cfg(any(feature = "std", loom))]
+pub(crate) use heaps::slot_of_none;
+#[cfg(not(any(feature = "std", loom)))]
+pub use heaps::slot_of_none;
+pub(crate) use heaps::{HeapOptions, Refusal};
 pub(crate) use house::is_look_due;
 pub(crate) use life::Standing;
 pub(crate) use limits::softly;

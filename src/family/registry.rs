@@ -41,8 +41,10 @@ impl FamilyCore {
             return None;
         }
         Directory::of(self.unit_shift).open()?;
-        // Without memory for the depots the family works without them. A heap's come with its second cache.
-        let depots = self.depot_bytes().filter(|_| !self.is_heap()).and_then(depot_memory);
+        // Without memory for the depots the family works without them. A heap's come with its second cache. Where no thread has
+        // a cache nothing ever comes to a depot.
+        let has_depots = !self.is_heap() && cfg!(any(feature = "std", loom));
+        let depots = self.depot_bytes().filter(|_| has_depots).and_then(depot_memory);
         if let Some(depots) = depots {
             self.depots.store(depots.cast().as_ptr(), Relaxed);
         }

@@ -157,7 +157,7 @@ fn is_zero(words: &[u64], classes: Classes) -> bool {
 
 #[inline(never)]
 fn is_zero_long(words: &[u64]) -> bool {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    #[cfg(all(target_arch = "x86_64", feature = "std", not(miri)))]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has it.
         return unsafe { is_zero_avx2(words) };
@@ -169,7 +169,7 @@ fn is_zero_long(words: &[u64]) -> bool {
 ///
 /// # Safety
 /// The processor has AVX2.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(all(target_arch = "x86_64", feature = "std", not(miri)))]
 #[target_feature(enable = "avx2")]
 unsafe fn is_zero_avx2(words: &[u64]) -> bool {
     is_zero_by_line(words)

@@ -52,14 +52,23 @@ const TAG_SHIFT: u32 = TAG_BYTES.trailing_zeros();
 /// The smallest and the largest unit: 64 KiB and 2 MiB.
 pub(crate) const UNIT_SHIFTS: core::ops::RangeInclusive<u32> = 16..=21;
 
+/// The units of families that do not say how long they are to be: where address space is short, or memory cannot be reserved
+/// without being taken, a region of them is 8 MiB or 4 MiB long instead of 128.
+pub(crate) const DEFAULT_UNIT_BYTES: usize = match () {
+    () if cfg!(any(target_arch = "wasm32", not(any(feature = "std", loom)))) => 64 << 10,
+    () if usize::BITS < 64 => 128 << 10,
+    () => 2 << 20,
+};
+
 /// Bits of the stretch that a table is to cover, where its largest length allows that.
 const STRETCH_BITS: u32 = if usize::BITS == 64 { 44 } else { usize::BITS };
 const TABLE_BYTES_MAX: usize = 128 << 20;
-const TABLE_BYTES_MIN: usize = 64 << 10;
+/// A range that the program gives may be short, and all of a table is taken from it.
+const TABLE_BYTES_MIN: usize = if cfg!(any(feature = "std", loom)) { 64 << 10 } else { 4 << 10 };
 /// The part of a limit on address space that a table may take.
 const LIMIT_SHARE: usize = 128;
 /// Tags that are made writable together: few mappings, and no page is touched for it.
-const WRITABLE_BYTES: usize = 64 << 10;
+const WRITABLE_BYTES: usize = TABLE_BYTES_MIN;
 /// The system places new mappings below old ones, so nearly all of the stretch lies below the first region; Windows places them above,
 /// or in gaps.
 const STRETCH_ABOVE_SHARE: usize = if cfg!(windows) { 2 } else { 16 };

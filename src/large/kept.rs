@@ -18,8 +18,9 @@ use crate::os;
 /// So few that what is known of a heap stays below a page.
 pub(super) const PIECE_COUNT: usize = 14;
 /// Bytes of all pieces, at most. Under Miri nothing is kept: pieces are known by number only, and what no pointer
-/// leads to when the program ends is reported as leaked.
-pub(super) const KEPT_BYTES: usize = if cfg!(miri) { 0 } else { 256 << 20 };
+/// leads to when the program ends is reported as leaked. Where no system is asked, what is freed serves all families at once.
+pub(super) const KEPT_BYTES: usize =
+    if cfg!(any(miri, target_arch = "wasm32", not(any(feature = "std", loom)))) { 0 } else { 256 << 20 };
 /// A piece is made longer for an allocation if it has at least this part of it: less spares few page faults.
 const EXTENDED_PART: usize = 8;
 

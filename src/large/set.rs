@@ -66,6 +66,7 @@ impl LargeSet {
         }
         let is_bounded = os::HAS_PAGES && !self.singles.kept.guarded;
         let spare_bytes = if is_bounded { self.peak_bytes - self.bytes + SPARE_BYTES } else { KEPT_BYTES };
+        #[allow(clippy::unnecessary_min_or_max, reason = "some backends keep nothing")]
         free_bytes.saturating_sub(spare_bytes.min(KEPT_BYTES))
     }
 

@@ -8,10 +8,10 @@ use super::single::discard;
 use super::{Large, LargeSet, Larges, pointer};
 use crate::os;
 
-/// Bytes of a family's first range: few, as a limit on address space may be set later.
-const FIRST_RANGE_BYTES: usize = 32 << 20;
+/// Bytes of a family's first range: few, as a limit on address space may be set later, and fewer where there is little of it.
+const FIRST_RANGE_BYTES: usize = if usize::BITS < 64 { 4 << 20 } else { 32 << 20 };
 /// Bytes of a range of a family that has as much already.
-const RANGE_BYTES: usize = 256 << 20;
+const RANGE_BYTES: usize = 8 * FIRST_RANGE_BYTES;
 /// Under a limit on address space, bytes that a family has in ranges for each that it reserves more
 /// than it needs.
 const LIMITED_SHARE: usize = 8;

@@ -26,14 +26,19 @@ pub(crate) fn milliseconds() -> u64 {
 }
 
 /// Milliseconds since the system began; the resolution is ten to sixteen milliseconds.
-#[cfg(all(windows, not(miri)))]
+#[cfg(all(windows, feature = "std", not(miri)))]
 pub(crate) fn milliseconds() -> u64 {
     // SAFETY: no preconditions.
     unsafe { windows_sys::Win32::System::SystemInformation::GetTickCount64() }
 }
 
 /// Milliseconds since the first call.
-#[cfg(not(any(unix, all(windows, not(miri)), all(target_family = "wasm", target_os = "unknown"))))]
+#[cfg(not(any(
+    unix,
+    not(feature = "std"),
+    all(windows, not(miri)),
+    all(target_family = "wasm", target_os = "unknown")
+)))]
 pub(crate) fn milliseconds() -> u64 {
     use std::time::Instant;
 
@@ -43,7 +48,7 @@ pub(crate) fn milliseconds() -> u64 {
 }
 
 /// There is no clock: nothing ages, and what is free goes back by `trim` and where more is kept than there is room for.
-#[cfg(all(target_family = "wasm", target_os = "unknown"))]
+#[cfg(all(not(unix), any(not(feature = "std"), all(target_family = "wasm", target_os = "unknown"))))]
 pub(crate) fn milliseconds() -> u64 {
     0
 }

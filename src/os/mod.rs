@@ -32,6 +32,7 @@
 //!
 //! | backend | used |
 //! | --- | --- |
+//! | `range` | without the feature `std`: a range that the program gives; and on WebAssembly, whose memory grows. No purge |
 //! | `unix` | on Unix |
 //! | `windows` | on Windows |
 //! | `portable` | elsewhere, under Miri, and with the feature `portable`: `std`'s `System` allocator, no purge, no remap |
@@ -41,23 +42,38 @@ use core::ptr::NonNull;
 mod clock;
 #[cfg_attr(not(feature = "_faults"), allow(unreachable_pub))]
 pub mod faults;
-#[cfg(any(not(any(unix, windows)), miri, feature = "portable"))]
+#[cfg(any(not(feature = "std"), all(target_arch = "wasm32", not(feature = "portable"))))]
+#[path = "range.rs"]
+mod imp;
+#[cfg(all(
+    feature = "std",
+    any(not(any(unix, windows)), miri, feature = "portable"),
+    not(all(target_arch = "wasm32", not(feature = "portable")))
+))]
 #[path = "portable.rs"]
 mod imp;
-#[cfg(all(unix, not(any(miri, feature = "portable"))))]
+#[cfg(all(feature = "std", unix, not(any(miri, feature = "portable"))))]
 #[path = "unix.rs"]
 mod imp;
-#[cfg(all(windows, not(any(miri, feature = "portable"))))]
+#[cfg(all(feature = "std", windows, not(any(miri, feature = "portable"))))]
 #[path = "windows.rs"]
 mod imp;
 mod loaded;
+#[cfg(any(test, not(feature = "std"), target_arch = "wasm32"))]
+#[cfg_attr(
+    any(feature = "portable", all(feature = "std", not(target_arch = "wasm32"))),
+    allow(dead_code, reason = "tested on every system")
+)]
+mod pieces;
 mod random;
 mod sanitizer;
 #[cfg(all(feature = "valgrind", unix, not(any(miri, feature = "portable"))))]
 mod valgrind;
+#[cfg(all(target_arch = "wasm32", not(all(feature = "std", feature = "portable"))))]
+mod wasm;
 
 use crate::sync::{AtomicU32, Relaxed};
-#[cfg(all(test, unix))]
+#[cfg(all(test, unix, not(miri)))]
 pub(crate) use clock::PRETENDED;
 pub(crate) use clock::milliseconds;
 use faults::{Call, strikes};
@@ -69,10 +85,52 @@ pub(crate) use random::random;
 pub(crate) use sanitizer::{add_root, clear_free, poison, poisons, remove_root, scans, unpoison};
 
 /// Whether what is purged, or guarded, is not there until it is committed again: where the system counts what is committed.
-pub(crate) const DECOMMITS: bool = cfg!(all(windows, not(any(miri, feature = "portable"))));
+pub(crate) const DECOMMITS: bool = cfg!(all(feature = "std", windows, not(any(miri, feature = "portable"))));
 
 /// Whether parts of what is reserved can be made usable and given back, so that it pays to reserve more than is used.
 pub(crate) const HAS_PAGES: bool = TAKES_PARTS || DECOMMITS;
+
+/// Gives the crate memory to work with, in builds without the feature `std`; returns how many bytes of it are used.
+///
+/// Without `std` there is no system to ask: call this once, before the first allocation, with a range that the linker
+/// script or the boot loader leaves free. Several calls add up, but slabs are only taken from what lies near the first
+/// range. Only whole pages of 4 KiB are used. A family takes its slabs from *regions*, which begin at a multiple of 64 times
+/// `slab_bytes` (4 MiB for slabs of 64 KiB, the default without `std`): its first slab needs such a place in the range, and
+/// three slabs' length from there on. Large allocations and tables fit anywhere.
+///
+/// Nothing ever goes back to the program, and what slabs have taken stays with their family. With `std`, and on
+/// WebAssembly with or without it, memory comes from the system: there this does nothing with `std`, and adds to the memory
+/// without.
+///
+/// # Safety
+///
+/// The range may be read and written for as long as the program runs, and nobody else uses it from now on.
+///
+/// ```
+/// use core::ptr::{NonNull, addr_of_mut};
+///
+/// #[repr(align(4194304))]
+/// struct Memory([u8; 8 << 20]);
+/// static mut MEMORY: Memory = Memory([0; 8 << 20]);
+///
+/// // SAFETY: nobody else uses it, and this runs once.
+/// let memory = unsafe { &mut *addr_of_mut!(MEMORY.0) };
+/// // SAFETY: as above.
+/// let bytes = unsafe { family_alloc::give_memory(NonNull::from(&mut memory[..])) };
+/// assert_eq!(bytes, if cfg!(feature = "std") { 0 } else { 8 << 20 });
+/// ```
+pub unsafe fn give_memory(memory: NonNull<[u8]>) -> usize {
+    #[cfg(feature = "std")]
+    {
+        let _ = memory;
+        0
+    }
+    #[cfg(not(feature = "std"))]
+    // SAFETY: the same contract.
+    unsafe {
+        imp::give_memory(memory)
+    }
+}
 
 /// Reserves space at a multiple of `align`.
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
@@ -323,7 +381,11 @@ pub(crate) unsafe fn forbid(start: NonNull<u8>, bytes: usize) -> bool {
 }
 
 /// Bytes of a huge page where [`advise_huge`] has an effect.
+#[cfg(all(feature = "std", not(target_arch = "wasm32")))]
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// There are none: nothing is aligned for their sake.
+#[cfg(not(all(feature = "std", not(target_arch = "wasm32"))))]
+pub(crate) const HUGE_PAGE_BYTES: usize = 4096;
 
 /// Whether an address is a multiple of `align`, a power of two.
 pub(crate) fn is_aligned(memory: NonNull<u8>, align: usize) -> bool {
@@ -475,7 +537,8 @@ mod tests {
         bytes_at(old, 4 * page).fill(9);
         // SAFETY: mapped above with this length; the old pointer is used again only if that fails.
         let remapped = unsafe { remap(old, 4 * page, 4096 * page, true) };
-        assert_eq!(remapped.is_some(), MOVES);
+        // WebAssembly's memory can be made longer where it ends.
+        assert!(remapped.is_some() == MOVES || cfg!(target_family = "wasm"));
         let (new, pages) = remapped.map_or((old, 4), |new| (new, 4096));
         let memory = bytes_at(new, pages * page);
         assert!(memory[..4 * page].iter().all(|&byte| byte == 9));

@@ -21,7 +21,7 @@ pub(crate) fn random() -> u64 {
 }
 
 /// 64 random bits from the system, which always has some.
-#[cfg(all(windows, not(miri)))]
+#[cfg(all(windows, feature = "std", not(miri)))]
 pub(crate) fn random() -> u64 {
     let mut bits = [0; size_of::<u64>()];
     // SAFETY: the call writes that many bytes to a live array.
@@ -31,7 +31,7 @@ pub(crate) fn random() -> u64 {
 
 /// Bits that differ from call to call and from process to process: from `std`, which asks the
 /// system once a thread.
-#[cfg(not(all(any(target_os = "linux", target_os = "android", windows), not(miri))))]
+#[cfg(all(feature = "std", not(all(any(target_os = "linux", target_os = "android", windows), not(miri)))))]
 pub(crate) fn random() -> u64 {
     use core::hash::{BuildHasher, Hasher};
 
@@ -58,4 +58,19 @@ pub(crate) fn random() -> u64 {
     #[cfg(unix)]
     hasher.write_u32(std::process::id());
     hasher.finish() ^ super::milliseconds()
+}
+
+/// Bits that differ from call to call, and no more than that: nobody is known who has random ones.
+#[cfg(all(not(feature = "std"), not(all(any(target_os = "linux", target_os = "android"), not(miri)))))]
+pub(crate) fn random() -> u64 {
+    use crate::sync::{AtomicUsize, Relaxed};
+
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    // Relaxed: a number that publishes nothing.
+    let call = CALLS.fetch_add(1, Relaxed) as u64;
+    let place = (&raw const call).addr() as u64;
+    let mut bits = (call + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ place.rotate_left(32) ^ super::milliseconds();
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    bits ^ (bits >> 31)
 }

@@ -4,7 +4,7 @@
 use core::ptr::NonNull;
 
 use super::is_aligned;
-use crate::sync::{AtomicUsize, Relaxed, keeping_errno};
+use crate::sync::{AtomicU8, AtomicUsize, Relaxed, keeping_errno};
 
 /// Committing touches no page.
 pub(crate) const COMMIT_IS_FREE: bool = true;
@@ -185,9 +185,31 @@ pub(crate) unsafe fn make_writable(start: NonNull<u8>, bytes: usize) -> bool {
 pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
     // Linux promises zero after MADV_DONTNEED on private anonymous memory; elsewhere it is only a hint.
     const ZEROES: bool = cfg!(any(target_os = "linux", target_os = "android"));
+    if ZEROES && is_hint(start) {
+        // SAFETY: the same contract.
+        return unsafe { purge_and_look(start, bytes) };
+    }
     // SAFETY: the caller gives the contents up.
     let done = keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, PURGE) }) == 0;
-    done && ZEROES && !is_hint(start)
+    done && ZEROES
+}
+
+/// Where the system says that all is well, done or not: a range is given back as a whole or not at all, so its first byte tells.
+///
+/// # Safety
+/// As for [`purge`](super::purge).
+unsafe fn purge_and_look(start: NonNull<u8>, bytes: usize) -> bool {
+    // The compiler has every access watched, and nobody may touch what is poisoned.
+    let looks = !cfg!(family_alloc_instrumented);
+    // SAFETY: the caller's memory, which may be written and which nobody else looks at.
+    let first = unsafe { start.cast::<AtomicU8>().as_ref() };
+    if looks {
+        // Relaxed: the range is the caller's alone, here and below.
+        first.store(1, Relaxed);
+    }
+    // SAFETY: the caller gives the contents up.
+    let done = keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, PURGE) }) == 0;
+    done && looks && first.load(Relaxed) == 0
 }
 
 /// The advice that gives memory back. Where it is not `MADV_DONTNEED`, that is only a hint which frees nothing; after this one
@@ -224,7 +246,7 @@ pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
 }
 
 /// Whether the system takes advice that it does not know for a hint, and says that all is well (qemu's user mode does): nothing it says of
-/// guards can be believed then. It is asked once, with a page of the family's and a number that is no advice.
+/// guards can be believed then, and what it says of pages given back has to be looked at. It is asked once, with a page of the family's and a number that is no advice.
 fn is_hint(page: NonNull<u8>) -> bool {
     const NO_ADVICE: libc::c_int = libc::c_int::MAX;
     const UNASKED: usize = 0;

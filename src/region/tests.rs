@@ -34,7 +34,7 @@ fn a_dirty_unit_is_taken_before_a_clean_one_of_another_region() {
 
 /// With the first of two regions full, all of the second's committed units out, and the first's back and clean.
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend gives no pages back")]
 fn committed_units_serve_where_no_more_can_be_committed() {
     let lock = Lock::new(UnitPool::new(16));
     let mut pool = lock.lock();
@@ -69,7 +69,7 @@ fn units_come_in_address_order_and_dirty_ones_first() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend gives no pages back")]
 fn units_on_their_way_to_the_system_are_nobodys() {
     let lock = Lock::new(UnitPool::new(16));
     let units: Vec<Unit> = (0..63).map(|_| lock.lock().take(Pages::Small).unwrap()).collect();
@@ -103,7 +103,7 @@ fn states_take_the_first_units() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+#[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend gives no pages back")]
 fn purged_units_read_zero_and_wait_their_time() {
     let pool = Lock::new(UnitPool::new(16));
     let unit = pool.lock().take(Pages::Small).unwrap();

@@ -5,7 +5,7 @@
 mod classes;
 mod local;
 
-use core::fmt;
+use core::fmt::{self, Write};
 
 pub use classes::{ClassStats, ClassTable};
 pub use local::LocalStats;
@@ -247,11 +247,27 @@ impl fmt::Display for Bytes {
             value /= 1024.0;
             unit = larger;
         }
-        if unit == "B" {
-            f.pad(&format_args!("{} B", self.0).to_string())
-        } else {
-            f.pad(&format!("{value:.1} {unit}"))
+        let mut text = Text { bytes: [0; 32], len: 0 };
+        match unit {
+            "B" => write!(text, "{} B", self.0)?,
+            _ => write!(text, "{value:.1} {unit}")?,
         }
+        f.pad(core::str::from_utf8(&text.bytes[..text.len]).unwrap_or_default())
+    }
+}
+
+/// A short text, to be padded as a whole.
+struct Text {
+    bytes: [u8; 32],
+    len: usize,
+}
+
+impl Write for Text {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        let place = self.bytes.get_mut(self.len..self.len + part.len()).ok_or(fmt::Error)?;
+        place.copy_from_slice(part.as_bytes());
+        self.len += part.len();
+        Ok(())
     }
 }
 
@@ -318,24 +334,17 @@ impl fmt::Display for Stats {
             writeln!(
                 f,
                 "{:>9} {:>7} {:>12} {:>12} {:>9} {:>9} {:>12}",
-                Bytes(class.slot_bytes).to_string(),
+                Bytes(class.slot_bytes),
                 class.slab_count,
                 class.live_slots,
-                Bytes(class.live_slots * class.slot_bytes).to_string(),
+                Bytes(class.live_slots * class.slot_bytes),
                 class.cached_slots,
                 class.depot_slots,
                 class.free_slots,
             )?;
         }
         if self.large_allocations > 0 {
-            writeln!(
-                f,
-                "{:>9} {:>7} {:>12} {:>12}",
-                "large",
-                "",
-                self.large_allocations,
-                Bytes(self.large_bytes).to_string()
-            )?;
+            writeln!(f, "{:>9} {:>7} {:>12} {:>12}", "large", "", self.large_allocations, Bytes(self.large_bytes))?;
         }
         Ok(())
     }

@@ -7,6 +7,9 @@
 #[cfg(all(any(unix, windows), not(miri)))]
 #[allow(dead_code, reason = "not every combination of system and backend calls the system")]
 mod errno;
+#[cfg(not(feature = "std"))]
+mod forgetful;
+mod hook;
 mod lock;
 mod wait;
 
@@ -16,6 +19,7 @@ pub(crate) use core::sync::atomic::{
     Ordering::{AcqRel, Acquire, Relaxed, Release},
     fence,
 };
+#[cfg(feature = "std")]
 pub(crate) use std::thread_local;
 
 /// A count that never comes to its end, where the processor has such atomics.
@@ -32,17 +36,16 @@ pub(crate) type Count = usize;
 #[cfg(all(any(unix, windows), not(miri)))]
 #[allow(unused_imports, reason = "as above")]
 pub(crate) use errno::keeping_errno;
+#[cfg(not(feature = "std"))]
+pub(crate) use forgetful::{LocalKey, forgetful_local as thread_local};
+pub(crate) use hook::let_others_work;
+pub use hook::set_wait_hook;
 pub(crate) use lock::Lock;
 #[cfg(test)]
 pub(crate) use lock::TAKEN;
 #[cfg(all(test, unix, not(any(miri, loom))))]
 pub(crate) use lock::held;
 pub(crate) use wait::give_way;
-
-/// Lets other threads go on, for who waits for what they do.
-pub(crate) fn let_others_work() {
-    std::thread::yield_now();
-}
 
 /// Makes bytes 0 that nobody else legitimately reads or writes meanwhile.
 ///

@@ -5,15 +5,17 @@ pub(super) use imp::{sleep_while, wake_one};
 /// Gives the processor to another thread, which has something to finish. Who has done so in vain many times, sleeps: it may have a
 /// priority from which it gives way to no thread with a lower one.
 pub(crate) fn give_way(times: u32) {
-    if times < SPINS {
-        std::thread::yield_now();
-    } else {
+    #[cfg(feature = "std")]
+    if times >= SPINS {
         let nap = || std::thread::sleep(core::time::Duration::from_micros(20));
         #[cfg(all(any(unix, windows), not(miri)))]
         super::keeping_errno(nap);
         #[cfg(not(all(any(unix, windows), not(miri))))]
         nap();
+        return;
     }
+    let _ = times;
+    super::let_others_work();
 }
 
 /// How often a thread looks again before it sleeps: about a microsecond. Most holders are done by then: they exchange a batch. Who puts a
@@ -68,7 +70,7 @@ mod imp {
 
     /// Gives the processor to another thread; the caller looks again.
     pub(in crate::sync) fn sleep_while(_word: &AtomicU32, _value: u32) {
-        std::thread::yield_now();
+        crate::sync::let_others_work();
     }
 
     pub(in crate::sync) fn wake_one(_word: &AtomicU32) {}

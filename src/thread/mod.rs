@@ -55,8 +55,11 @@ enum Phase {
     Ended,
 }
 
+/// Whether threads are known: without `std` none is, and none ever has a cache.
+const ARE_KNOWN: bool = cfg!(any(feature = "std", loom));
+
 thread_local! {
-    static PHASE: Cell<Phase> = const { Cell::new(Phase::New) };
+    static PHASE: Cell<Phase> = const { Cell::new(if ARE_KNOWN { Phase::New } else { Phase::Ended }) };
     static THREAD: Cell<Option<&'static Thread>> = const { Cell::new(None) };
 }
 
@@ -123,6 +126,7 @@ pub(crate) fn cache_for(
     }
     let cache = match ThreadCache::in_slot(slot) {
         Some(cache) => cache,
+        None if !ARE_KNOWN => return None,
         // What is poisoned goes back one by one, so that the fast path knows nothing of it.
         None if os::poisons() => return None,
         None if family.gives_caches_at_once()
@@ -233,7 +237,7 @@ impl FamilyRef {
 }
 
 /// Sees a thread end by the value of a `pthread` key.
-#[cfg(all(unix, not(loom)))]
+#[cfg(all(feature = "std", unix, not(loom)))]
 mod ending {
     use super::Thread;
     use crate::sync::{Acquire, AtomicUsize, Release};
@@ -300,9 +304,19 @@ mod ending {
     }
 }
 
+/// Nothing tells that a thread ends.
+#[cfg(not(any(feature = "std", loom)))]
+mod ending {
+    use super::Thread;
+
+    pub(super) fn begin() -> Option<&'static Thread> {
+        None
+    }
+}
+
 /// Sees a thread end by the destructor of a thread-local. Windows calls those as the last of a thread, and where `std` has a key for
 /// each it asks again for what was made anew meanwhile.
-#[cfg(not(all(unix, not(loom))))]
+#[cfg(all(any(feature = "std", loom), not(all(unix, not(loom)))))]
 mod ending {
     use super::Thread;
     use crate::os;

@@ -110,7 +110,11 @@ pub(crate) type Resource = libc::c_int;
 
 /// Sets a limit of this process (the soft one, so that it can be lifted again); returns the old value.
 #[cfg(unix)]
-#[allow(clippy::useless_conversion, reason = "a limit has 32 bits on some targets")]
+#[allow(
+    clippy::useless_conversion,
+    clippy::unnecessary_fallible_conversions,
+    reason = "limits have other types elsewhere"
+)]
 pub(crate) fn set_limit(resource: Resource, bytes: u64) -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `getrlimit` writes one `rlimit` to a live one.
@@ -119,7 +123,7 @@ pub(crate) fn set_limit(resource: Resource, bytes: u64) -> u64 {
     limit.rlim_cur = libc::rlim_t::try_from(bytes).unwrap_or(libc::RLIM_INFINITY).min(limit.rlim_max);
     // SAFETY: `setrlimit` reads one `rlimit` from a live one.
     assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
-    old.into()
+    u64::try_from(old).unwrap_or(u64::MAX)
 }
 
 /// Spares a process that is going to abort the writing of a core file.

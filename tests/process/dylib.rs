@@ -26,7 +26,7 @@ edition = "2024"
 crate-type = ["dylib"]
 
 [dependencies]
-family-alloc = { path = "{crate}", default-features = false }
+family-alloc = { path = "{crate}", default-features = false, features = ["std"] }
 "#,
     r#"
 pub use family_alloc;

@@ -25,7 +25,7 @@ crate-type = ["cdylib"]
 portable = ["family-alloc/portable"]
 
 [dependencies]
-family-alloc = { path = "{crate}", default-features = false }
+family-alloc = { path = "{crate}", default-features = false, features = ["std"] }
 
 [profile.dev.package.family-alloc]
 opt-level = 1
