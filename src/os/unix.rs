@@ -199,8 +199,8 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
 /// # Safety
 /// As for [`purge`](super::purge).
 unsafe fn purge_and_look(start: NonNull<u8>, bytes: usize) -> bool {
-    // The compiler has every access watched, and nobody may touch what is poisoned.
-    let looks = !cfg!(family_alloc_instrumented);
+    // Where free memory is poisoned nobody may touch it.
+    let looks = !super::poisons();
     // SAFETY: the caller's memory, which may be written and which nobody else looks at.
     let first = unsafe { start.cast::<AtomicU8>().as_ref() };
     if looks {
