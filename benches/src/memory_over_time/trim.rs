@@ -5,7 +5,9 @@ use crate::peers::Name;
 /// Gives back what the allocator holds and nobody needs.
 pub(crate) fn trim(name: Name) {
     match name {
-        Name::Ours | Name::OursSpaced | Name::OursUnchecked => family_alloc::families().for_each(|family| _ = family.trim()),
+        Name::Ours | Name::OursSpaced | Name::OursUnchecked => {
+            family_alloc::families().for_each(|family| _ = family.trim())
+        }
         // SAFETY: a function without preconditions.
         Name::System => _ = unsafe { libc::malloc_trim(0) },
         // SAFETY: a function without preconditions.
