@@ -22,6 +22,7 @@ extern "C" fn madvise(start: *mut c_void, bytes: usize, advice: c_int) -> c_int 
 
 /// What such a system gives back is looked at: pages go, and what comes again reads zero.
 #[test]
+#[cfg_attr(feature = "portable", ignore = "this backend gives no pages back")]
 fn what_goes_back_is_known_to() {
     family! { struct Given { slab_bytes: 64 << 10 } }
     let bytes = 1000;
