@@ -7,7 +7,7 @@ use crate::counter::Counts;
 /// A count may differ by this much: the rare cold step falls into one run or the other.
 const TOLERANCE: f64 = 0.5;
 /// Or by this part of it: what reads the clock does not always take the same way through it.
-const TOLERANCE_PART: f64 = 0.02;
+const TOLERANCE_PART: f64 = 0.03;
 
 /// One line per allocator and loop.
 pub(crate) fn text(all: &[Counts]) -> String {
