@@ -25,8 +25,9 @@ use crate::sync::{Cell, thread_local};
 const PLACES: usize = 32;
 
 thread_local! {
-    // The cache that was used last of a heap with default checks, or the empty one.
-    static LAST: Cell<&'static Cache> = const { Cell::new(empty()) };
+    // The cache that was used last of a heap with default checks, or the empty one. A pointer, because a constant of Rust 1.85
+    // must not hold a reference to what changes.
+    static LAST: Cell<*const Cache> = const { Cell::new(core::ptr::from_ref(empty())) };
 }
 
 /// What a thread has of heaps.
@@ -49,7 +50,8 @@ struct Place {
 /// The calling thread's cache of the heap with default checks that it used last, or the empty one.
 #[inline(always)]
 pub(crate) fn last() -> &'static Cache {
-    LAST.with(Cell::get)
+    // SAFETY: a reference to a cache that this thread has, or to the empty one: T2.
+    unsafe { &*LAST.with(Cell::get) }
 }
 
 /// The calling thread's cache of a heap, or the empty one; it is the last one from now on.
@@ -67,7 +69,7 @@ pub(crate) fn cache_of(heap: &'static FamilyCore) -> &'static Cache {
 /// Makes a cache the one that was used last, if the fast path may use it: it knows default checks only.
 fn note_last(heap: &FamilyCore, cache: &'static Cache) {
     if heap.checks() == Checks::Default {
-        LAST.set(cache);
+        LAST.set(core::ptr::from_ref(cache));
     }
 }
 
@@ -112,7 +114,7 @@ impl Heaps {
 
     /// Gives up all caches of a thread that ends.
     pub(super) fn leave(&self) {
-        LAST.set(empty());
+        LAST.set(core::ptr::from_ref(empty()));
         self.places().for_each(Self::dismiss);
         self.table.set(None);
     }
@@ -124,7 +126,7 @@ impl Heaps {
         place.heap.set(0);
         scopes::forget_cache(cache.cache);
         if core::ptr::addr_eq(last(), cache.cache) {
-            LAST.set(empty());
+            LAST.set(core::ptr::from_ref(empty()));
         }
         cache.family.dismiss_cache(cache);
     }
