@@ -36,7 +36,7 @@ use crate::purge;
 use crate::region::UnitPool;
 #[cfg(any(feature = "std", loom))]
 use crate::sync::thread_local;
-use crate::sync::{Cell, Lock, Relaxed};
+use crate::sync::{Cell, Lock, Relaxed, Release};
 use crate::waiting;
 
 /// Cores that are mapped together.
@@ -440,8 +440,9 @@ impl FamilyCore {
         let bytes = self.depot_bytes();
         let Some(depots) = bytes.and_then(depot_memory) else { return };
         // Whoever is second gives his back.
-        // Relaxed: what is in a depot is written and read under its bin's lock.
-        let first = self.depots.compare_exchange(core::ptr::null_mut(), depots.cast().as_ptr(), Relaxed, Relaxed);
+        // Release: publishes memory that was mapped before to the Acquire in `bin`. What is in a depot
+        // is written and read under its bin's lock.
+        let first = self.depots.compare_exchange(core::ptr::null_mut(), depots.cast().as_ptr(), Release, Relaxed);
         if first.is_err() {
             // SAFETY: mapped above with this length, and known to nobody.
             _ = unsafe { os::release(depots, bytes.unwrap_or(0)) };

@@ -49,7 +49,7 @@ use crate::os;
 use crate::region::UnitPool;
 use crate::size_class::{COUNT_MAX, Classes, NATURAL_COUNT, SizeClass};
 use crate::slab::Geometry;
-use crate::sync::{AtomicCount, AtomicPtr, AtomicU8, AtomicU32, Count, Lock, Relaxed};
+use crate::sync::{Acquire, AtomicCount, AtomicPtr, AtomicU8, AtomicU32, Count, Lock, Relaxed};
 
 pub(crate) use caches::ThreadCache;
 pub use crossings::{LimitCrossing, LimitHandler, set_limit_handler};
@@ -243,7 +243,8 @@ impl FamilyCore {
 
     #[inline(always)]
     fn bin(&self, class: SizeClass) -> (&Bin, Geometry<'_>, DepotMemory) {
-        let depots = self.depots.load(Relaxed);
+        // Acquire: pairs with the Release in `map_depots`: a heap's depots come while others use it.
+        let depots = self.depots.load(Acquire);
         let depot = if depots.is_null() { depots } else { depots.wrapping_add(depot_start(class)) };
         let index = class.index();
         let bin = if index < NATURAL_COUNT { &self.bins[index] } else { &self.more_bins[index - NATURAL_COUNT] };
