@@ -28,7 +28,7 @@ pub(crate) const CALM_BYTES: usize = 64 << 10;
 pub(crate) const CACHE_BYTES: usize = 256 << 10;
 
 /// Slots in a magazine, at most.
-pub(crate) const MAGAZINE_SLOTS: usize = 256;
+pub(crate) const MAGAZINE_SLOTS: usize = 1024;
 /// Slots in a hardened magazine, at most: each exchange fills and compares what it brings.
 const HARDENED_SLOTS: usize = 128;
 /// A magazine holds at most one part in so many of what the cache may hold.

@@ -30,8 +30,9 @@ use crate::fault::{FaultKind, Truth};
 use crate::header::{FREE_WORDS, SlabHeader, UNIT_COUNT, shared_bits_at, side_table};
 use crate::os;
 use crate::size_class::SizeClass;
+use crate::sync::Cell;
 
-const WORD_BITS: usize = u64::BITS as usize;
+pub(super) const WORD_BITS: usize = u64::BITS as usize;
 /// Slots whose bits fit into the header.
 const HEADER_SLOTS: usize = FREE_WORDS * WORD_BITS;
 /// Groups of words that the header tells apart.
@@ -116,6 +117,27 @@ impl Shape {
         let address = (memory & self.mask) + self.words_at + unit * self.stride;
         // The region's provenance is exposed where the region is claimed.
         NonNull::new(core::ptr::with_exposed_provenance_mut(address)).unwrap_or(NonNull::dangling())
+    }
+
+    /// Where the words are now of a slab whose first slot is there, how many of its slots have a bit in them, and by how much a
+    /// word's number is shifted to that of its group.
+    ///
+    /// # Safety
+    /// A slab of this bin; the caller holds the bin's lock (F2).
+    #[inline(always)]
+    pub(super) unsafe fn bits_of(
+        self,
+        slab: &SlabHeader,
+        class: SizeClass,
+        first: usize,
+    ) -> (*const Cell<u64>, usize, u32) {
+        let slots = self.slots.min(class.slots_in(self.slots_end - first));
+        if slab.side_ready.get() {
+            // As cells, because nobody but the holder of the lock touches them.
+            (self.words(slab).as_ptr().cast_const().cast(), slots, self.group_shift)
+        } else {
+            (slab.free.as_ptr(), slots.min(HEADER_SLOTS), 0)
+        }
     }
 
     /// Whether slabs need their units' side tables.
@@ -302,6 +324,13 @@ impl Geometry<'_> {
     fn take_bits(&self, word: u64, base: usize, index: usize, out: &mut [usize], left: &mut usize) -> u64 {
         let slot_bytes = self.class.slot_bytes();
         let (mut word, first) = (word, base + index * WORD_BITS * slot_bytes);
+        if word == u64::MAX && *left >= WORD_BITS {
+            // All of them, which the compiler makes into wide registers.
+            let range = *left - WORD_BITS..*left;
+            *left = range.start;
+            out[range].iter_mut().rev().enumerate().for_each(|(slot, place)| *place = first + slot * slot_bytes);
+            return 0;
+        }
         while word != 0 && *left > 0 {
             *left -= 1;
             out[*left] = first + word.trailing_zeros() as usize * slot_bytes;
@@ -330,7 +359,7 @@ impl Geometry<'_> {
     /// Ends the process: a slot came back to its slab that was free already.
     #[cold]
     #[inline(never)]
-    fn report_listed_twice(&self, slab: &SlabHeader, slot: usize) -> ! {
+    pub(super) fn report_listed_twice(&self, slab: &SlabHeader, slot: usize) -> ! {
         let address = slots_start(slab) + slot * self.class.slot_bytes();
         self.report_under_lock(FaultKind::DoubleFree, address, Truth::Said)
     }

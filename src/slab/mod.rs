@@ -20,6 +20,7 @@ mod list;
 mod noted;
 mod page_set;
 mod pages;
+mod receive;
 mod runs;
 mod shelves;
 mod worth;

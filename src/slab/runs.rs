@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 /// Addresses that are looked at together.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 16;
 
 /// How many of the first addresses lie one after another, and whether they ascend (or it is just one).
 #[inline(always)]
@@ -13,20 +13,21 @@ pub(super) fn run_length(addresses: &[usize], slot_bytes: usize) -> (usize, bool
     if step != slot_bytes && step != slot_bytes.wrapping_neg() {
         return (1, true);
     }
-    let most = addresses.len();
     let mut length = 2;
-    // Several at once, which the compiler makes into wide registers.
-    while let Some(several) = addresses[length - 1..most].first_chunk::<{ AT_ONCE + 1 }>() {
+    // Several at once, which the compiler makes into wide registers: each is as far from the first of them as its place says.
+    let distances: [usize; AT_ONCE] = core::array::from_fn(|place| place.wrapping_mul(step));
+    while let Some(several) = addresses[length..].first_chunk::<AT_ONCE>() {
+        let expected = first.wrapping_add(length.wrapping_mul(step));
         let mut wrong = 0;
         for place in 0..AT_ONCE {
-            wrong |= several[place + 1].wrapping_sub(several[place]) ^ step;
+            wrong |= several[place].wrapping_sub(distances[place]) ^ expected;
         }
         if wrong != 0 {
             break;
         }
         length += AT_ONCE;
     }
-    while length < most && addresses[length].wrapping_sub(addresses[length - 1]) == step {
+    while length < addresses.len() && addresses[length].wrapping_sub(addresses[length - 1]) == step {
         length += 1;
     }
     (length, step == slot_bytes)

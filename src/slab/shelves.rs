@@ -8,7 +8,6 @@
 use core::ops::Range;
 
 use super::list::SlabList;
-use super::runs::run_length;
 use super::{Claim, Geometry};
 use crate::capacity::KEPT_SLABS;
 use crate::header::{Directory, SlabHeader};
@@ -360,7 +359,7 @@ impl Shelves {
             // What is freed wrongly in an unchecked family is told there, in debug builds, or not at all.
             self.used_slots = self.used_slots.wrapping_sub(slots.len());
             // SAFETY: the same contract.
-            unsafe { self.give_runs(geometry, slots) };
+            unsafe { self.receive(geometry, slots) };
             return Ok(());
         }
         let headers = Directory::of(geometry.unit_shift).headers();
@@ -387,46 +386,10 @@ impl Shelves {
         Ok(())
     }
 
-    /// # Safety
-    /// As for [`give_to_slabs`](Self::give_to_slabs), where free lists are bitmaps.
-    #[inline(never)]
-    unsafe fn give_runs(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
-        let (headers, unit_shift) = (Directory::of(geometry.unit_shift).headers(), geometry.unit_shift);
-        let (slot_bytes, shape) = (geometry.class.slot_bytes(), geometry.shape());
-        let mut rest = slots;
-        while let &[first, ..] = rest {
-            let (mut lowest, mut length) = (first, 1);
-            // Neighbours often come back together.
-            if rest.len() > 1
-                && (rest[1] == first.wrapping_add(slot_bytes) || rest[1] == first.wrapping_sub(slot_bytes))
-            {
-                let (neighbours, ascending) = run_length(rest, slot_bytes);
-                // Two slabs may be neighbours too: a run ends with its slab.
-                let offset = first & ((1 << unit_shift) - 1);
-                let to_the_end = if ascending { (1 << unit_shift) - 1 - offset } else { offset };
-                let beyond = geometry.class.slots_in(to_the_end);
-                length = neighbours.min(beyond + 1);
-                lowest = if ascending { first } else { rest[length - 1] };
-            }
-            rest = &rest[length..];
-            // SAFETY: as in `give_to_slabs`.
-            let slab = unsafe { headers.slab(lowest) };
-            geometry.debug_verify(slab, lowest, length);
-            if geometry.recycled(slab) == 0 {
-                self.link(slab);
-            }
-            // SAFETY: used slots of a slab of this bin, whose lock is held.
-            unsafe { geometry.give_run(shape, slab, lowest, length) };
-            if slab.used.get() == 0 {
-                self.retire(geometry, slab);
-            }
-        }
-    }
-
     /// Gives the unit of an empty slab back, but for the last ones: whoever takes and gives one slot in turn would open and
     /// close a slab each time.
     #[cold]
-    fn retire(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) {
+    pub(super) fn retire(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) {
         if self.slab_count as usize > KEPT_SLABS {
             self.close(geometry, slab);
         }
@@ -470,7 +433,7 @@ impl Shelves {
     }
 
     /// Adds a slab whose list was empty to those that have one.
-    fn link(&mut self, slab: &'static SlabHeader) {
+    pub(super) fn link(&mut self, slab: &'static SlabHeader) {
         if slab.purged.get() > 0 {
             self.thin.remove(slab);
         }
