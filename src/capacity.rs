@@ -27,12 +27,17 @@ pub(crate) const CALM_BYTES: usize = 64 << 10;
 /// What a cache may hold, where the family does not say: `cache_bytes`.
 pub(crate) const CACHE_BYTES: usize = 256 << 10;
 
-/// Slots in a magazine, at most.
+/// Slots in a magazine, at most, and of which it holds more than [`MANY_SLOTS`] only as long as they are no more bytes: what an
+/// exchange costs beside its slots is so spread over many of the small ones.
 pub(crate) const MAGAZINE_SLOTS: usize = 1024;
+const MANY_SLOTS: usize = 256;
+const MANY_BYTES: usize = 32 << 10;
 /// Slots in a hardened magazine, at most: each exchange fills and compares what it brings.
 const HARDENED_SLOTS: usize = 128;
 /// A magazine holds at most one part in so many of what the cache may hold.
 const MAGAZINE_PART: usize = 4;
+/// A magazine that may hold so much need not grow for a thread that is served by it alone.
+const GROWN_BYTES: usize = 64 << 10;
 /// From here on a thread caches nothing: a lock costs less than what such slots keep.
 const UNCACHED_FROM_BYTES: usize = 64 << 10;
 /// Bytes of slots in a hardened magazine, at most, where that leaves at least two: what waits in
@@ -41,6 +46,7 @@ const HARDENED_BYTES: usize = 256 << 10;
 /// Bytes of slots in a new magazine, at most, where that leaves at least one.
 const FIRST_MAGAZINE_BYTES: usize = 2 << 10;
 const FIRST_MAGAZINE_SLOTS: usize = 8;
+const STOCKED_SLOTS: usize = 32;
 /// Slots in a depot, at most, and their bytes.
 const DEPOT_SLOTS: usize = 2048;
 const DEPOT_BYTES: usize = 1 << 20;
@@ -68,6 +74,18 @@ const fn clamp(value: usize, least: usize, most: usize) -> usize {
     }
 }
 
+/// Slots that a magazine of this class holds at most, whatever the thread's cache may hold.
+#[inline]
+const fn most_slots(class: SizeClass) -> usize {
+    clamp(class.slots_in(MANY_BYTES), MANY_SLOTS, MAGAZINE_SLOTS)
+}
+
+/// Whether a magazine that may hold so many slots need not grow for a thread that is served by it alone.
+#[inline]
+pub(crate) const fn is_grown(class: SizeClass, capacity: usize) -> bool {
+    capacity >= most_slots(class) || capacity > 0 && (capacity + 1) * class.slot_bytes() > GROWN_BYTES
+}
+
 /// Slots that a thread's magazine of this class holds at most; 0 where none is cached.
 #[inline]
 pub(crate) const fn magazine_slots(class: SizeClass, checks: Checks, cache_bytes: usize) -> usize {
@@ -77,7 +95,7 @@ pub(crate) const fn magazine_slots(class: SizeClass, checks: Checks, cache_bytes
     if class.slot_bytes() >= UNCACHED_FROM_BYTES {
         return 0;
     }
-    clamp(class.slots_in(cache_bytes / MAGAZINE_PART), 2, MAGAZINE_SLOTS)
+    clamp(class.slots_in(cache_bytes / MAGAZINE_PART), 2, most_slots(class))
 }
 
 /// Slots that a magazine holds when its thread first exchanges, of at most `most`. What waits in a
@@ -92,6 +110,11 @@ pub(crate) const fn first_slots(class: SizeClass, checks: Checks, most: usize) -
 /// Slots that a magazine with room for so many exchanges with its bin at once.
 pub(crate) const fn batch_slots(capacity: usize) -> usize {
     clamp(capacity / 2, 1, MAGAZINE_SLOTS)
+}
+
+/// Slots of a fresh range that go into a magazine at once: so few that they hardly ever come back unused.
+pub(crate) const fn stocked_slots(capacity: usize) -> usize {
+    clamp(capacity / 4, 0, STOCKED_SLOTS)
 }
 
 /// Slots at the bottom of a magazine that a hardened family keeps back.

@@ -128,7 +128,8 @@ fn threads_without_number_in_turn_use_the_same_memory() {
     child::isolated("threads_without_number_in_turn_use_the_same_memory", || {
         family! { struct InTurn; struct InTurnSmall { slab_bytes: 64 * 1024 } struct InTurnChecked { checks: Checked } }
         let families = [Doors::of::<InTurn>(), Doors::of::<InTurnSmall>(), Doors::of::<InTurnChecked>()];
-        const WARM_UP: usize = 1500;
+        // As many that this thread's magazines hold as many of the slots that it frees as they may.
+        const WARM_UP: usize = 7500;
         let is_long = std::env::var_os("FAMILY_ALLOC_TEST_LONG").is_some();
         let count = if is_long { 1_000_000 } else { common::times(1000) * 10 };
         let run = |count: usize| {

@@ -78,8 +78,8 @@ fn allocate_slot<H: Handle>(handle: H, class: SizeClass) -> Option<NonNull<[u8]>
     let address = match handle.cache().magazine(class).pop() {
         Some(address) => address,
         None => match allocate_exhausted(handle, class) {
-            (0, _) => return None,
-            (address, _) => address,
+            0 => return None,
+            address => address,
         },
     };
     Some(slice(address, class.slot_bytes()))
@@ -99,7 +99,7 @@ pub(crate) fn allocate_zeroed<H: Handle>(handle: H, layout: Layout) -> Option<No
     }
     let (address, zeroed) = match handle.cache().magazine(class).pop() {
         Some(address) => (address, false),
-        None => allocate_exhausted(handle, class),
+        None => allocate_exhausted_zeroed(handle, class),
     };
     if address == 0 {
         return None;
@@ -170,10 +170,25 @@ fn verify_slowly(family: &'static FamilyCore, class: SizeClass, address: usize, 
     }
 }
 
-/// The other half of [`allocate`]: the array is empty. Returns the address, 0 if out of memory, and whether it reads zero.
+/// The other half of [`allocate`]: the array is empty. Returns the address, 0 if out of memory.
 #[cold]
 #[inline(never)]
-fn allocate_exhausted<H: Handle>(handle: H, class: SizeClass) -> (usize, bool) {
+fn allocate_exhausted<H: Handle>(handle: H, class: SizeClass) -> usize {
+    let (cache, magazine) = (handle.cache(), handle.cache().magazine(class));
+    if magazine.has_fresh() {
+        magazine.stock(cache.tally(), class);
+        if let Some(address) = magazine.pop().or_else(|| magazine.carve(class.slot_bytes()).map(|(address, _)| address))
+        {
+            return address;
+        }
+    }
+    refill(handle.core(), handle.slot(), class).map_or(0, |(address, _)| address)
+}
+
+/// The other half of [`allocate_zeroed`]: the same, and whether the slot is known to read zero.
+#[cold]
+#[inline(never)]
+fn allocate_exhausted_zeroed<H: Handle>(handle: H, class: SizeClass) -> (usize, bool) {
     match handle.cache().magazine(class).carve(class.slot_bytes()) {
         Some(carved) => carved,
         None => refill(handle.core(), handle.slot(), class).unwrap_or((0, false)),

@@ -34,7 +34,7 @@ use core::ops::Range;
 use cache::Array;
 
 use crate::bin::Fresh;
-use crate::capacity::MAGAZINE_SLOTS;
+use crate::capacity::{MAGAZINE_SLOTS, stocked_slots};
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicI32, AtomicPtr, AtomicUsize, Cell, Relaxed};
 
@@ -133,6 +133,28 @@ impl Magazine {
         }
         self.fresh_bytes.store(left - slot_bytes, Relaxed);
         Some((self.fresh_end.get() - left, self.fresh_zeroed.get()))
+    }
+
+    /// Moves some slots of the fresh range into the array, which is empty, the first of them on top: what comes next is then a pop,
+    /// and not a call. Whether they are known to read zero is forgotten.
+    pub(crate) fn stock(&self, tally: &Tally, class: SizeClass) {
+        let (left, bottom) = (self.fresh_bytes.load(Relaxed), self.bottom.load(Relaxed));
+        let count = class.slots_in(left).min(stocked_slots(self.capacity()));
+        if count == 0 {
+            return;
+        }
+        debug_assert!(self.top.load(Relaxed) == bottom);
+        // SAFETY: M2: at most half of the array.
+        let places = unsafe { core::slice::from_raw_parts_mut(bottom, count) };
+        let (first, slot_bytes) = (self.fresh_end.get() - left, class.slot_bytes());
+        places.iter_mut().rev().enumerate().for_each(|(slot, place)| *place = first + slot * slot_bytes);
+        // SAFETY: as above.
+        let top = unsafe { bottom.add(count) };
+        tally.change(|| {
+            self.fresh_bytes.store(left - count * slot_bytes, Relaxed);
+            self.top.store(top, Relaxed);
+            (self.set_room().1, 0)
+        });
     }
 
     /// Whether anything is left of the fresh range.

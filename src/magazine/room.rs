@@ -1,12 +1,9 @@
 //! How many frees a magazine takes before somebody looks at its array (M4): the push, and the count of it.
 
 use super::{Magazine, Relaxed, Tally};
-use crate::capacity::MAGAZINE_SLOTS;
+use crate::capacity::is_grown;
 use crate::size_class::SizeClass;
 use crate::sync::{Acquire, Release};
-
-/// A magazine that may hold so much need not grow for a thread that is served by it alone.
-const GROWN_BYTES: usize = 64 << 10;
 
 impl Magazine {
     /// Puts a slot into the array; `false` if its room is used up. That is counted in frees alone, so that a thread comes to the slow
@@ -110,8 +107,6 @@ impl Magazine {
     /// Looks how much room there is; whether that is most of an array that is as long as it gets, or holds as much as it should.
     pub(crate) fn is_mostly_room(&self, tally: &Tally, class: SizeClass) -> bool {
         let (room, capacity) = (self.renew_room(tally), self.capacity());
-        let is_grown =
-            capacity == MAGAZINE_SLOTS || (capacity > 0 && (capacity + 1) * class.slot_bytes() > GROWN_BYTES);
-        is_grown && 4 * room >= 3 * capacity
+        is_grown(class, capacity) && 4 * room >= 3 * capacity
     }
 }

@@ -125,8 +125,10 @@ unsafe fn receive_ones<const IS_SPACED: bool>(
                 break;
             }
             geometry.debug_verify(slab, address, given + 1);
-            // SAFETY: the word of a slot of the slab, initialised, and nobody else's (F2).
-            let word = unsafe { &*bits.add(index / WORD_BITS) };
+            // SAFETY: the word of a slot of the slab.
+            let word = unsafe { bits.add(index / WORD_BITS) };
+            // SAFETY: initialised, and nobody else's (F2).
+            let word = unsafe { &*word };
             let before = word.get();
             let after = before | 1 << (index % WORD_BITS);
             if after == before {

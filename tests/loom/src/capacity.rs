@@ -23,12 +23,20 @@ pub(crate) const fn magazine_slots(_: SizeClass, _: Checks, _: usize) -> usize {
     2
 }
 
+pub(crate) const fn is_grown(_: SizeClass, _: usize) -> bool {
+    false
+}
+
 pub(crate) const fn first_slots(_: SizeClass, _: Checks, most: usize) -> usize {
     most
 }
 
 pub(crate) const fn batch_slots(_: usize) -> usize {
     1
+}
+
+pub(crate) const fn stocked_slots(_: usize) -> usize {
+    0
 }
 
 pub(crate) const fn quarantine_slots(_: SizeClass) -> usize {
