@@ -23,7 +23,7 @@
 /// | option | default | meaning |
 /// | --- | --- | --- |
 /// | `slab_bytes` | `2 << 20`, where addresses have 32 bits `128 << 10`, on WebAssembly and without the feature `std` `64 << 10` | bytes of a slab, a power of two from 64 KiB to 2 MiB. Address space is taken in such pieces, up to 64 side by side, and what is larger than half a slab (an eighth where classes are spaced) is a large allocation, in whole pages. Smaller slabs suit many small families; the default has the least metadata and uses huge pages |
-/// | `cache_bytes` | `256 << 10` | bytes of free slots that a thread may keep of the family, at most, from 16 KiB to 64 MiB. A thread earns them by exchanging slots: it begins with none, and one that calls only now and then keeps 64 KiB. More spares busy threads locks |
+/// | `cache_bytes` | `256 << 10`, of spaced classes `1 << 20` | bytes of free slots that a thread may keep of the family, at most, from 16 KiB to 64 MiB. A thread earns them by exchanging slots: it begins with none, and one that calls only now and then keeps 64 KiB. More spares busy threads locks |
 /// | `checks` | `Default` | a variant of [`Checks`](crate::Checks): what is verified when memory comes back |
 /// | `huge_pages` | `Adaptive` | a variant of [`HugePages`](crate::HugePages): whether slabs use huge pages |
 /// | `classes` | `Natural` | a variant of [`Classes`](crate::Classes): whether lengths of slots are powers of two, with the alignment that comes of it, or spaced more closely, with less left over |
@@ -242,7 +242,7 @@ macro_rules! __family {
                 #[allow(unused_mut, reason = "not every family has options")]
                 let mut options = $crate::__private::Options::DEFAULT;
                 $(options.slab_bytes = $slab_bytes;)?
-                $(options.cache_bytes = $cache_bytes;)?
+                $(options.cache_bytes = ::core::option::Option::Some($cache_bytes);)?
                 $(options.checks = $checks;)?
                 $(options.huge_pages = $huge_pages;)?
                 $(options.classes = $classes;)?
@@ -261,7 +261,7 @@ macro_rules! __family {
                     <$name as $crate::Family>::__slot,
                 )
                 .declared_at(<$name as $crate::Family>::PATH)
-                .with_cache_bytes(__FAMILY_OPTIONS.cache_bytes)
+                .with_cache_bytes(__FAMILY_OPTIONS.cache_bytes())
                 .with_huge_pages(__FAMILY_OPTIONS.huge_pages)
                 .with_classes(__FAMILY_OPTIONS.classes, &__FAMILY_BINS)
                 .with_limit(__FAMILY_OPTIONS.limit);
@@ -332,7 +332,8 @@ macro_rules! unsize_box {
 pub struct Options {
     pub slab_bytes: usize,
     pub checks: crate::Checks,
-    pub cache_bytes: usize,
+    /// What the classes suggest, if it is not said.
+    pub cache_bytes: Option<usize>,
     pub huge_pages: crate::HugePages,
     pub classes: crate::Classes,
     pub limit: usize,
@@ -342,7 +343,7 @@ impl Options {
     pub const DEFAULT: Self = Self {
         slab_bytes: crate::header::DEFAULT_UNIT_BYTES,
         checks: crate::Checks::Default,
-        cache_bytes: crate::capacity::CACHE_BYTES,
+        cache_bytes: None,
         huge_pages: crate::HugePages::Adaptive,
         classes: crate::Classes::Natural,
         limit: usize::MAX,
@@ -354,6 +355,15 @@ impl Options {
         crate::family::FamilyCore::more_bins(self.classes, self.slab_bytes)
     }
 
+    /// What a thread's cache may hold.
+    #[must_use]
+    pub const fn cache_bytes(self) -> usize {
+        match self.cache_bytes {
+            Some(bytes) => bytes,
+            None => crate::capacity::cache_bytes(self.classes),
+        }
+    }
+
     /// The options themselves, if they are allowed; otherwise compilation ends with the reason.
     #[must_use]
     pub const fn verified(self) -> Self {
@@ -363,7 +373,7 @@ impl Options {
             "family!: `slab_bytes` must be from 64 KiB (65536) to 2 MiB (2097152)"
         );
         assert!(
-            self.cache_bytes >= 16 << 10 && self.cache_bytes <= 64 << 20,
+            self.cache_bytes() >= 16 << 10 && self.cache_bytes() <= 64 << 20,
             "family!: `cache_bytes` must be from 16 KiB (16384) to 64 MiB (67108864)"
         );
         self
