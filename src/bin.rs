@@ -102,7 +102,8 @@ impl Bin {
         }))
     }
 
-    /// Takes up to `out.len()` recycled slots, or else a range of at most `fresh` fresh ones. `None`: out of memory.
+    /// Takes up to `out.len()` recycled slots, or else a range of at most `fresh` fresh ones; where these are short and few,
+    /// whole cache lines before anything else. `None`: out of memory.
     pub(crate) fn take(
         &self,
         geometry: &Geometry<'_>,
@@ -113,6 +114,9 @@ impl Bin {
         let mut state = self.0.lock();
         state.surplus = 0;
         state.quiet = false;
+        if let Some(lines) = state.slabs.take_lines(geometry, fresh) {
+            return Ok(Some(Taken::Fresh(lines)));
+        }
         if let Some(count) = state.take_from_depot(depot, out) {
             return Ok(Some(Taken::Recycled(count)));
         }

@@ -57,6 +57,8 @@ pub(crate) const DEPOT_LEAST_SLOTS: usize = 2;
 /// Slots that come back one after another, without one taken, before the depot is emptied into its
 /// slabs.
 pub(crate) const SURPLUS_SLOTS: u32 = 4096;
+/// A cache line: a fresh range is no less.
+pub(crate) const LINE_BYTES: usize = 64;
 /// Bytes of a fresh range for a magazine that has grown: at least, where a batch is smaller; at
 /// most, where a slot is not larger.
 const FRESH_BYTES: core::ops::RangeInclusive<usize> = 4 << 10..=64 << 10;
@@ -143,7 +145,7 @@ pub(crate) const fn depot_slots(class: SizeClass) -> usize {
 /// a batch, and more of small ones once the magazine is as large as it gets.
 pub(crate) const fn fresh_slots(class: SizeClass, capacity: usize, most: usize) -> usize {
     let batch = batch_slots(capacity) * class.slot_bytes();
-    let least = if capacity < most { 1 } else { *FRESH_BYTES.start() };
+    let least = if capacity < most { LINE_BYTES } else { *FRESH_BYTES.start() };
     clamp(class.slots_in(clamp(batch, least, *FRESH_BYTES.end())), 1, usize::MAX)
 }
 

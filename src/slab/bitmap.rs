@@ -25,7 +25,7 @@ use core::ops::Range;
 use core::ptr::NonNull;
 
 use super::page_set::words_of;
-use super::{Geometry, slots_start};
+use super::{Geometry, first_offset, slots_start};
 use crate::fault::{FaultKind, Truth};
 use crate::header::{FREE_WORDS, SlabHeader, UNIT_COUNT, shared_bits_at, side_table};
 use crate::os;
@@ -35,6 +35,8 @@ use crate::sync::Cell;
 pub(super) const WORD_BITS: usize = u64::BITS as usize;
 /// Slots whose bits fit into the header.
 const HEADER_SLOTS: usize = FREE_WORDS * WORD_BITS;
+/// So many words are looked through for slots that lie together.
+pub(super) const GROUP_WORDS: usize = 8;
 /// Groups of words that the header tells apart.
 const GROUPS: usize = WORD_BITS;
 /// Slabs that words at their end have pages of.
@@ -319,6 +321,34 @@ impl Geometry<'_> {
         slab.free[0].set(groups);
     }
 
+    /// Takes so many free slots (a power of two) that lie one after another, at a multiple of their number, if there are some among
+    /// the first; returns the first.
+    ///
+    /// # Safety
+    /// As for [`set_free`](Self::set_free).
+    pub(super) unsafe fn take_group(&self, slab: &SlabHeader, count: usize) -> Option<usize> {
+        let shape = self.shape();
+        // SAFETY: the same contract.
+        let (words, slots, _) = unsafe { shape.bits_of(slab, self.class, first_offset(slab)) };
+        for index in 0..slots.div_ceil(WORD_BITS).min(GROUP_WORDS) {
+            // SAFETY: one of the slab's words.
+            let word = unsafe { words.add(index) };
+            // SAFETY: initialised, and nobody else's (F2).
+            let word = unsafe { &*word };
+            let mut firsts = word.get();
+            (0..count.trailing_zeros()).for_each(|step| firsts &= firsts >> (1 << step));
+            // Every bit that is a multiple of `count`.
+            firsts &= u64::MAX / ((1 << count) - 1);
+            if firsts != 0 {
+                let slot = firsts.trailing_zeros();
+                word.set(word.get() & !(((1 << count) - 1) << slot));
+                slab.used.set(slab.used.get() + count as u32);
+                return Some(index * WORD_BITS + slot as usize);
+            }
+        }
+        None
+    }
+
     /// Takes slots of one word, as long as some are wanted; returns what is left of the word.
     #[inline(always)]
     fn take_bits(&self, word: u64, base: usize, index: usize, out: &mut [usize], left: &mut usize) -> u64 {
@@ -375,7 +405,6 @@ impl Geometry<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::first_offset;
     use super::*;
     use crate::checks::Checks;
     use crate::huge_pages::HugePages;

@@ -16,6 +16,7 @@
 mod bitmap;
 mod colour;
 mod commit;
+mod lines;
 mod list;
 mod noted;
 mod page_set;

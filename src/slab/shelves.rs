@@ -39,7 +39,7 @@ enum Shelf {
 
 /// Whether the fresh part of the current slab goes on being used.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Tail {
+pub(super) enum Tail {
     /// Since the last look.
     Used,
     /// Before the last look, and not since.
@@ -67,19 +67,19 @@ pub(crate) struct BinCounts {
 
 /// All slabs of a bin.
 pub(crate) struct Shelves {
-    partial: SlabList,
-    thin: SlabList,
-    current: Option<&'static SlabHeader>,
+    pub(super) partial: SlabList,
+    pub(super) thin: SlabList,
+    pub(super) current: Option<&'static SlabHeader>,
     pub(crate) slab_count: u32,
     pub(crate) used_slots: usize,
-    carved_slots: usize,
+    pub(super) carved_slots: usize,
     pub(crate) purged_slots: usize,
     pub(crate) claimed_slots: usize,
     /// Those of them that nobody will settle.
     lost_slots: u32,
     /// The least number of idle slots since the last [`look`](Self::look), or 2³² − 1.
     least_idle: u32,
-    tail: Tail,
+    pub(super) tail: Tail,
 }
 
 impl Shelves {
@@ -156,7 +156,7 @@ impl Shelves {
         idle.min(least as usize)
     }
 
-    fn note_idle(&mut self) {
+    pub(super) fn note_idle(&mut self) {
         self.least_idle = self.least_idle.min(u32::try_from(self.idle_or_claimed()).unwrap_or(u32::MAX));
     }
 
@@ -237,7 +237,12 @@ impl Shelves {
     }
 
     /// Changes a slab in a way by which it may come to belong into another list (B1).
-    fn change<T>(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader, change: impl FnOnce() -> T) -> T {
+    pub(super) fn change<T>(
+        &mut self,
+        geometry: &Geometry<'_>,
+        slab: &'static SlabHeader,
+        change: impl FnOnce() -> T,
+    ) -> T {
         let before = Self::shelf(geometry, slab);
         let result = change();
         let after = Self::shelf(geometry, slab);

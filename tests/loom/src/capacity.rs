@@ -12,6 +12,8 @@ pub(crate) const REFUSED_EXCHANGES: u32 = 16;
 pub(crate) const CALM_BYTES: usize = 64 << 10;
 pub(crate) const CACHE_BYTES: usize = 16 << 20;
 pub(crate) const MAGAZINE_SLOTS: usize = 256;
+/// None, so that slots of any length go from thread to thread.
+pub(crate) const LINE_BYTES: usize = 0;
 pub(crate) const DEPOT_LEAST_SLOTS: usize = 1;
 pub(crate) const SURPLUS_SLOTS: u32 = 3;
 /// None, so that slabs come and go.
