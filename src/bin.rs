@@ -28,6 +28,8 @@ use crate::waiting;
 
 /// Slots of the depot that go to their slabs while the lock is held.
 const EMPTIED_AT_ONCE: usize = 128;
+/// So many slots come back while the lock is held.
+const TAKEN_BACK_AT_ONCE: usize = 256;
 /// Slabs that are looked at while the lock is held.
 const LOOKED_AT_ONCE: usize = 32;
 /// Slots of an unused range that go to their slab while the lock is held.
@@ -158,15 +160,20 @@ impl Bin {
         slots: &[usize],
     ) -> Result<(), Twice> {
         waiting::add();
-        let mut state = self.0.lock();
-        if state.give_to_depot(geometry, depot, slots) {
-            return Ok(());
+        for slots in slots.chunks(TAKEN_BACK_AT_ONCE) {
+            let mut state = self.0.lock();
+            if state.give_to_depot(geometry, depot, slots) {
+                continue;
+            }
+            // SAFETY: the caller's promise is the same.
+            unsafe { state.slabs.give_to_slabs(geometry, slots) }?;
+            let empties = state.surplus >= SURPLUS_SLOTS && state.depot_len > 0;
+            drop(state);
+            if empties {
+                self.empty_depot(geometry, depot)?;
+            }
         }
-        // SAFETY: the caller's promise is the same.
-        unsafe { state.slabs.give_to_slabs(geometry, slots) }?;
-        let empties = state.surplus >= SURPLUS_SLOTS && state.depot_len > 0;
-        drop(state);
-        if empties { self.empty_depot(geometry, depot) } else { Ok(()) }
+        Ok(())
     }
 
     /// Empties the depot, some slots at a time.

@@ -95,7 +95,7 @@ const fn most_slots(class: SizeClass) -> usize {
 /// Whether a magazine that may hold so many slots need not grow for a thread that is served by it alone.
 #[inline]
 pub(crate) const fn is_grown(class: SizeClass, capacity: usize) -> bool {
-    capacity >= most_slots(class) || capacity > 0 && (capacity + 1) * class.slot_bytes() > GROWN_BYTES
+    capacity >= MANY_SLOTS || capacity > 0 && (capacity + 1) * class.slot_bytes() > GROWN_BYTES
 }
 
 /// Slots that a thread's magazine of this class holds at most; 0 where none is cached.

@@ -29,7 +29,7 @@ use crate::thread_pages::ThreadPages;
 const PAYING_EXCHANGES: u32 = 8;
 
 /// Places of the arrays that a magazine gets one after another.
-const ARRAYS: [usize; 4] = [8, 32, 256, MAGAZINE_SLOTS];
+const ARRAYS: [usize; 5] = [8, 32, 128, 256, MAGAZINE_SLOTS];
 
 /// Counts the forks that led to this process.
 static PROCESS: AtomicU32 = AtomicU32::new(0);

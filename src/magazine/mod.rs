@@ -90,7 +90,7 @@ impl Magazine {
         }
     }
 
-    /// The address of a recycled slot, if the array holds one.
+    /// The address of a slot, if the array holds one.
     #[inline(always)]
     pub(crate) fn pop(&self) -> Option<usize> {
         // Relaxed, here and below: only the owner stores (M1), and other threads want no more than the number itself.
@@ -151,8 +151,9 @@ impl Magazine {
         // SAFETY: as above.
         let top = unsafe { bottom.add(count) };
         tally.change(|| {
-            self.fresh_bytes.store(left - count * slot_bytes, Relaxed);
+            // In this order, so that who reads both meanwhile finds no slot in neither.
             self.top.store(top, Relaxed);
+            self.fresh_bytes.store(left - count * slot_bytes, Relaxed);
             (self.set_room().1, 0)
         });
     }

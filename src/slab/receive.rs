@@ -14,7 +14,7 @@ use crate::os;
 use crate::size_class::{Classes, SizeClass};
 
 /// Slots that are sorted at once.
-const SORTED_AT_ONCE: usize = 512;
+const SORTED_AT_ONCE: usize = 256;
 /// Where so many slabs have taken fewer than [`LEAST_EACH`] slots each the rest is sorted.
 const FEW_SLABS: usize = 8;
 const LEAST_EACH: usize = 4;
@@ -27,7 +27,20 @@ impl Shelves {
     pub(super) unsafe fn receive(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
         // SAFETY: the same contract.
         let done = unsafe { self.receive_in_order(geometry, slots, true) };
-        for mixed in slots[done..].chunks(SORTED_AT_ONCE) {
+        if done < slots.len() {
+            // SAFETY: the same contract.
+            unsafe { self.receive_sorted(geometry, &slots[done..]) };
+        }
+    }
+
+    /// As [`receive`](Self::receive), sorted by unit.
+    ///
+    /// # Safety
+    /// As for [`receive`](Self::receive).
+    #[cold]
+    #[inline(never)]
+    unsafe fn receive_sorted(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
+        for mixed in slots.chunks(SORTED_AT_ONCE) {
             let mut place = [const { MaybeUninit::uninit() }; SORTED_AT_ONCE];
             let sorted = sort_by_unit(mixed, geometry.unit_shift, &mut place);
             // SAFETY: the same slots.
@@ -101,8 +114,7 @@ unsafe fn receive_ones<const IS_SPACED: bool>(
 ) -> (usize, bool) {
     // The same class, of which the compiler knows the kind.
     let class = if IS_SPACED { Classes::Spaced } else { Classes::Natural }.class(geometry.class.index());
-    let (headers, page, in_unit) =
-        (Directory::of(geometry.unit_shift).headers(), os::page_bytes(), (1 << geometry.unit_shift) - 1);
+    let (headers, page) = (Directory::of(geometry.unit_shift).headers(), os::page_bytes());
     let (mut count, mut slabs) = (0, 0);
     while let Some(&first) = slots.get(count) {
         // SAFETY: a slot of the bin lies in a unit, which was a slab when it was handed out.
@@ -115,7 +127,8 @@ unsafe fn receive_ones<const IS_SPACED: bool>(
         let first_slot = usize::from(slab.first.get()) * page;
         // SAFETY: a slab of this bin, whose lock is held.
         let (bits, limit, group_shift) = unsafe { shape.bits_of(slab, class, first_slot) };
-        let start = (first & !in_unit) + first_slot;
+        // From the memory that the slab has, so that an address with other upper bits is none of its slots.
+        let start = slab.memory().addr() + first_slot;
         // The last one is left to who can retire the slab.
         let here = &slots[count..slots.len().min(count + used.saturating_sub(1) as usize)];
         let (mut groups, mut given, mut previous) = (0_u64, 0, usize::MAX / 2);

@@ -128,6 +128,10 @@ fn found_at_the_slab<F: Subject, Other: Subject>(t: Try<F, Other>, address: usiz
 }
 
 case!(foreign_high_bits_then_trim, |t| {
+    // In a slab that has free slots, and others in use, as most have.
+    let others: [usize; 6] = std::array::from_fn(|_| t.allocate());
+    others[3..].iter().for_each(|&other| t.free(other));
+    F::trim();
     let address = t.allocate() | (1_u64 << 60) as usize;
     if t.keeps_states() {
         t.expect_invalid(address, bytes(t.size), "no family has allocated it");
