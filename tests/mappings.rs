@@ -18,9 +18,9 @@ const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
 family! {
-    struct Wide;
+    struct Wide { slab_bytes: 2 << 20 }
     struct Touched { slab_bytes: 64 * 1024 }
-    struct Noted { checks: Checked }
+    struct Noted { checks: Checked, slab_bytes: 2 << 20 }
     struct Crowded { slab_bytes: 64 * 1024 }
     struct Blobs { slab_bytes: 64 * 1024 }
     struct Fenced { checks: Hardened, slab_bytes: 64 * 1024 }

@@ -142,7 +142,7 @@ fn what_has_been_free_for_long_goes_back_by_itself() {
 #[cfg_attr(miri, ignore = "no process can be started there")]
 fn a_program_that_oscillates_keeps_its_slabs() {
     child::isolated("a_program_that_oscillates_keeps_its_slabs", || {
-        family! { struct Oscillating; }
+        family! { struct Oscillating { slab_bytes: 2 << 20 } }
         let doors = Doors::of::<Oscillating>();
         for size in [64, 4096, 64 << 10, MIB, 3 * MIB] {
             free_all(doors, allocate_dirty(doors, size, 12 * MIB));
@@ -293,7 +293,7 @@ fn large_allocations_grow_without_copying_and_shrink_without_keeping() {
 #[cfg_attr(any(miri, feature = "portable", target_family = "wasm"), ignore = "this backend moves no pages")]
 fn what_has_grown_into_a_mapping_grows_on_in_place_and_needs_no_more_pages() {
     child::isolated("what_has_grown_into_a_mapping_grows_on_in_place_and_needs_no_more_pages", || {
-        family! { struct Growing; }
+        family! { struct Growing { slab_bytes: 2 << 20 } }
         let doors = Doors::of::<Growing>();
         let sizes: Vec<usize> = (15..=23).map(|shift| 3 << (shift - 2)).collect();
         let climb = || {
@@ -339,7 +339,7 @@ fn what_has_grown_into_a_mapping_grows_on_in_place_and_needs_no_more_pages() {
 
 #[test]
 fn many_that_grow_are_slots_but_for_a_few() {
-    family! { struct Many; }
+    family! { struct Many { slab_bytes: 2 << 20 } }
     let doors = Doors::of::<Many>();
     let grow = |size: usize| {
         let memory = allocate(doors, 40_000);
