@@ -22,12 +22,6 @@ pub(crate) fn lock_of_noted() -> &'static Lock<impl Sized> {
     &NOTED
 }
 
-/// Forgets all of it, for the next execution of a model.
-#[cfg(loom)]
-pub(crate) fn forget_noted() {
-    *NOTED.lock() = (0, 0);
-}
-
 /// Notes memory of a family's, before anybody has an address in it, and after the first region of a directory has decided where the
 /// stretch is.
 pub(crate) fn note_memory(start: usize, bytes: usize) {
@@ -59,6 +53,12 @@ fn note(start: usize, bytes: usize, of: Option<&Directory>) {
 }
 
 impl Directory {
+    /// Forgets all memory that was noted, for the next execution of a model.
+    #[cfg(loom)]
+    pub(crate) fn forget_noted() {
+        *NOTED.lock() = (0, 0);
+    }
+
     /// The locks of all directories, for the time of a `fork`.
     #[cfg(all(unix, not(any(miri, loom))))]
     pub(crate) fn locks() -> impl Iterator<Item = &'static Lock<()>> {

@@ -29,8 +29,6 @@ mod tests;
 use core::ops::Range;
 use core::ptr::NonNull;
 
-#[cfg(loom)]
-pub(crate) use apart::forget_noted;
 #[cfg(all(unix, not(any(miri, loom))))]
 pub(crate) use apart::lock_of_noted;
 pub(crate) use apart::{note_memory, tags_suffice};

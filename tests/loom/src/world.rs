@@ -9,10 +9,11 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::family::FamilyCore;
 use crate::fatal::Line;
+use crate::header::Directory;
 use crate::magazine::CacheSlot;
 use crate::size_class::SizeClass;
 use crate::sync::{self, Sleep};
-use crate::{Checks, Family, header, os};
+use crate::{Checks, Family, os};
 
 /// Bytes of a slab in all models: the smallest.
 pub(crate) const SLAB_BYTES: usize = 64 << 10;
@@ -53,7 +54,7 @@ pub(crate) fn explore_within(sleep: Sleep, preemptions: usize, model: impl Fn() 
         os::reset();
         OWNED.take();
         CORES.with(|cores| cores.iter().for_each(|core| core.set(None)));
-        header::forget_noted();
+        Directory::forget_noted();
         model();
         sync::end_thread();
     });
