@@ -206,7 +206,13 @@ pub(crate) fn report_under_lock(fault: &Fault) -> ! {
 #[inline(never)]
 pub(crate) fn report(fault: &Fault) -> ! {
     fatal::say(format_args!("{fault}"));
-    let _end = EndOnDrop;
+    tell(fault);
+    fatal::end_after(format_args!("{fault}"))
+}
+
+/// Calls the handler, if there is one and it is not what has found the fault.
+fn tell(fault: &Fault) {
+    let end = EndOnDrop;
     if !enter_handler() {
         // Acquire: pairs with the Release in `set_fault_handler`.
         let handler = HANDLER.load(Acquire);
@@ -216,7 +222,7 @@ pub(crate) fn report(fault: &Fault) -> ! {
             handler(fault);
         }
     }
-    fatal::end_after(format_args!("{fault}"))
+    core::mem::forget(end);
 }
 
 #[cfg(test)]

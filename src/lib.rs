@@ -38,6 +38,8 @@ mod allocator;
 mod bin;
 mod capacity;
 mod checks;
+#[cfg(all(test, feature = "std"))]
+mod child;
 mod depot;
 mod family;
 mod fatal;

@@ -286,7 +286,8 @@ mod tests {
         unsafe { bin.give(&geometry, NONE, &slots[..200]) }.unwrap();
         bin.trim(&geometry, NONE).unwrap();
         assert_eq!(trim_units(&pool, 21, checks, os::milliseconds()), 2 << 20);
-        assert!(!is_resident(), "it went with its unit");
+        // A page that is longer than the table holds those of other units as well.
+        assert!(table.len() < os::page_bytes() || !is_resident(), "it went with its unit");
     }
 
     /// A fork takes no thread with it but one: what others had claimed nobody settles in the child.

@@ -29,11 +29,11 @@ forty! {
 }
 
 family! {
-    struct Plain;
+    struct Plain { slab_bytes: 2 << 20 }
     struct Short { slab_bytes: 64 * 1024 }
-    struct Watched { checks: Checked }
-    struct Guarded { checks: Hardened }
-    struct Late;
+    struct Watched { checks: Checked, slab_bytes: 2 << 20 }
+    struct Guarded { checks: Hardened, slab_bytes: 2 << 20 }
+    struct Late { slab_bytes: 2 << 20 }
 }
 
 fn allocate(from: &dyn GlobalAlloc, bytes: usize) -> bool {

@@ -7,7 +7,6 @@ use std::sync::{Arc, Barrier, mpsc};
 
 #[cfg(all(target_os = "linux", not(miri)))]
 use common::child;
-#[cfg(target_os = "linux")]
 use common::heaps::ends;
 #[cfg(all(target_os = "linux", not(any(miri, feature = "portable"))))]
 use common::memory;

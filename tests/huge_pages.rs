@@ -18,12 +18,12 @@ const MIB: usize = 1 << 20;
 const HUGE: usize = 2 * MIB;
 
 family! {
-    struct Adaptive;
-    struct Always { huge_pages: Always }
-    struct Never { huge_pages: Never }
+    struct Adaptive { slab_bytes: 2 << 20 }
+    struct Always { huge_pages: Always, slab_bytes: 2 << 20 }
+    struct Never { huge_pages: Never, slab_bytes: 2 << 20 }
     struct ShortNever { huge_pages: Never, slab_bytes: 64 * 1024 }
-    struct Watched { checks: Checked }
-    struct Peak;
+    struct Watched { checks: Checked, slab_bytes: 2 << 20 }
+    struct Peak { slab_bytes: 2 << 20 }
 }
 
 static ALWAYS: AtomicBool = AtomicBool::new(false);
@@ -52,8 +52,13 @@ unsafe extern "C" fn mmap(
     file: c_int,
     offset: off_t,
 ) -> *mut c_void {
+    #[cfg(target_pointer_width = "64")]
+    let (call, offset) = (libc::SYS_mmap, offset);
+    // In pages of 4 KiB.
+    #[cfg(target_pointer_width = "32")]
+    let (call, offset) = (libc::SYS_mmap2, offset >> 12);
     // SAFETY: the same contract.
-    let result = unsafe { libc::syscall(libc::SYS_mmap, start, bytes, protection, flags, file, offset) };
+    let result = unsafe { libc::syscall(call, start, bytes, protection, flags, file, offset) };
     let address = std::ptr::with_exposed_provenance_mut(usize::try_from(result).unwrap_or(usize::MAX));
     let is_memory = result != -1 && flags & libc::MAP_ANONYMOUS != 0 && protection & libc::PROT_WRITE != 0;
     if is_memory && bytes >= HUGE && ALWAYS.load(Relaxed) {

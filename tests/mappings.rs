@@ -18,9 +18,9 @@ const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
 family! {
-    struct Wide;
+    struct Wide { slab_bytes: 2 << 20 }
     struct Touched { slab_bytes: 64 * 1024 }
-    struct Noted { checks: Checked }
+    struct Noted { checks: Checked, slab_bytes: 2 << 20 }
     struct Crowded { slab_bytes: 64 * 1024 }
     struct Blobs { slab_bytes: 64 * 1024 }
     struct Fenced { checks: Hardened, slab_bytes: 64 * 1024 }
@@ -275,8 +275,8 @@ fn where_there_are_no_mappings_left_allocations_fail_and_nothing_else() {
         let mut while_crowded = Vec::with_capacity(1000);
         let hog = Hog::new();
         let refused = use_all_kinds(&mut while_crowded);
-        // Freed out of order, so that mappings would have to be split.
-        held.sort_by_key(|(memory, _)| memory.addr().get().wrapping_mul(0x9E37_79B9_7F4A_7C15_u64 as usize));
+        // Freed out of order, so that mappings would have to be split. Sorted in place: `System` is refused as well.
+        held.sort_unstable_by_key(|(memory, _)| memory.addr().get().wrapping_mul(0x9E37_79B9_7F4A_7C15_u64 as usize));
         free_all(held);
         Crowded::trim();
         drop(hog);

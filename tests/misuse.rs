@@ -14,16 +14,16 @@ use common::doors::{layout, slot_bytes, slots_of_slab};
 use family_alloc::{Checks, Family, family};
 
 family! {
-    struct Right;
-    struct Other;
+    struct Right { slab_bytes: 2 << 20 }
+    struct Other { slab_bytes: 2 << 20 }
     struct Small { slab_bytes: 64 * 1024 }
-    struct Untouched;
-    struct Raw { checks: Unchecked }
-    struct Foreign { checks: Unchecked }
+    struct Untouched { slab_bytes: 2 << 20 }
+    struct Raw { checks: Unchecked, slab_bytes: 2 << 20 }
+    struct Foreign { checks: Unchecked, slab_bytes: 2 << 20 }
     struct Watched { checks: Checked }
     struct Guarded { checks: Hardened, slab_bytes: 64 * 1024 }
-    struct Spaced { classes: Spaced }
-    struct WatchedSpaced { classes: Spaced, checks: Checked }
+    struct Spaced { classes: Spaced, slab_bytes: 2 << 20 }
+    struct WatchedSpaced { classes: Spaced, checks: Checked, slab_bytes: 2 << 20 }
     struct GuardedSpaced { classes: Spaced, checks: Hardened, slab_bytes: 128 * 1024 }
 }
 

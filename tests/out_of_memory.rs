@@ -289,7 +289,9 @@ fn growth_that_fits_under_a_limit_is_granted() {
     const NAME: &str = "growth_that_fits_under_a_limit_is_granted";
     const ROOM: usize = 1000 * MIB;
     let Some(case) = child::case() else {
-        for mib in [10, 100, 400, 499, 501, 550, 800, 990, 1100, 3000] {
+        let sizes = [10, 100, 400, 499, 501, 550, 800, 990, 1100, 3000];
+        // No layout is longer where addresses are short.
+        for mib in sizes.into_iter().filter(|mib| *mib <= isize::MAX as usize / MIB) {
             child::assert_passed(NAME, &mib.to_string());
         }
         return;

@@ -19,16 +19,16 @@ use family_alloc::{Checks, Classes, family};
 const MIB: usize = 1 << 20;
 
 family! {
-    struct Plain;
+    struct Plain { slab_bytes: 2 << 20 }
     struct PlainSmall { slab_bytes: 64 * 1024 }
-    struct Checked { checks: Checked }
+    struct Checked { checks: Checked, slab_bytes: 2 << 20 }
     struct CheckedSmall { checks: Checked, slab_bytes: 64 * 1024 }
     struct Hardened { checks: Hardened }
     struct Unchecked { checks: Unchecked }
     struct Alone;
     struct AloneSpaced { classes: Spaced }
-    struct Spaced { classes: Spaced }
-    struct CheckedSpaced { classes: Spaced, checks: Checked }
+    struct Spaced { classes: Spaced, slab_bytes: 2 << 20 }
+    struct CheckedSpaced { classes: Spaced, checks: Checked, slab_bytes: 2 << 20 }
     struct HardenedSpaced { classes: Spaced, checks: Hardened, slab_bytes: 512 * 1024 }
 }
 

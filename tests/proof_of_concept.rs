@@ -92,6 +92,8 @@ fn what_cannot_be_had_is_null_and_the_old_stays() {
         assert!(Impossible::memalign(align, 8).is_null(), "{align} is no power of two");
     }
     assert!(Impossible::memalign(usize::MAX / 2 + 1, 8).is_null());
+    // Where addresses are short that is a multiple of 1 GiB, of which there may be one.
+    #[cfg(target_pointer_width = "64")]
     assert!(Impossible::memalign(usize::MAX / 4 + 1, 8).is_null());
     assert_empty::<Impossible>();
 }

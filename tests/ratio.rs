@@ -20,9 +20,9 @@ use common::memory::{page_bytes, resident};
 use family_alloc::{Checks, Classes, Family, family};
 
 family! {
-    struct Full;
-    struct Watched { checks: Checked }
-    struct Spaced { classes: Spaced }
+    struct Full { slab_bytes: 2 << 20 }
+    struct Watched { checks: Checked, slab_bytes: 2 << 20 }
+    struct Spaced { classes: Spaced, slab_bytes: 2 << 20 }
 }
 
 const SLAB_BYTES: usize = Full::SLAB_BYTES;

@@ -330,7 +330,7 @@ fn a_slot_that_is_listed_twice_ends_the_process() {
     }
 }
 
-family! { struct Closed { checks: Hardened } }
+family! { struct Closed { checks: Hardened, slab_bytes: 2 << 20 } }
 
 /// A slab that was closed has no guards, and what is written to it then was not looked for: it was in the next allocation, and that as zero.
 #[test]
@@ -365,7 +365,7 @@ fn what_is_written_to_a_closed_slab_is_found() {
     _ = Closed::malloc(if case == "other class" { 128 << 10 } else { 64 << 10 });
 }
 
-family! { struct Neighbours { checks: Hardened } }
+family! { struct Neighbours { checks: Hardened, slab_bytes: 2 << 20 } }
 
 /// What ran over into a slot that nobody had had yet was in the next allocation, as zero.
 #[test]

@@ -610,7 +610,9 @@ fn a_thread_with_a_high_priority_does_not_wait_for_long() {
         unsafe { libc::sched_setaffinity(0, size_of_val(&first), &raw const first) == 0 }
     };
     let urgent = std::thread::spawn(move || {
-        let priority = libc::sched_param { sched_priority: 10 };
+        // SAFETY: all zero is a parameter; musl's has more fields.
+        let mut priority: libc::sched_param = unsafe { std::mem::zeroed() };
+        priority.sched_priority = 10;
         // SAFETY: reads a live parameter.
         if !on_the_first() || unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) } != 0 {
             return Duration::ZERO;

@@ -12,7 +12,7 @@ use common::memory::resident;
 use family_alloc::{Family, family};
 use hashbrown::{DefaultHashBuilder, HashMap};
 
-family! { struct Spaced { classes: Spaced } }
+family! { struct Spaced { classes: Spaced, slab_bytes: 2 << 20 } }
 
 /// Bytes of what is allocated of each length.
 const BYTES: usize = 64 << 20;

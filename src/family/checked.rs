@@ -98,7 +98,6 @@ impl FamilyCore {
 mod tests {
     use core::time::Duration;
     use std::os::unix::process::ExitStatusExt;
-    use std::process::Command;
 
     use crate::front::Family;
 
@@ -108,10 +107,7 @@ mod tests {
     #[test]
     fn what_is_freed_during_a_resize_is_told() {
         const NAME: &str = "family::checked::tests::what_is_freed_during_a_resize_is_told";
-        const CHILD: &str = "FAMILY_ALLOC_TEST_CHILD";
-        if std::env::var_os(CHILD).is_none() {
-            let mut command = Command::new(std::env::current_exe().unwrap());
-            let output = command.args(["--exact", NAME, "--nocapture"]).env(CHILD, "1").output().unwrap();
+        if let Some(output) = crate::child::run(NAME) {
             let err = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{err}");
             assert!(err.contains("family_alloc: double free of 0x"), "{err}");

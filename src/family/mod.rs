@@ -67,6 +67,8 @@ pub(crate) use life::Standing;
 pub(crate) use limits::softly;
 pub use limits::{LimitRefusal, last_refusal};
 pub(crate) use owners::{note_large, owner_of_large, owner_of_slab};
+#[cfg(loom)]
+pub(crate) use owners::{put as note_owner, with_number as owner_with_number};
 pub(crate) use registry::Held;
 pub use registry::{Families, FamilyRef, families};
 

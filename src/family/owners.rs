@@ -55,9 +55,13 @@ fn place(number: u32) -> Option<&'static AtomicPtr<FamilyCore>> {
 /// Notes a family that is registered. Without memory for its piece it is found by a walk. The caller holds the registry's lock.
 pub(super) fn note(number: u32, core: &'static FamilyCore) {
     // In models numbers go on from execution to execution, and each must take the same steps.
-    if cfg!(loom) {
-        return;
+    if !cfg!(loom) {
+        put(number, core);
     }
+}
+
+/// Puts a core where its number is looked for.
+pub(crate) fn put(number: u32, core: &'static FamilyCore) {
     if number as usize >= FIRST {
         let (piece, _) = place_in_piece(number as usize);
         if MORE[piece].load(Relaxed).is_null() {
@@ -76,7 +80,7 @@ pub(super) fn note(number: u32, core: &'static FamilyCore) {
 
 /// The core with a number, of a static family or of a heap, dead or alive.
 #[inline]
-fn with_number(number: u32) -> Option<&'static FamilyCore> {
+pub(crate) fn with_number(number: u32) -> Option<&'static FamilyCore> {
     // Relaxed: as in `note`.
     let core = place(number).map_or(core::ptr::null_mut(), |place| place.load(Relaxed));
     // SAFETY: only `&'static FamilyCore`s stand there.

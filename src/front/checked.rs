@@ -272,16 +272,9 @@ mod tests {
     #[cfg_attr(miri, ignore = "starts a process")]
     fn what_is_left_of_a_closed_slab_is_not_handed_out() {
         const NAME: &str = "front::checked::tests::what_is_left_of_a_closed_slab_is_not_handed_out";
-        const CHILD: &str = "FAMILY_ALLOC_TEST_CHILD";
-        if std::env::var_os(CHILD).is_some() {
+        let Some(output) = crate::child::run(NAME) else {
             return hand_out_what_is_left_of_a_closed_slab();
-        }
-        let program = std::env::current_exe().unwrap();
-        let output = std::process::Command::new(program)
-            .args(["--exact", NAME, "--nocapture"])
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
+        };
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{}: {text}", output.status);
         #[cfg(unix)]

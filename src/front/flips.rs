@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus};
+use std::process::ExitStatus;
 
 use super::Family;
 use crate::header::{Directory, SlabHeader};
@@ -120,8 +120,7 @@ fn flip_all<F: Family>() {
 #[test]
 fn a_flipped_bit_of_a_tag_is_reported() {
     const NAME: &str = "front::flips::a_flipped_bit_of_a_tag_is_reported";
-    const CHILD: &str = "FAMILY_ALLOC_TEST_CHILD";
-    if std::env::var_os(CHILD).is_some() {
+    let Some(output) = crate::child::run(NAME) else {
         let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: reads one `rlimit`; a process that ends so leaves no core file then.
         unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
@@ -135,10 +134,7 @@ fn a_flipped_bit_of_a_tag_is_reported() {
         flip_all::<Watched>();
         flip_all::<Guarded>();
         return;
-    }
-    let program = std::env::current_exe().unwrap();
-    let mut command = Command::new(program);
-    let output = command.args(["--exact", NAME, "--nocapture"]).env(CHILD, "1").output().unwrap();
+    };
     let out = String::from_utf8_lossy(&output.stdout);
     println!("{out}");
     assert!(output.status.success(), "{}: {out}", output.status);

@@ -53,6 +53,12 @@ fn note(start: usize, bytes: usize, of: Option<&Directory>) {
 }
 
 impl Directory {
+    /// Forgets all memory that was noted, for the next execution of a model.
+    #[cfg(loom)]
+    pub(crate) fn forget_noted() {
+        *NOTED.lock() = (0, 0);
+    }
+
     /// The locks of all directories, for the time of a `fork`.
     #[cfg(all(unix, not(any(miri, loom))))]
     pub(crate) fn locks() -> impl Iterator<Item = &'static Lock<()>> {

@@ -65,6 +65,7 @@ pub(crate) struct Tally {
 
 /// Adds to what only its owner stores. Not a read-modify-write for the processor's other cores.
 #[inline(always)]
+#[cfg_attr(loom, track_caller)]
 fn add(count: &AtomicCount, more: isize, order: core::sync::atomic::Ordering) {
     count.store(count.load(Relaxed).wrapping_add(more as Count), order);
 }

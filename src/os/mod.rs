@@ -59,6 +59,8 @@ mod imp;
 #[path = "windows.rs"]
 mod imp;
 mod loaded;
+#[cfg(any(not(feature = "std"), not(any(unix, windows)), miri, feature = "portable"))]
+mod pageless;
 #[cfg(any(test, not(feature = "std"), target_arch = "wasm32"))]
 #[cfg_attr(
     any(feature = "portable", all(feature = "std", not(target_arch = "wasm32"))),

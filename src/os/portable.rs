@@ -13,8 +13,8 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 use std::alloc::System;
 
-/// Committing writes zeroes.
-pub(crate) const COMMIT_IS_FREE: bool = false;
+pub(crate) use super::pageless::*;
+
 /// A made-up page.
 const PAGE_BYTES: usize = 4096;
 /// The longest reservation: fifteen slabs and their side tables where slabs are largest, or eight and the states of their slots.
@@ -96,26 +96,6 @@ fn origin_of(start: NonNull<u8>, bytes: usize) -> *mut Origin {
 }
 
 /// # Safety
-/// As for [`commit`](super::commit).
-pub(crate) unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
-    // SAFETY: the caller owns the range, and nothing is in it yet.
-    unsafe { start.write_bytes(0, bytes) };
-    true
-}
-
-/// # Safety
-/// As for [`make_writable`](super::make_writable).
-pub(crate) unsafe fn make_writable(_start: NonNull<u8>, _bytes: usize) -> bool {
-    true
-}
-
-/// # Safety
-/// As for [`purge`](super::purge).
-pub(crate) unsafe fn purge(_start: NonNull<u8>, _bytes: usize) -> bool {
-    false
-}
-
-/// # Safety
 /// As for [`release`](super::release).
 pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: the caller gives up a whole piece of this length, and `piece` wrote the origin behind it.
@@ -127,57 +107,6 @@ pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) -> bool {
 
 /// Only whole pieces go back.
 pub(crate) const TAKES_PARTS: bool = false;
-
-/// Nothing here is ever unreadable.
-pub(crate) const HAS_GUARDS: bool = false;
-
-pub(crate) fn map_between(_: usize, _: usize, _: usize) -> Option<NonNull<u8>> {
-    None
-}
-
-/// # Safety
-/// As for [`guard`](super::guard).
-pub(crate) unsafe fn guard(_: NonNull<u8>, _: usize) -> bool {
-    false
-}
-
-/// # Safety
-/// As for [`unguard`](super::unguard).
-pub(crate) unsafe fn unguard(_: NonNull<u8>, _: usize) -> bool {
-    false
-}
-
-/// # Safety
-/// As for [`unguard`](super::unguard).
-pub(crate) unsafe fn renew(_: NonNull<u8>, _: usize) -> bool {
-    false
-}
-
-/// # Safety
-/// As for [`forbid`](super::forbid).
-pub(crate) unsafe fn forbid(_: NonNull<u8>, _: usize) -> bool {
-    false
-}
-
-/// # Safety
-/// As for [`advise_huge`](super::advise_huge).
-pub(crate) unsafe fn advise_huge(_start: NonNull<u8>, _bytes: usize) {}
-
-/// # Safety
-/// As for [`advise_small`](super::advise_small).
-pub(crate) unsafe fn advise_small(_start: NonNull<u8>, _bytes: usize) {}
-
-/// # Safety
-/// As for [`keep_out_of_dumps`](super::keep_out_of_dumps).
-pub(crate) unsafe fn keep_out_of_dumps(_start: NonNull<u8>, _bytes: usize) {}
-
-/// # Safety
-/// As for [`put_into_dumps`](super::put_into_dumps).
-pub(crate) unsafe fn put_into_dumps(_start: NonNull<u8>, _bytes: usize) {}
-
-/// # Safety
-/// As for [`name`](super::name).
-pub(crate) unsafe fn name(_start: NonNull<u8>, _bytes: usize, _family: &str) {}
 
 /// # Safety
 /// As for [`remap`](super::remap).

@@ -22,19 +22,16 @@ mod source {
     }
 }
 
+pub(crate) use super::pageless::*;
 use super::pieces::Pieces;
 #[cfg(target_arch = "wasm32")]
 use super::wasm as source;
 use crate::sync::{AtomicUsize, Lock, Relaxed};
 
-/// Committing writes zeroes.
-pub(crate) const COMMIT_IS_FREE: bool = false;
 /// What is free behind a reservation may be had, and is one reservation with it.
 pub(crate) const EXTENDS: bool = true;
 /// Of reservations only: large allocations are mapped singly, so that each takes no more than it needs.
 pub(crate) const TAKES_PARTS: bool = false;
-/// Nothing here is ever unreadable.
-pub(crate) const HAS_GUARDS: bool = false;
 /// A made-up page.
 const PAGE_BYTES: usize = 4096;
 
@@ -111,30 +108,6 @@ pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     Some(memory)
 }
 
-pub(crate) fn map_between(_: usize, _: usize, _: usize) -> Option<NonNull<u8>> {
-    None
-}
-
-/// # Safety
-/// As for [`commit`](super::commit).
-pub(crate) unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
-    // SAFETY: the caller owns the range, and nothing is in it yet.
-    unsafe { start.write_bytes(0, bytes) };
-    true
-}
-
-/// # Safety
-/// As for [`make_writable`](super::make_writable).
-pub(crate) unsafe fn make_writable(_: NonNull<u8>, _: usize) -> bool {
-    true
-}
-
-/// # Safety
-/// As for [`purge`](super::purge).
-pub(crate) unsafe fn purge(_: NonNull<u8>, _: usize) -> bool {
-    false
-}
-
 /// # Safety
 /// As for [`release`](super::release), and it may be the end of a reservation.
 pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) -> bool {
@@ -160,47 +133,3 @@ pub(crate) unsafe fn remap(start: NonNull<u8>, old_bytes: usize, new_bytes: usiz
     }
     Some(start)
 }
-
-/// # Safety
-/// As for [`guard`](super::guard).
-pub(crate) unsafe fn guard(_: NonNull<u8>, _: usize) -> bool {
-    false
-}
-
-/// # Safety
-/// As for [`unguard`](super::unguard).
-pub(crate) unsafe fn unguard(_: NonNull<u8>, _: usize) -> bool {
-    false
-}
-
-/// # Safety
-/// As for [`unguard`](super::unguard).
-pub(crate) unsafe fn renew(_: NonNull<u8>, _: usize) -> bool {
-    false
-}
-
-/// # Safety
-/// As for [`forbid`](super::forbid).
-pub(crate) unsafe fn forbid(_: NonNull<u8>, _: usize) -> bool {
-    false
-}
-
-/// # Safety
-/// As for [`advise_huge`](super::advise_huge).
-pub(crate) unsafe fn advise_huge(_: NonNull<u8>, _: usize) {}
-
-/// # Safety
-/// As for [`advise_small`](super::advise_small).
-pub(crate) unsafe fn advise_small(_: NonNull<u8>, _: usize) {}
-
-/// # Safety
-/// As for [`keep_out_of_dumps`](super::keep_out_of_dumps).
-pub(crate) unsafe fn keep_out_of_dumps(_: NonNull<u8>, _: usize) {}
-
-/// # Safety
-/// As for [`put_into_dumps`](super::put_into_dumps).
-pub(crate) unsafe fn put_into_dumps(_: NonNull<u8>, _: usize) {}
-
-/// # Safety
-/// As for [`name`](super::name).
-pub(crate) unsafe fn name(_: NonNull<u8>, _: usize, _: &str) {}

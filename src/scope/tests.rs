@@ -88,10 +88,7 @@ fn make_calls(heaps: &[Heap], seed: u64) {
 #[cfg_attr(target_pointer_width = "32", ignore = "a table covers all of so short an address space")]
 fn scopes_are_right_where_tags_do_not_suffice() {
     const NAME: &str = "scope::tests::scopes_are_right_where_tags_do_not_suffice";
-    const CHILD: &str = "FAMILY_ALLOC_TEST_CHILD";
-    if std::env::var_os(CHILD).is_none() {
-        let program = std::env::current_exe().unwrap();
-        let output = std::process::Command::new(program).args(["--exact", NAME]).env(CHILD, "1").output().unwrap();
+    if let Some(output) = crate::child::run(NAME) {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
         return;
     }

@@ -369,10 +369,7 @@ mod tests {
     fn passing_slots_on_takes_few_locks() {
         const COUNT: usize = 100_000;
         const NAME: &str = "thread::tests::passing_slots_on_takes_few_locks";
-        const CHILD: &str = "FAMILY_ALLOC_TEST_CHILD";
-        if std::env::var_os(CHILD).is_none() {
-            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-            let output = command.args(["--exact", NAME, "--nocapture"]).env(CHILD, "1").output().unwrap();
+        if let Some(output) = crate::child::run(NAME) {
             let printed = String::from_utf8_lossy(&output.stdout);
             assert!(output.status.success(), "{printed}");
             print!("{printed}");

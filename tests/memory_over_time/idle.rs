@@ -28,7 +28,9 @@ fn a_sleeping_thread_holds_little() {
         heap.trim();
         heap.note("after trim");
     }
-    assert_near_system("idle::a_sleeping_thread_holds_little", program, 120, 10 * MIB);
+    // Where slabs are shorter there is more beside them.
+    let room = if cfg!(target_pointer_width = "64") { 10 } else { 11 };
+    assert_near_system("idle::a_sleeping_thread_holds_little", program, 120, room * MIB);
 }
 
 /// 256 MiB of small blocks, freed at random by workers that then wait.

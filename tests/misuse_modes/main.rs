@@ -44,18 +44,18 @@ use family_alloc::family;
 use subject::{Door, HAS_GUARDS, NOT_FOUND, NOTHING, OR, SIGSEGV, THIS_TIME};
 
 family! {
-    struct Plain;
-    struct PlainOther;
-    struct Watched { checks: Checked }
-    struct WatchedOther { checks: Checked }
-    struct Guarded { checks: Hardened }
-    struct GuardedOther { checks: Hardened }
-    struct Spaced { classes: Spaced }
-    struct SpacedOther { classes: Spaced }
-    struct WatchedSpaced { checks: Checked, classes: Spaced }
-    struct WatchedSpacedOther { checks: Checked, classes: Spaced }
-    struct GuardedSpaced { checks: Hardened, classes: Spaced }
-    struct GuardedSpacedOther { checks: Hardened, classes: Spaced }
+    struct Plain { slab_bytes: 2 << 20 }
+    struct PlainOther { slab_bytes: 2 << 20 }
+    struct Watched { checks: Checked, slab_bytes: 2 << 20 }
+    struct WatchedOther { checks: Checked, slab_bytes: 2 << 20 }
+    struct Guarded { checks: Hardened, slab_bytes: 2 << 20 }
+    struct GuardedOther { checks: Hardened, slab_bytes: 2 << 20 }
+    struct Spaced { classes: Spaced, slab_bytes: 2 << 20 }
+    struct SpacedOther { classes: Spaced, slab_bytes: 2 << 20 }
+    struct WatchedSpaced { checks: Checked, classes: Spaced, slab_bytes: 2 << 20 }
+    struct WatchedSpacedOther { checks: Checked, classes: Spaced, slab_bytes: 2 << 20 }
+    struct GuardedSpaced { checks: Hardened, classes: Spaced, slab_bytes: 2 << 20 }
+    struct GuardedSpacedOther { checks: Hardened, classes: Spaced, slab_bytes: 2 << 20 }
 }
 
 /// Those of the table, and behind them the same with spaced classes.

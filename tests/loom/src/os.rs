@@ -65,6 +65,14 @@ fn cut(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     Some(unsafe { ARENA.with(|arena| *arena).add(start) })
 }
 
+/// As [`cut`], for memory that the system makes: that is a write, which everybody must come after who has a pointer to its start
+/// (`AtomicPtr::load`). Not what a model itself places.
+fn make(bytes: usize, align: usize) -> Option<NonNull<u8>> {
+    let start = cut(bytes, align)?;
+    crate::sync::make_memory(start.addr().get());
+    Some(start)
+}
+
 fn note_writable(start: NonNull<u8>, bytes: usize) {
     WRITABLE.with_borrow_mut(|all| all.push((start, bytes)));
 }
@@ -87,7 +95,7 @@ pub(crate) fn milliseconds() -> u64 {
 }
 
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
-    cut(bytes, align)
+    make(bytes, align)
 }
 
 pub(crate) fn reserve_at(_: usize, _: usize) -> Option<NonNull<u8>> {
@@ -95,7 +103,7 @@ pub(crate) fn reserve_at(_: usize, _: usize) -> Option<NonNull<u8>> {
 }
 
 pub(crate) fn reserve_readable(bytes: usize) -> Option<NonNull<u8>> {
-    cut(bytes, PAGE_BYTES)
+    make(bytes, PAGE_BYTES)
 }
 
 /// # Safety
@@ -138,9 +146,16 @@ pub(crate) unsafe fn release(_: NonNull<u8>, _: usize) -> bool {
 }
 
 pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
-    let start = cut(bytes, align)?;
+    let start = make(bytes, align)?;
     note_writable(start, bytes);
     Some(start)
+}
+
+/// Memory that was there before the execution began.
+pub(crate) fn place(bytes: usize, align: usize) -> NonNull<u8> {
+    let start = cut(bytes, align).expect("the arena has room");
+    note_writable(start, bytes);
+    start
 }
 
 pub(crate) unsafe fn remap(_: NonNull<u8>, _: usize, _: usize, _: bool) -> Option<NonNull<u8>> {

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::family::FamilyCore;
 use crate::fatal::Line;
+use crate::header::Directory;
 use crate::magazine::CacheSlot;
 use crate::size_class::SizeClass;
 use crate::sync::{self, Sleep};
@@ -53,6 +54,7 @@ pub(crate) fn explore_within(sleep: Sleep, preemptions: usize, model: impl Fn() 
         os::reset();
         OWNED.take();
         CORES.with(|cores| cores.iter().for_each(|core| core.set(None)));
+        Directory::forget_noted();
         model();
         sync::end_thread();
     });
@@ -113,7 +115,7 @@ fn line(unwound: Box<dyn Any + Send>) -> String {
 /// A value that lives until the execution ends. It is not dropped.
 pub(crate) fn place<T>(value: T) -> &'static T {
     let bytes = size_of::<T>().next_multiple_of(os::page_bytes());
-    let memory = os::map(bytes, os::page_bytes().max(align_of::<T>())).expect("the arena has room").cast::<T>();
+    let memory = os::place(bytes, os::page_bytes().max(align_of::<T>())).cast::<T>();
     // SAFETY: room for a `T`, aligned to a page.
     unsafe { memory.write(value) };
     // SAFETY: written just now, and nobody else has it until the arena is cleared, when no thread is left.

@@ -8,10 +8,10 @@ use crate::family::{FamilyCore, HeapOptions, Standing, families, forget_all, slo
 use crate::front::{Handle, allocate, deallocate};
 use crate::magazine::{Cache, CacheSlot, empty};
 use crate::size_class::Classes;
-use crate::sync::Sleep;
+use crate::sync::{Sleep, look, touch};
 use crate::thread::heaps::{cache_of, last, slot_of};
 use crate::thread::scopes;
-use crate::world::{HALF, SLAB_BYTES, disown, explore, let_others_go_first, own, spawn};
+use crate::world::{HALF, QUARTER, SLAB_BYTES, disown, explore, let_others_go_first, own, spawn};
 
 /// A handle, as the crate's own: the cache that was used last, or what the table has.
 #[derive(Clone, Copy)]
@@ -87,7 +87,12 @@ unsafe impl Handle for Orphaned {
 }
 
 fn begin(name: &'static str) -> &'static FamilyCore {
-    let options = HeapOptions { slab_bytes: SLAB_BYTES, ..HeapOptions::DEFAULT };
+    begin_within(name, HeapOptions::DEFAULT.limit)
+}
+
+/// A heap with a limit in bytes.
+pub(super) fn begin_within(name: &'static str, limit: usize) -> &'static FamilyCore {
+    let options = HeapOptions { slab_bytes: SLAB_BYTES, limit, ..HeapOptions::DEFAULT };
     FamilyCore::begin_heap(name, &options).expect("there is memory")
 }
 
@@ -173,6 +178,9 @@ pub fn a_reference_finds_no_other_heap() {
     });
 }
 
+/// The address of what is done before the last handle goes: no memory, and nobody else's.
+const LAST_DONE: usize = 8;
+
 /// Frees a block as a global allocator does, which has no handle of its heap.
 fn free_without_handle(heap: &'static FamilyCore, address: usize) {
     let memory = NonNull::new(core::ptr::with_exposed_provenance_mut(address)).expect("a slot");
@@ -184,6 +192,7 @@ fn free_without_handle(heap: &'static FamilyCore, address: usize) {
             heap.let_go();
         }
         Standing::Orphan => {
+            look(LAST_DONE);
             // SAFETY: a live slot of this layout, which keeps the orphan.
             unsafe { deallocate(Orphaned(heap), memory, layout()) };
             heap.count_off();
@@ -240,6 +249,38 @@ pub fn an_orphan_ends_with_its_last_block() {
         thread.join();
         assert_eq!(next.stats().live_allocations, 0);
         next.let_go();
+        assert_eq!(families().count(), 0);
+    });
+}
+
+/// A heap's depots come with its second cache, while the thread that has the first works with its bins.
+pub fn depots_come_while_a_heap_is_used() {
+    explore(Sleep::Lightly, || {
+        forget_all();
+        let heap = begin("one");
+        use_once(heap);
+        let thread = spawn(move || use_once(heap));
+        let_others_go_first();
+        let (slot, _) = heap.take_one(QUARTER).expect("there is memory");
+        // SAFETY: taken above. A batch of the class is one slot, so it goes to the depot if there is one.
+        unsafe { heap.give_one(QUARTER, slot) };
+        thread.join();
+        assert_eq!(heap.stats().live_allocations, 0);
+        heap.let_go();
+    });
+}
+
+/// What was done with the last handle is seen by who is told that the heap is an orphan. Nobody has a cache: changes of one publish more.
+pub fn an_orphan_comes_after_its_last_handle() {
+    explore(Sleep::Lightly, || {
+        forget_all();
+        let heap = begin("one");
+        let (address, _) = heap.take_one(HALF).expect("there is memory");
+        own(address);
+        let thread = spawn(move || free_without_handle(heap, address));
+        touch(LAST_DONE);
+        heap.let_go();
+        thread.join();
         assert_eq!(families().count(), 0);
     });
 }

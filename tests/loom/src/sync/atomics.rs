@@ -4,7 +4,9 @@ use core::marker::PhantomData;
 use core::sync::atomic::{self, Ordering};
 use std::rc::Rc;
 
+use super::cells::find_memory;
 use super::objects::{atomic_at, atomics_in};
+use super::orders;
 
 macro_rules! atomic {
     ($name:ident, $real:ident, $value:ty) => {
@@ -24,17 +26,17 @@ macro_rules! atomic {
 
             #[track_caller]
             pub(crate) fn load(&self, order: Ordering) -> $value {
-                self.object().load(order) as $value
+                self.object().load(orders::order(order)) as $value
             }
 
             #[track_caller]
             pub(crate) fn store(&self, value: $value, order: Ordering) {
-                self.object().store(value as usize, order);
+                self.object().store(value as usize, orders::order(order));
             }
 
             #[track_caller]
             pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
-                self.object().swap(value as usize, order) as $value
+                self.object().swap(value as usize, orders::order(order)) as $value
             }
 
             #[track_caller]
@@ -45,7 +47,12 @@ macro_rules! atomic {
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$value, $value> {
-                let exchanged = self.object().compare_exchange(current as usize, new as usize, success, failure);
+                let exchanged = self.object().compare_exchange(
+                    current as usize,
+                    new as usize,
+                    orders::order(success),
+                    orders::order(failure),
+                );
                 exchanged.map(|value| value as $value).map_err(|value| value as $value)
             }
         }
@@ -60,34 +67,34 @@ atomic!(AtomicUsize, AtomicUsize, usize);
 impl AtomicU32 {
     #[track_caller]
     pub(crate) fn fetch_sub(&self, value: u32, order: Ordering) -> u32 {
-        self.object().fetch_sub(value as usize, order) as u32
+        self.object().fetch_sub(value as usize, orders::order(order)) as u32
     }
 
     #[track_caller]
     pub(crate) fn fetch_or(&self, value: u32, order: Ordering) -> u32 {
-        self.object().fetch_or(value as usize, order) as u32
+        self.object().fetch_or(value as usize, orders::order(order)) as u32
     }
 
     #[track_caller]
     pub(crate) fn fetch_max(&self, value: u32, order: Ordering) -> u32 {
-        self.object().fetch_max(value as usize, order) as u32
+        self.object().fetch_max(value as usize, orders::order(order)) as u32
     }
 }
 
 impl AtomicUsize {
     #[track_caller]
     pub(crate) fn fetch_add(&self, value: usize, order: Ordering) -> usize {
-        self.object().fetch_add(value, order)
+        self.object().fetch_add(value, orders::order(order))
     }
 
     #[track_caller]
     pub(crate) fn fetch_sub(&self, value: usize, order: Ordering) -> usize {
-        self.object().fetch_sub(value, order)
+        self.object().fetch_sub(value, orders::order(order))
     }
 
     #[track_caller]
     pub(crate) fn fetch_max(&self, value: usize, order: Ordering) -> usize {
-        self.object().fetch_max(value, order)
+        self.object().fetch_max(value, orders::order(order))
     }
 }
 
@@ -107,7 +114,11 @@ impl<T> AtomicPtr<T> {
 
     #[track_caller]
     pub(crate) fn load(&self, order: Ordering) -> *mut T {
-        core::ptr::with_exposed_provenance_mut(self.0.load(order))
+        let address = self.0.load(order);
+        if address != 0 {
+            find_memory(address);
+        }
+        core::ptr::with_exposed_provenance_mut(address)
     }
 
     #[track_caller]

@@ -8,8 +8,25 @@ pub(crate) fn touch(address: usize) {
     cell_at(address).with_mut(|_| ());
 }
 
+/// What stands for the memory that begins at an address being there: no cell's address.
+fn existence(address: usize) -> usize {
+    address | 1 << (usize::BITS - 1)
+}
+
+/// Tells loom that memory which begins at an address has been made by this thread.
 #[track_caller]
-fn look(address: usize) {
+pub(crate) fn make_memory(address: usize) {
+    touch(existence(address));
+}
+
+/// Tells loom that this thread has a pointer to an address, and so must have seen that memory made.
+#[track_caller]
+pub(super) fn find_memory(address: usize) {
+    look(existence(address));
+}
+
+#[track_caller]
+pub(crate) fn look(address: usize) {
     cell_at(address).with(|_| ());
 }
 

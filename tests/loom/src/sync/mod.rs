@@ -2,20 +2,25 @@
 
 mod atomics;
 mod cells;
+/// What is called by who waits, in builds without `std`.
+#[path = "../../../../src/sync/hook.rs"]
+#[allow(dead_code, reason = "the models wait otherwise")]
+pub(crate) mod hook;
 mod locals;
 #[path = "../../../../src/sync/lock.rs"]
 #[allow(dead_code, reason = "the models do not fork")]
 mod lock;
 mod objects;
+mod orders;
 mod wait;
 
 pub(crate) use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 pub(crate) use atomics::{AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, clear};
-pub(crate) use cells::{Cell, UnsafeCell, touch};
+pub(crate) use cells::{Cell, UnsafeCell, look, make_memory, touch};
 pub(crate) use locals::{LocalKey, end_thread, thread_local};
 pub(crate) use lock::Lock;
-pub(crate) use loom::sync::atomic::fence;
+pub(crate) use orders::fence;
 pub(crate) use wait::{Sleep, give_way, set_sleep};
 
 pub(crate) type AtomicCount = AtomicUsize;
