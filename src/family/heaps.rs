@@ -34,6 +34,7 @@ use crate::magazine::CacheSlot;
 use crate::os;
 use crate::purge;
 use crate::region::UnitPool;
+use crate::size_class::Classes;
 #[cfg(any(feature = "std", loom))]
 use crate::sync::thread_local;
 use crate::sync::{Cell, Lock, Relaxed, Release};
@@ -44,8 +45,11 @@ const CORES_AT_ONCE: usize = 64;
 /// Bytes of units of a size that may hold memory after a heap has ended: the next ones get them.
 const WARM_BYTES: usize = 2 << 20;
 const UNIT_SIZES: usize = (*UNIT_SHIFTS.end() - *UNIT_SHIFTS.start() + 1) as usize;
-/// Kinds of heaps whose cores cannot stand for each other: unit sizes, modes, rules for huge pages.
-const KINDS: usize = UNIT_SIZES * 4 * 3;
+/// Kinds of heaps whose cores cannot stand for each other: unit sizes, modes, rules for huge pages,
+/// classes.
+const KINDS: usize = UNIT_SIZES * 4 * 3 * 2;
+/// Bins that are mapped together, at least. Those that no core has are no memory.
+const BINS_AT_ONCE: usize = 512;
 
 /// What only a heap has.
 pub(super) struct HeapPart {
@@ -65,6 +69,7 @@ unsafe impl Sync for HeapPart {}
 pub(crate) struct HeapOptions {
     pub(crate) slab_bytes: usize,
     pub(crate) checks: Checks,
+    pub(crate) classes: Classes,
     pub(crate) cache_bytes: usize,
     pub(crate) huge_pages: HugePages,
     /// Bytes, and who is charged as well.
@@ -78,6 +83,7 @@ impl HeapOptions {
     pub(crate) const DEFAULT: Self = Self {
         slab_bytes: 64 << 10,
         checks: Checks::Default,
+        classes: Classes::Natural,
         cache_bytes: CACHE_BYTES,
         huge_pages: HugePages::Never,
         limit: usize::MAX,
@@ -87,7 +93,7 @@ impl HeapOptions {
 
     fn kind(&self) -> usize {
         let size = (self.slab_bytes.trailing_zeros() - UNIT_SHIFTS.start()) as usize;
-        (size * 4 + self.checks as usize) * 3 + self.huge_pages as usize
+        ((size * 4 + self.checks as usize) * 3 + self.huge_pages as usize) * 2 + self.classes as usize
     }
 }
 
@@ -100,12 +106,15 @@ pub(crate) enum Refusal {
     NoMemory,
 }
 
-/// The cores that no heap uses, by kind, those that died first in front; and room for new ones.
+/// The cores that no heap uses, by kind, those that died first in front; and room for new ones and
+/// for the bins that spaced classes need beside those in a core.
 struct Cores {
     first: [Option<&'static FamilyCore>; KINDS],
     last: [Option<&'static FamilyCore>; KINDS],
     room: *mut FamilyCore,
     left: usize,
+    bins: *mut Bin,
+    bins_left: usize,
 }
 
 // SAFETY: all of it belongs to the lock around it.
@@ -169,7 +178,14 @@ pub(crate) fn forget_all() {
 
 impl Cores {
     const fn new() -> Self {
-        Self { first: [None; KINDS], last: [None; KINDS], room: core::ptr::null_mut(), left: 0 }
+        Self {
+            first: [None; KINDS],
+            last: [None; KINDS],
+            room: core::ptr::null_mut(),
+            left: 0,
+            bins: core::ptr::null_mut(),
+            bins_left: 0,
+        }
     }
 
     fn take(&mut self, kind: usize) -> Option<&'static FamilyCore> {
@@ -192,6 +208,30 @@ impl Cores {
         }
     }
 
+    /// So many bins that nobody has used. `None`: out of memory.
+    fn carve_bins(&mut self, count: usize) -> Option<&'static [Bin]> {
+        if count == 0 {
+            return Some(&[]);
+        }
+        if self.bins_left < count {
+            let bytes = os::round_to_pages(count.max(BINS_AT_ONCE) * size_of::<Bin>())?;
+            self.bins = os::map(bytes, os::page_bytes())?.cast().as_ptr();
+            self.bins_left = bytes / size_of::<Bin>();
+        }
+        let first = self.bins;
+        for index in 0..count {
+            // SAFETY: there is room for as many as are left.
+            let place = unsafe { first.add(index) };
+            // SAFETY: as above, in pages of this one's own, aligned, which nobody has used.
+            unsafe { place.write(Bin::new()) };
+        }
+        // SAFETY: as above.
+        self.bins = unsafe { first.add(count) };
+        self.bins_left -= count;
+        // SAFETY: written just now, and never unmapped or moved.
+        Some(unsafe { core::slice::from_raw_parts(first, count) })
+    }
+
     /// A core that nobody has used. `None`: out of memory.
     fn carve(&mut self, options: &HeapOptions) -> Option<&'static FamilyCore> {
         if self.left == 0 {
@@ -199,9 +239,11 @@ impl Cores {
             self.room = os::map(bytes, os::page_bytes())?.cast().as_ptr();
             self.left = CORES_AT_ONCE;
         }
+        let more_bins = self.carve_bins(FamilyCore::more_bins(options.classes, options.slab_bytes))?;
         let place = self.room;
         let new = FamilyCore::new("", options.slab_bytes, options.checks, slot_of_none)
             .with_huge_pages(options.huge_pages)
+            .with_classes(options.classes, more_bins)
             .for_heaps();
         // SAFETY: room for a core in pages of this one's own, aligned, which nobody has used.
         unsafe { place.write(new) };
@@ -424,6 +466,7 @@ impl FamilyCore {
         let options = HeapOptions {
             slab_bytes: 1 << self.unit_shift,
             checks: self.checks,
+            classes: self.classes,
             huge_pages: self.huge_pages,
             ..HeapOptions::DEFAULT
         };
