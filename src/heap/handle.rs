@@ -10,7 +10,7 @@ use crate::front::{self, Engine, Handle};
 use crate::header::UNIT_SHIFTS;
 use crate::magazine::{Cache, CacheSlot};
 use crate::size_class::Classes;
-use crate::thread::heaps::{cache_of, last, slot_of};
+use crate::thread::heaps::{cache_of_classes, last, slot_of};
 
 /// Bytes of the shortest slabs.
 const SLAB_BYTES_LEAST: usize = 1 << *UNIT_SHIFTS.start();
@@ -23,8 +23,9 @@ fn slot(heap: &'static FamilyCore) -> &'static CacheSlot {
 
 /// Whether slabs of a heap have slots of a class: of those that the shortest slabs have, in any case.
 #[inline(always)]
-fn has_slots_of(heap: &FamilyCore, classes: Classes, class: usize) -> bool {
-    class <= classes.largest(SLAB_BYTES_LEAST) || class <= classes.largest(1 << heap.unit_shift())
+fn has_slots_of<const SPACED: bool>(heap: &FamilyCore, class: usize) -> bool {
+    class <= const { classes(SPACED).largest(SLAB_BYTES_LEAST) }
+        || class <= classes(SPACED).largest(1 << heap.unit_shift())
 }
 
 /// A heap with default checks of which the calling thread used its cache last, of those with its classes.
@@ -33,9 +34,6 @@ struct Hot<const SPACED: bool> {
     heap: &'static FamilyCore,
     cache: &'static Cache,
 }
-
-type Natural = Hot<false>;
-type Spaced = Hot<true>;
 
 const fn classes(spaced: bool) -> Classes {
     if spaced { Classes::Spaced } else { Classes::Natural }
@@ -84,7 +82,7 @@ unsafe impl<const SPACED: bool> Handle for Hot<SPACED> {
 
     #[inline(always)]
     fn has_slots_of(&self, class: usize) -> bool {
-        has_slots_of(self.heap, const { classes(SPACED) }, class)
+        has_slots_of::<SPACED>(self.heap, class)
     }
 }
 
@@ -104,7 +102,7 @@ unsafe impl<const SPACED: bool> Handle for Any<SPACED> {
     }
 
     fn cache(&self) -> &'static Cache {
-        cache_of(self.0)
+        cache_of_classes::<SPACED>(self.0)
     }
 
     fn checks(&self) -> Checks {
@@ -120,12 +118,11 @@ unsafe impl<const SPACED: bool> Handle for Any<SPACED> {
     }
 
     fn has_slots_of(&self, class: usize) -> bool {
-        has_slots_of(self.0, const { classes(SPACED) }, class)
+        has_slots_of::<SPACED>(self.0, class)
     }
 }
 
-/// Makes a call with the handle that knows most of a heap at compile time: what is inlined where heaps are used has found no heap with
-/// natural classes.
+/// Makes a call with a handle that knows the classes of a heap at compile time.
 macro_rules! with {
     ($heap:expr, |$handle:ident| $call:expr) => {
         match $heap.classes() {
@@ -133,13 +130,10 @@ macro_rules! with {
                 let $handle = Any::<false>($heap);
                 $call
             }
-            Classes::Spaced => match Spaced::of($heap) {
-                Some($handle) => $call,
-                None => {
-                    let $handle = Any::<true>($heap);
-                    $call
-                }
-            },
+            Classes::Spaced => {
+                let $handle = Any::<true>($heap);
+                $call
+            }
         }
     };
 }
@@ -147,7 +141,7 @@ macro_rules! with {
 impl Engine for Heap {
     #[inline(always)]
     fn allocate(&self, layout: Layout) -> Option<NonNull<[u8]>> {
-        match Natural::of(self.0) {
+        match Hot::<false>::of(self.0) {
             Some(hot) => front::allocate(hot, layout),
             None => allocate(self.0, layout),
         }
@@ -155,7 +149,7 @@ impl Engine for Heap {
 
     #[inline(always)]
     fn allocate_zeroed(&self, layout: Layout) -> Option<NonNull<[u8]>> {
-        match Natural::of(self.0) {
+        match Hot::<false>::of(self.0) {
             Some(hot) => front::allocate_zeroed(hot, layout),
             None => allocate_zeroed(self.0, layout),
         }
@@ -163,7 +157,7 @@ impl Engine for Heap {
 
     #[inline(always)]
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        match Natural::of(self.0) {
+        match Hot::<false>::of(self.0) {
             // SAFETY: the same contract, here and below.
             Some(hot) => unsafe { front::deallocate(hot, ptr, layout) },
             // SAFETY: as above.
@@ -173,7 +167,7 @@ impl Engine for Heap {
 
     #[inline(always)]
     unsafe fn grow(&self, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
-        match Natural::of(self.0) {
+        match Hot::<false>::of(self.0) {
             // SAFETY: the same contract, here and below.
             Some(hot) => unsafe { front::grow(hot, ptr, old, new) },
             // SAFETY: as above.
@@ -183,7 +177,7 @@ impl Engine for Heap {
 
     #[inline(always)]
     unsafe fn grow_zeroed(&self, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
-        match Natural::of(self.0) {
+        match Hot::<false>::of(self.0) {
             // SAFETY: the same contract, here and below.
             Some(hot) => unsafe { front::grow_zeroed(hot, ptr, old, new) },
             // SAFETY: as above.
@@ -193,7 +187,7 @@ impl Engine for Heap {
 
     #[inline(always)]
     unsafe fn shrink(&self, ptr: NonNull<u8>, old: Layout, new: Layout) -> Option<NonNull<[u8]>> {
-        match Natural::of(self.0) {
+        match Hot::<false>::of(self.0) {
             // SAFETY: the same contract, here and below.
             Some(hot) => unsafe { front::shrink(hot, ptr, old, new) },
             // SAFETY: as above.
@@ -202,10 +196,23 @@ impl Engine for Heap {
     }
 }
 
+/// What is inlined where heaps are used looks for natural classes only; one call further the same is done for spaced ones.
 #[cold]
 #[inline(never)]
 fn allocate(heap: &'static FamilyCore, layout: Layout) -> Option<NonNull<[u8]>> {
-    with!(heap, |handle| front::allocate(handle, layout))
+    match heap.classes() {
+        Classes::Natural => allocate_any::<false>(heap, layout),
+        Classes::Spaced => match Hot::<true>::of(heap).and_then(|hot| front::allocate_if_cached(hot, layout)) {
+            None => allocate_any::<true>(heap, layout),
+            memory => memory,
+        },
+    }
+}
+
+/// What comes before this ends with a call of it, and so has nothing to keep for afterwards.
+#[inline(never)]
+fn allocate_any<const SPACED: bool>(heap: &'static FamilyCore, layout: Layout) -> Option<NonNull<[u8]>> {
+    front::allocate(Any::<SPACED>(heap), layout)
 }
 
 #[cold]
@@ -219,8 +226,26 @@ fn allocate_zeroed(heap: &'static FamilyCore, layout: Layout) -> Option<NonNull<
 #[cold]
 #[inline(never)]
 unsafe fn deallocate(heap: &'static FamilyCore, ptr: NonNull<u8>, layout: Layout) {
+    match heap.classes() {
+        // SAFETY: the same contract, here and below.
+        Classes::Natural => unsafe { deallocate_any::<false>(heap, ptr, layout) },
+        Classes::Spaced => {
+            // SAFETY: as above.
+            let is_taken = |hot| unsafe { front::deallocate_if_cached(hot, ptr, layout) };
+            if !Hot::<true>::of(heap).is_some_and(is_taken) {
+                // SAFETY: as above.
+                unsafe { deallocate_any::<true>(heap, ptr, layout) };
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As for [`front::deallocate`].
+#[inline(never)]
+unsafe fn deallocate_any<const SPACED: bool>(heap: &'static FamilyCore, ptr: NonNull<u8>, layout: Layout) {
     // SAFETY: the same contract.
-    with!(heap, |handle| unsafe { front::deallocate(handle, ptr, layout) })
+    unsafe { front::deallocate(Any::<SPACED>(heap), ptr, layout) }
 }
 
 /// # Safety

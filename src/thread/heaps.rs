@@ -19,7 +19,7 @@ use crate::capacity::CALM_MILLISECONDS;
 use crate::checks::Checks;
 use crate::family::{FamilyCore, ThreadCache, slot_of_none};
 use crate::magazine::{Cache, CacheSlot, empty};
-use crate::size_class::Classes;
+use crate::size_class::{Classes, NATURAL_COUNT};
 use crate::sync::{Cell, thread_local};
 
 /// Heaps that a thread has caches of, at most.
@@ -70,13 +70,22 @@ fn set_last(classes: Classes, cache: &'static Cache) {
 }
 
 /// The calling thread's cache of a heap, or the empty one; it is the last one from now on.
+pub(crate) fn cache_of(heap: &'static FamilyCore) -> &'static Cache {
+    match heap.classes() {
+        Classes::Natural => cache_of_classes::<false>(heap),
+        Classes::Spaced => cache_of_classes::<true>(heap),
+    }
+}
+
+/// The same, of a heap whose classes are known.
 #[cold]
 #[inline(never)]
-pub(crate) fn cache_of(heap: &'static FamilyCore) -> &'static Cache {
+pub(crate) fn cache_of_classes<const SPACED: bool>(heap: &'static FamilyCore) -> &'static Cache {
     let place = place_of(heap).filter(|place| place.heap.get() == heap.heap_id());
-    let cache = place.map_or(empty(), |place| place.slot.get(heap.class_count()));
-    if cache.heap() != 0 {
-        note_last(heap, cache);
+    let count = if SPACED { heap.class_count() } else { NATURAL_COUNT };
+    let cache = place.map_or(empty(), |place| place.slot.get(count));
+    if cache.heap() != 0 && heap.checks() == Checks::Default {
+        set_last(if SPACED { Classes::Spaced } else { Classes::Natural }, cache);
     }
     cache
 }
