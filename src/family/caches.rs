@@ -28,8 +28,9 @@ use crate::thread_pages::ThreadPages;
 /// The longest slabs have the most classes.
 const LONGEST_SLAB_BYTES: usize = 1 << *UNIT_SHIFTS.end();
 
-/// So many exchanges make a cache worth what it takes to make and to empty it.
+/// So many exchanges, or so many slots that it was filled with, make a cache worth what it takes to make and to empty it.
 const PAYING_EXCHANGES: u32 = 8;
+const PAYING_SLOTS: usize = 32;
 
 /// Places of the arrays that a magazine gets one after another.
 const ARRAYS: [usize; 4] = [8, 32, 128, MAGAZINE_SLOTS];
@@ -75,6 +76,8 @@ pub(crate) struct ThreadCache {
     /// All exchanges, modulo 2³², and how many there were when [`is_left`](Self::is_left) was last asked.
     exchange_count: Cell<u32>,
     exchanges_seen: Cell<u32>,
+    /// Slots that it was filled with, modulo 2³² or 2⁶⁴.
+    filled: Cell<usize>,
     /// What has surely been allocated and freed with it, when somebody last looked.
     seen: Cell<Counts>,
 }
@@ -263,7 +266,12 @@ impl ThreadCache {
 
     /// Whether the heap has been worth a cache.
     pub(crate) fn has_paid(&self) -> bool {
-        self.exchange_count.get() >= PAYING_EXCHANGES
+        self.exchange_count.get() >= PAYING_EXCHANGES || self.filled.get() >= PAYING_SLOTS
+    }
+
+    /// Notes that a magazine was filled with so many slots.
+    pub(super) fn note_refill(&self, slots: usize) {
+        self.filled.set(self.filled.get().wrapping_add(slots));
     }
 
     /// Whether no slots have been exchanged since this was last asked.
@@ -380,6 +388,7 @@ impl FamilyCore {
             since: Cell::new(os::milliseconds() as u32),
             exchange_count: Cell::new(0),
             exchanges_seen: Cell::new(u32::MAX),
+            filled: Cell::new(0),
             seen: Cell::new(Counts::NONE),
         };
         // SAFETY: the same contract.

@@ -440,10 +440,10 @@ impl FamilyCore {
         let has_large = self.large.was_used();
         let mut live = if has_large { self.large.figures().count } else { 0 };
         for class in self.all_classes() {
-            let (bin, geometry, depot) = self.bin(class);
-            if bin.counts(&geometry).slab_count == 0 {
+            if self.bin_of(class).slab_count() == 0 {
                 continue;
             }
+            let (bin, geometry, depot) = self.bin(class);
             bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
             live += bin.counts(&geometry).out_slots;
         }

@@ -10,6 +10,8 @@ use allocator_api2::vec::Vec;
 use crate::counted::{Loop, repeat, words};
 use crate::peers::Subject;
 
+/// The loop of which an iteration is hundreds of calls.
+pub(crate) const LONG: &str = "request_100_objects";
 /// How many loops there are.
 pub(crate) const COUNT: usize = 10;
 
@@ -25,7 +27,7 @@ pub(crate) fn all<S: Subject>() -> [Loop; COUNT] {
         Loop { name: "allocate_only_64", run: allocate_only::<S, 64> },
         Loop { name: "allocate_only_mixed", run: allocate_only_mixed::<S> },
         Loop { name: "vec_of_1000_pushes", run: pushes::<S> },
-        Loop { name: "request_100_objects", run: requests::<S> },
+        Loop { name: LONG, run: requests::<S> },
     ]
 }
 
@@ -115,7 +117,7 @@ fn pushes<S: Subject>(times: usize) {
     }
 }
 
-/// An arena for each request: made, a hundred objects of three lengths, dropped. Per request, of which there are a tenth.
+/// An arena for each request: made, a hundred objects of three lengths, dropped. Per request.
 #[inline(never)]
 fn requests<S: Subject>(times: usize) {
     repeat(times, |value| {
