@@ -202,14 +202,22 @@ impl Engine for Heap {
 fn allocate(heap: &'static FamilyCore, layout: Layout) -> Option<NonNull<[u8]>> {
     match heap.classes() {
         Classes::Natural => allocate_any::<false>(heap, layout),
-        Classes::Spaced => match Hot::<true>::of(heap).and_then(|hot| front::allocate_if_cached(hot, layout)) {
+        Classes::Spaced => match Hot::<true>::of(heap) {
+            Some(hot) => match front::allocate_if_cached(hot, layout) {
+                None => allocate_hot(hot, layout),
+                memory => memory,
+            },
             None => allocate_any::<true>(heap, layout),
-            memory => memory,
         },
     }
 }
 
-/// What comes before this ends with a call of it, and so has nothing to keep for afterwards.
+/// What the cache has no recycled slot for. What comes before this ends with a call of it, and so has nothing to keep for afterwards.
+#[inline(never)]
+fn allocate_hot(hot: Hot<true>, layout: Layout) -> Option<NonNull<[u8]>> {
+    front::allocate(hot, layout)
+}
+
 #[inline(never)]
 fn allocate_any<const SPACED: bool>(heap: &'static FamilyCore, layout: Layout) -> Option<NonNull<[u8]>> {
     front::allocate(Any::<SPACED>(heap), layout)
