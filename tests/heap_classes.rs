@@ -197,13 +197,14 @@ impl World {
         let old = self.remove(place);
         let heap = &self.heaps[old.heap].1;
         let zeroed = zeroed && new.size() >= old.layout.size();
-        // SAFETY: live, of this heap, with its layout, and the sizes are in the order that each call wants.
-        let memory = unsafe {
-            match (new.size() >= old.layout.size(), zeroed) {
-                (true, true) => heap.grow_zeroed(old.memory.cast(), old.layout, new),
-                (true, false) => heap.grow(old.memory.cast(), old.layout, new),
-                (false, _) => heap.shrink(old.memory.cast(), old.layout, new),
-            }
+        let (ptr, old_layout) = (old.memory.cast(), old.layout);
+        let memory = match (new.size() >= old_layout.size(), zeroed) {
+            // SAFETY: live, of this heap, with its layout, and the sizes are in the order that the call wants; here and below.
+            (true, true) => unsafe { heap.grow_zeroed(ptr, old_layout, new) },
+            // SAFETY: as above.
+            (true, false) => unsafe { heap.grow(ptr, old_layout, new) },
+            // SAFETY: as above.
+            (false, _) => unsafe { heap.shrink(ptr, old_layout, new) },
         }
         .unwrap_or_else(|_| panic!("{:?} to {new:?} is refused", old.layout));
         let kept = old.layout.size().min(new.size());
@@ -478,17 +479,16 @@ fn wrong_frees_are_told() {
         let (mine, yours) = (build("mine"), build("yours"));
         let memory = mine.allocate(layout(40, 8)).unwrap().cast::<u8>();
         _ = yours.allocate(layout(40, 8)).unwrap();
-        // SAFETY: none: that is the case.
-        unsafe {
-            match wrong {
-                "class" => mine.deallocate(memory, layout(48, 8)),
-                "heap" => yours.deallocate(memory, layout(40, 8)),
-                "inside" if checks == Checks::Checked => mine.deallocate(memory.add(8), layout(40, 8)),
-                _ => {
-                    mine.deallocate(memory, layout(40, 8));
-                    mine.deallocate(memory, layout(40, 8));
-                    mine.trim();
-                }
+        // SAFETY: none: that is the case, here and below.
+        let free = |heap: &Heap, memory, layout| unsafe { heap.deallocate(memory, layout) };
+        match wrong {
+            "class" => free(&mine, memory, layout(48, 8)),
+            "heap" => free(&yours, memory, layout(40, 8)),
+            // SAFETY: within the slot.
+            "inside" => free(&mine, unsafe { memory.add(8) }, layout(40, 8)),
+            _ => {
+                free(&mine, memory, layout(40, 8));
+                free(&mine, memory, layout(40, 8));
             }
         }
         return;

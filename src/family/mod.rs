@@ -11,6 +11,7 @@
 
 mod caches;
 mod checked;
+mod cores;
 mod crossings;
 mod figures;
 #[cfg(all(unix, not(any(miri, loom))))]
