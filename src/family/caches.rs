@@ -98,7 +98,7 @@ impl Caches {
         Self { first: None, in_use: 0, ended: Counts::NONE }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &'static ThreadCache> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &'static ThreadCache> + use<> {
         core::iter::successors(self.first, |cache| cache.next.get())
     }
 
@@ -122,7 +122,7 @@ impl Caches {
     }
 
     /// Forgets a cache, but not what it counted.
-    fn unlink(&mut self, cache: &ThreadCache) {
+    pub(super) fn unlink(&mut self, cache: &ThreadCache) {
         self.ended = self.ended.plus(cache.counts());
         let (previous, next) = (cache.previous.take(), cache.next.take());
         match previous {
@@ -262,6 +262,11 @@ impl ThreadCache {
         if self.lately.replace(0) < CALM_EXCHANGES && !self.family.checks.is_hardened() {
             self.rest();
         }
+    }
+
+    /// Whether it is of a thread of this process: what other threads had before a fork may be in the middle of a change.
+    pub(super) fn is_of_this_process(&self) -> bool {
+        self.process.get() == PROCESS.load(Relaxed)
     }
 
     /// Whether the heap has been worth a cache.
@@ -426,33 +431,16 @@ impl FamilyCore {
 
     /// Takes all caches of a heap that ends back, whichever threads have them: none uses its own any more (E2 in `heaps`).
     pub(super) fn drain_caches(&'static self) {
-        let process = PROCESS.load(Relaxed);
         loop {
             let mut caches = self.caches.lock();
             let Some(cache) = caches.first else { return };
-            // What other threads had before a fork may be in the middle of a change: that stays out there.
-            if cache.process.get() == process {
+            // What is in the middle of a change stays out there.
+            if cache.is_of_this_process() {
                 // M6: its thread may be freeing without a handle.
                 cache.cache.shut();
                 self.flush_all(cache.cache);
             }
             caches.unlink(cache);
-        }
-    }
-
-    /// Empties all caches, whichever threads have them, where none of these calls the family meanwhile. They stay where they are.
-    pub(super) fn empty_caches(&'static self) {
-        let process = PROCESS.load(Relaxed);
-        let mut caches = self.caches.lock();
-        let mut next = caches.first;
-        while let Some(cache) = next {
-            next = cache.next.get();
-            if cache.process.get() == process {
-                self.flush_all(cache.cache);
-            } else {
-                // Its thread stayed behind a fork, maybe in the middle of a change.
-                caches.unlink(cache);
-            }
         }
     }
 
@@ -472,4 +460,41 @@ impl FamilyCore {
 }
 
 #[cfg(all(test, unix, not(any(miri, loom))))]
-mod tests;
+mod tests {
+    use core::alloc::Layout;
+
+    use super::*;
+    use crate::front::{Handle, allocate, deallocate};
+
+    crate::family! { struct Crowded { classes: Spaced, cache_bytes: 64 * 1024 } }
+
+    fn in_turn(bytes: usize, count: usize) {
+        let layout = Layout::from_size_align(bytes, 1).unwrap();
+        let slots: Vec<_> = (0..count).map(|_| allocate(Crowded, layout).unwrap().cast::<u8>()).collect();
+        for slot in slots {
+            // SAFETY: allocated above with this layout, and not used.
+            unsafe { deallocate(Crowded, slot, layout) };
+        }
+    }
+
+    /// All that a cache may hold is with classes that were used once; the one that is used now gets what it needs of that.
+    #[test]
+    fn what_idle_classes_hold_goes_to_the_one_that_is_used() {
+        std::thread::spawn(|| {
+            (0..8).for_each(|_| (64..4096).step_by(64).for_each(|bytes| in_turn(bytes, 100)));
+            let cache = ThreadCache::in_slot(Crowded.core().slot()).expect("a cache was earned");
+            let (used, granted) = (cache.used_bytes.get(), cache.granted_bytes.get());
+            assert!(granted == 64 << 10 && used > granted / 2, "{used} of {granted} bytes");
+            let class = Crowded.core().class_of(Layout::from_size_align(100, 1).unwrap());
+            let most = magazine_slots(class, Crowded.core().checks, Crowded.core().cache_bytes());
+            let rounds = (1..100).find(|_| {
+                in_turn(100, 1000);
+                cache.cache.magazine(class).capacity() == most
+            });
+            assert!(rounds.is_some_and(|rounds| rounds <= 20), "{rounds:?} rounds to {most} slots");
+            assert!(cache.used_bytes.get() <= cache.granted_bytes.get());
+        })
+        .join()
+        .unwrap();
+    }
+}

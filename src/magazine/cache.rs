@@ -92,19 +92,12 @@ impl Cache {
     #[inline(always)]
     pub(crate) fn take_back(&self, tag: u32, class: SizeClass, address: usize) -> bool {
         let magazine = self.magazine(class);
-        tag == magazine.tag()
-            && if self.heap() == 0 { magazine.push(address) } else { self.push_by_door(magazine, address) }
-    }
-
-    /// The same without a look at whether it is a heap's: the door of a static family's cache is never shut.
-    #[inline(always)]
-    pub(crate) fn take_back_by_door(&self, tag: u32, class: SizeClass, address: usize) -> bool {
-        let magazine = self.magazine(class);
-        tag == magazine.tag() && self.push_by_door(magazine, address)
-    }
-
-    #[inline(always)]
-    fn push_by_door(&self, magazine: &Magazine, address: usize) -> bool {
+        if tag != magazine.tag() {
+            return false;
+        }
+        if self.heap() == 0 {
+            return magazine.push(address);
+        }
         self.enter() && {
             let is_pushed = magazine.push(address);
             self.leave();

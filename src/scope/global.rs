@@ -170,25 +170,23 @@ unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         // SAFETY: an allocated pointer is not null.
         let memory = unsafe { NonNull::new_unchecked(ptr) };
-        let class = class(layout);
+        let class = Classes::Natural.of(layout, 1);
+        let mut tag = 0;
         let is_taken = if Self::is_at_other_home() {
             // SAFETY: the caller's promise, if it is a slot of this family's, as its tag says (V4 in `owner`).
-            let is_own = tags_suffice() && unsafe { deallocate_if_cached(Home::default(), memory, layout) };
-            is_own || class.is_some_and(|class| owner::take_back(0, class, ptr.expose_provenance()))
+            tags_suffice() && unsafe { deallocate_if_cached(Home::default(), memory, layout) }
         } else {
-            class.is_some_and(|class| {
+            class.index() < NATURAL_COUNT && {
                 let (cache, address) = (Self::cache(), ptr.expose_provenance());
-                let (magazine, tag) = (cache.magazine(class), cache.telling_tag(address));
-                tag == magazine.tag() && magazine.push(address) || {
-                    hardly_ever();
-                    owner::take_back(tag, class, address)
-                }
-            })
+                let magazine = cache.magazine(class);
+                tag = cache.telling_tag(address);
+                tag == magazine.tag() && magazine.push(address)
+            }
         };
         if !is_taken {
             hardly_ever();
             // SAFETY: the caller promises that it is live, with this layout.
-            unsafe { owner::deallocate::<Home>(memory, layout) };
+            unsafe { owner::deallocate::<Home>(memory, layout, tag, class.index()) };
         }
     }
 

@@ -26,7 +26,7 @@ use crate::front::{
 use crate::header::{Directory, UNIT_SHIFTS, tags_suffice};
 use crate::large::GROWN_FROM_BYTES;
 use crate::magazine::{Cache, CacheSlot, empty};
-use crate::size_class::{Classes, SizeClass};
+use crate::size_class::{Classes, NATURAL_COUNT};
 use crate::thread::{heaps, scopes};
 
 /// No slab has longer slots.
@@ -171,25 +171,35 @@ fn likely_tag<Home: Family>(address: usize) -> u32 {
     }
 }
 
-/// Frees a slot of another family than calls go to, if the thread has a plain cache of it that takes it: its tag is known in the
-/// directory of the cache that calls go to, or 0. All of it is inlined: a call would be a third of it.
-#[inline(always)]
-pub(super) fn take_back(tag: u32, class: SizeClass, address: usize) -> bool {
-    match tag {
-        0 => scopes::last().take_back_by_door(scopes::last().telling_tag(address), class, address),
-        _ => scopes::owner(number_of(tag)).take_back(tag, class, address),
-    }
-}
-
-/// Frees what neither the cache that calls go to nor [`take_back`] has taken.
+/// Frees what the cache that calls go to does not take: most often a slot of another family of which the thread has a cache.
+/// What is known already is passed on: the tag in the directory of that cache, which is 0 where there is none, and the index
+/// of the layout's natural class.
 ///
 /// # Safety
 /// `ptr` is live, of some family, and `layout` is the one it was allocated with.
 #[inline(never)]
-pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, layout: Layout) {
+pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, layout: Layout, tag: u32, index: usize) {
     // All that is rare is a call at the end: nothing has to be kept for it here.
-    if let Some(class) = class(layout) {
-        let address = ptr.as_ptr().expose_provenance();
+    if index < NATURAL_COUNT {
+        let (class, address) = (Classes::Natural.class(index), ptr.as_ptr().expose_provenance());
+        let (cache, tag) = match tag {
+            0 => (scopes::last(), scopes::last().telling_tag(address)),
+            _ => (scopes::owner(number_of(tag)), tag),
+        };
+        if cache.take_back(tag, class, address) {
+            return;
+        }
+    }
+    // SAFETY: the same contract.
+    unsafe { deallocate_by_tag::<Home>(ptr, layout, index) }
+}
+
+/// # Safety
+/// As for [`deallocate`].
+#[inline(never)]
+unsafe fn deallocate_by_tag<Home: Family>(ptr: NonNull<u8>, layout: Layout, index: usize) {
+    if index < NATURAL_COUNT {
+        let (class, address) = (Classes::Natural.class(index), ptr.as_ptr().expose_provenance());
         let tag = likely_tag::<Home>(address);
         let owner = scopes::owner(number_of(tag));
         if owner.take_back(tag, class, address) {

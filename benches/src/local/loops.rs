@@ -10,8 +10,6 @@ use allocator_api2::vec::Vec;
 use crate::counted::{Loop, repeat, words};
 use crate::peers::Subject;
 
-/// The loop of which an iteration is hundreds of calls.
-pub(crate) const LONG: &str = "request_100_objects";
 /// How many loops there are.
 pub(crate) const COUNT: usize = 10;
 
@@ -27,7 +25,7 @@ pub(crate) fn all<S: Subject>() -> [Loop; COUNT] {
         Loop { name: "allocate_only_64", run: allocate_only::<S, 64> },
         Loop { name: "allocate_only_mixed", run: allocate_only_mixed::<S> },
         Loop { name: "vec_of_1000_pushes", run: pushes::<S> },
-        Loop { name: LONG, run: requests::<S> },
+        Loop { name: "request_100_objects", run: requests::<S> },
     ]
 }
 
@@ -117,17 +115,18 @@ fn pushes<S: Subject>(times: usize) {
     }
 }
 
-/// An arena for each request: made, a hundred objects of three lengths, dropped. Per request.
+/// An arena for each request: made, a hundred objects of three lengths, dropped. Per object.
 #[inline(never)]
 fn requests<S: Subject>(times: usize) {
-    repeat(times, |value| {
+    repeat(times / 100, |value| {
         let arena = S::new();
-        for _ in 0..34 {
+        for _ in 0..33 {
             let short = Box::leak(Box::new_in([value; 3], arena.collections()));
             let middle = Box::leak(Box::new_in([value; 8], arena.collections()));
             let long = Box::leak(Box::new_in([value; 20], arena.collections()));
             black_box((short, middle, long));
         }
+        black_box(Box::leak(Box::new_in([value; 3], arena.collections())));
     });
 }
 

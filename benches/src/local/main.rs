@@ -1,4 +1,4 @@
-//! `LocalHeap` beside arenas that only carve: instructions counted by callgrind, and the memory of work that frees as it goes.
+//! `LocalHeap` beside arenas that only carve, and `Heap` beside mimalloc's heaps: instructions counted by callgrind, and the memory of work that frees as it goes.
 //!
 //! The counts are taken as those of the fast paths are. The memory is measured in a process of its own for each arena.
 
@@ -16,7 +16,7 @@ use std::process::{Command, ExitCode};
 
 use peers::{ALL, Name, Subject, with_arena};
 
-/// Iterations of each loop before any is counted; of the long one a hundredth.
+/// Iterations of each loop before any is counted.
 const WARM_UP: usize = 400_000;
 /// How often one of a thousand strings is replaced.
 const REPLACEMENTS: usize = 300_000;
@@ -61,9 +61,7 @@ fn serve<S: Subject>() {
         (loops::all::<S>()[which].run)(times);
     }
     // A thread earns what it may keep of chunks.
-    for each in loops::all::<S>() {
-        (each.run)(if each.name == loops::LONG { WARM_UP / 100 } else { WARM_UP });
-    }
+    loops::all::<S>().iter().for_each(|each| (each.run)(WARM_UP));
     counter::serve(run::<S>, &loops::all::<S>().map(|each| each.name));
 }
 
