@@ -18,7 +18,7 @@ use super::{PHASE, Phase, THREAD, Thread, scopes};
 use crate::capacity::CALM_MILLISECONDS;
 use crate::checks::Checks;
 use crate::family::{FamilyCore, ThreadCache, slot_of_none};
-use crate::magazine::{Cache, CacheSlot, empty};
+use crate::magazine::{Cache, CacheSlot, EMPTY, Magazine, empty};
 use crate::size_class::{Classes, NATURAL_COUNT};
 use crate::sync::{Cell, thread_local};
 
@@ -28,7 +28,7 @@ const PLACES: usize = 32;
 thread_local! {
     // The cache that was used last of a heap with default checks and natural classes, or the empty one. A pointer, because a constant of Rust 1.85
     // must not hold a reference to what changes.
-    static LAST: Cell<*const Cache> = const { Cell::new(core::ptr::from_ref(empty())) };
+    static LAST: Cell<*const Cache<[Magazine; 0]>> = const { Cell::new((&raw const EMPTY).cast()) };
     // The same, of a heap with spaced classes.
     static LAST_SPACED: Cell<*const Cache> = const { Cell::new(core::ptr::from_ref(empty())) };
 }
@@ -54,7 +54,8 @@ struct Place {
 #[inline(always)]
 pub(crate) fn last(classes: Classes) -> &'static Cache {
     let last = match classes {
-        Classes::Natural => LAST.with(Cell::get),
+        // As many classes as the compiler knows of: no index is looked at.
+        Classes::Natural => Cache::of_classes(LAST.with(Cell::get), NATURAL_COUNT),
         Classes::Spaced => LAST_SPACED.with(Cell::get),
     };
     // SAFETY: a reference to a cache that this thread has, or to the empty one: T2.
@@ -64,7 +65,7 @@ pub(crate) fn last(classes: Classes) -> &'static Cache {
 /// Makes a cache the one that was used last of the heaps with these classes.
 fn set_last(classes: Classes, cache: &'static Cache) {
     match classes {
-        Classes::Natural => LAST.set(core::ptr::from_ref(cache)),
+        Classes::Natural => LAST.set(core::ptr::from_ref(cache).cast()),
         Classes::Spaced => LAST_SPACED.set(core::ptr::from_ref(cache)),
     }
 }
