@@ -349,6 +349,11 @@ impl Bin {
         &self.0
     }
 
+    /// How many slabs the bin has.
+    pub(crate) fn slab_count(&self) -> usize {
+        self.0.lock().slabs.slab_count()
+    }
+
     pub(crate) fn counts(&self, geometry: &Geometry<'_>) -> BinCounts {
         let state = self.0.lock();
         state.slabs.counts(geometry, state.depot_len)

@@ -103,6 +103,7 @@ impl Classes {
 
     /// The index of the longest class that slabs of this length serve: a slab holds at least two natural slots, or eight
     /// spaced ones.
+    #[inline]
     pub(crate) const fn largest(self, slab_bytes: usize) -> usize {
         match self {
             Self::Natural => slab_bytes.trailing_zeros() as usize - 1,

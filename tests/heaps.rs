@@ -11,7 +11,7 @@ use common::heaps::ends;
 #[cfg(all(target_os = "linux", not(any(miri, feature = "portable"))))]
 use common::memory;
 use common::times;
-use family_alloc::{Box, Checks, Heap, HeapError, HugePages, Vec, families, family};
+use family_alloc::{Box, Checks, Classes, Heap, HeapError, HugePages, Vec, families, family};
 
 /// What is written to a block says whose it is, and which.
 fn filled(heap: &Heap, seed: u64, words: usize) -> Vec<u64, Heap> {
@@ -120,9 +120,13 @@ fn options_that_are_not_allowed_are_refused() {
 #[test]
 fn every_kind_of_heap_serves_all_calls() {
     let checks = [Checks::Unchecked, Checks::Default, Checks::Checked, Checks::Hardened];
-    for (checks, slab_bytes) in checks.into_iter().flat_map(|checks| [(checks, 64 << 10), (checks, 2 << 20)]) {
+    let kinds = checks.into_iter().flat_map(|checks| [(checks, 64 << 10), (checks, 2 << 20)]);
+    let kinds =
+        kinds.flat_map(|(checks, bytes)| [Classes::Natural, Classes::Spaced].map(|classes| (checks, bytes, classes)));
+    for (checks, slab_bytes, classes) in kinds {
         let heap = Heap::builder("kind")
             .checks(checks)
+            .classes(classes)
             .slab_bytes(slab_bytes)
             .huge_pages(HugePages::Adaptive)
             .cache_bytes(64 << 10)
@@ -221,7 +225,8 @@ fn heaps_come_and_go_in_all_threads() {
             let mut live: std::vec::Vec<(u64, Vec<u64, Heap>)> = std::vec::Vec::new();
             for round in 0..times(6000) as u64 {
                 if heaps.len() < 40 && next(&mut random) % 8 == 0 || heaps.is_empty() {
-                    heaps.push(Heap::new("comes and goes").unwrap());
+                    let classes = if next(&mut random) % 3 == 0 { Classes::Spaced } else { Classes::Natural };
+                    heaps.push(Heap::builder("comes and goes").classes(classes).build().unwrap());
                 }
                 let index = next(&mut random) % heaps.len();
                 let index = if next(&mut random) % 2 == 0 { 0 } else { index };

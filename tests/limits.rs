@@ -5,7 +5,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use common::times;
-use family_alloc::{Checks, Family, Heap, HeapError, Vec, families, family, last_refusal};
+use family_alloc::{Checks, Classes, Family, Heap, HeapError, Vec, families, family, last_refusal};
 
 fn next(random: &mut u64) -> usize {
     *random ^= *random << 13;
@@ -147,7 +147,8 @@ fn random_trees_of_limits_hold() {
         let mut heaps = vec![root.clone()];
         for _ in 0..1 + next(&mut random) % 12 {
             let parent = heaps[next(&mut random) % heaps.len()].clone();
-            let mut builder = Heap::builder("node").parent(&parent);
+            let classes = if next(&mut random) % 3 == 0 { Classes::Spaced } else { Classes::Natural };
+            let mut builder = Heap::builder("node").classes(classes).parent(&parent);
             if next(&mut random) % 2 == 0 {
                 let most = parent.limit().unwrap_or(1 << 20);
                 builder = builder.limit((next(&mut random) % most).max(4096));

@@ -10,7 +10,7 @@ use common::doors::layout;
 use common::random::Random;
 use common::times;
 use family_alloc::allocator_api2::alloc::Allocator;
-use family_alloc::{Checks, Family, Heap, LimitRefusal, Stats, family, last_refusal};
+use family_alloc::{Checks, Classes, Family, Heap, LimitRefusal, Stats, family, last_refusal};
 
 type Allocate = fn(&Option<Heap>, Layout, bool) -> Option<NonNull<[u8]>>;
 
@@ -118,6 +118,10 @@ fn turn() -> MutexGuard<'static, ()> {
 
 fn subjects() -> Vec<Subject> {
     let heap = |checks, slab_bytes| Heap::builder("reset").checks(checks).slab_bytes(slab_bytes).build().unwrap();
+    let spaced = |checks, slab_bytes| {
+        let builder = Heap::builder("reset").classes(Classes::Spaced);
+        builder.checks(checks).slab_bytes(slab_bytes).build().unwrap()
+    };
     vec![
         Subject::of::<Plain>(),
         Subject::of::<Small>(),
@@ -130,6 +134,10 @@ fn subjects() -> Vec<Subject> {
         Subject::of_heap(heap(Checks::Default, 2 << 20)),
         Subject::of_heap(heap(Checks::Checked, 64 << 10)),
         Subject::of_heap(heap(Checks::Hardened, 512 << 10)),
+        Subject::of_heap(spaced(Checks::Default, 64 << 10)),
+        Subject::of_heap(spaced(Checks::Default, 2 << 20)),
+        Subject::of_heap(spaced(Checks::Checked, 64 << 10)),
+        Subject::of_heap(spaced(Checks::Hardened, 512 << 10)),
     ]
 }
 

@@ -16,8 +16,8 @@ use common::child;
 use common::heaps::{ends, listed, soon};
 use common::times;
 use family_alloc::{
-    Checks, Enter, Family, FamilyRef, Heap, InHeap, Scoped, carry_scope, current_scope, families, family, last_refusal,
-    set_limit_handler, spawn_in_scope,
+    Checks, Classes, Enter, Family, FamilyRef, Heap, InHeap, Scoped, carry_scope, current_scope, families, family,
+    last_refusal, set_limit_handler, spawn_in_scope,
 };
 
 family! {
@@ -164,7 +164,10 @@ fn every_kind_is_entered_and_freed_from_anywhere() {
     let heaps: Vec<Heap> = [Checks::Unchecked, Checks::Default, Checks::Checked, Checks::Hardened]
         .into_iter()
         .flat_map(|checks| [64 << 10, 2 << 20].map(|slab_bytes| (checks, slab_bytes)))
-        .map(|(checks, slab_bytes)| Heap::builder("kind").checks(checks).slab_bytes(slab_bytes).build().unwrap())
+        .flat_map(|(checks, slab_bytes)| {
+            let builder = Heap::builder("kind").checks(checks).slab_bytes(slab_bytes);
+            [Classes::Natural, Classes::Spaced].map(|classes| builder.clone().classes(classes).build().unwrap())
+        })
         .collect();
     let enter = |index: usize| match index {
         0 => Some(Home.enter()),
@@ -480,9 +483,12 @@ fn a_forgotten_guard_keeps_its_heap() {
 
 #[test]
 fn an_orphan_ends_with_its_last_block() {
-    for checks in [Checks::Unchecked, Checks::Default, Checks::Checked, Checks::Hardened] {
+    let modes = [Checks::Unchecked, Checks::Default, Checks::Checked, Checks::Hardened];
+    for (checks, classes) in
+        modes.into_iter().flat_map(|checks| [(checks, Classes::Natural), (checks, Classes::Spaced)])
+    {
         let parent = Heap::new("parent of an orphan").unwrap();
-        let heap = Heap::builder("orphan").checks(checks).parent(&parent).build().unwrap();
+        let heap = Heap::builder("orphan").checks(checks).classes(classes).parent(&parent).build().unwrap();
         let mut blocks: Vec<Vec<u64>> = (0..300)
             .map(|index| heap.scope(|| filled(index, [3, 40, 700, 9000, 70_000][index as usize % 5])))
             .collect();
@@ -537,7 +543,8 @@ fn blocks_of_orphans_move_out_when_they_are_resized() {
 #[test]
 fn orphans_end_while_threads_free() {
     for round in 0..times(300) as u64 {
-        let heap = Heap::new("raced").unwrap();
+        let classes = if round % 3 == 0 { Classes::Spaced } else { Classes::Natural };
+        let heap = Heap::builder("raced").classes(classes).build().unwrap();
         let count = 1 + round % 150;
         let blocks: Vec<Vec<u64>> = heap.scope(|| (0..count).map(|index| filled(index, 6)).collect());
         let (mine, theirs): (Vec<_>, Vec<_>) = blocks.into_iter().enumerate().partition(|(index, _)| index % 2 == 0);

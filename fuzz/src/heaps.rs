@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use allocator_api2::alloc::Allocator;
 use arbitrary::{Arbitrary, Result, Unstructured};
-use family_alloc::{Checks, Heap, LocalHeap, families};
+use family_alloc::{Checks, Classes, Heap, LocalHeap, families};
 
 use crate::common::doors::layout;
 use crate::common::worker::Worker;
@@ -147,7 +147,9 @@ impl Run {
         }
         let checks = [Checks::Default, Checks::Default, Checks::Unchecked, Checks::Checked, Checks::Hardened];
         let parent = self.heaps.last().cloned();
-        let mut builder = Heap::builder(NAME).checks(checks[below(input, 5)?]).slab_bytes(64 << 10 << below(input, 6)?);
+        let classes = [Classes::Natural, Classes::Natural, Classes::Spaced][below(input, 3)?];
+        let builder = Heap::builder(NAME).checks(checks[below(input, 5)?]).classes(classes);
+        let mut builder = builder.slab_bytes(64 << 10 << below(input, 6)?);
         if bool::arbitrary(input)? {
             builder = builder.limit(1 << (12 + below(input, 12)?));
         }

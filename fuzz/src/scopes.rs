@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use family_alloc::{Checks, Enter, Entered, Family, FamilyRef, Heap, Scoped, current_scope, families, family};
+use family_alloc::{Checks, Classes, Enter, Entered, Family, FamilyRef, Heap, Scoped, current_scope, families, family};
 
 use crate::common::doors::layout;
 use crate::common::worker::Worker;
@@ -151,7 +151,9 @@ impl Run {
             return Ok(());
         }
         let checks = [Checks::Default, Checks::Default, Checks::Unchecked, Checks::Checked, Checks::Hardened];
-        let builder = Heap::builder(NAME).checks(checks[below(input, 5)?]).slab_bytes(64 << 10 << below(input, 6)?);
+        let classes = [Classes::Natural, Classes::Natural, Classes::Spaced][below(input, 3)?];
+        let builder = Heap::builder(NAME).checks(checks[below(input, 5)?]).classes(classes);
+        let builder = builder.slab_bytes(64 << 10 << below(input, 6)?);
         // Limits are soft here.
         let builder = if bool::arbitrary(input)? { builder.limit(1 << (10 + below(input, 12)?)) } else { builder };
         let heap = builder.build().expect("there is room");

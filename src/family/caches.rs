@@ -18,15 +18,19 @@ use crate::capacity::{
     CALM_BYTES, CALM_EXCHANGES, CALM_MILLISECONDS, EARNING_EXCHANGES, FIRST_BYTES, MAGAZINE_SLOTS, REFUSED_EXCHANGES,
     first_slots, magazine_slots,
 };
-use crate::header::Directory;
+use crate::header::{Directory, UNIT_SHIFTS};
 use crate::magazine::{Cache, CacheSlot, Counts, Magazine};
 use crate::os;
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicU32, Cell, Relaxed};
 use crate::thread_pages::ThreadPages;
 
-/// So many exchanges make a cache worth what it takes to make and to empty it.
+/// The longest slabs have the most classes.
+const LONGEST_SLAB_BYTES: usize = 1 << *UNIT_SHIFTS.end();
+
+/// So many exchanges, or so many slots that it was filled with, make a cache worth what it takes to make and to empty it.
 const PAYING_EXCHANGES: u32 = 8;
+const PAYING_SLOTS: usize = 32;
 
 /// Places of the arrays that a magazine gets one after another.
 const ARRAYS: [usize; 5] = [8, 32, 128, 256, MAGAZINE_SLOTS];
@@ -72,6 +76,8 @@ pub(crate) struct ThreadCache {
     /// All exchanges, modulo 2³², and how many there were when [`is_left`](Self::is_left) was last asked.
     exchange_count: Cell<u32>,
     exchanges_seen: Cell<u32>,
+    /// Slots that it was filled with, modulo 2³² or 2⁶⁴.
+    filled: Cell<usize>,
     /// What has surely been allocated and freed with it, when somebody last looked.
     seen: Cell<Counts>,
 }
@@ -92,7 +98,7 @@ impl Caches {
         Self { first: None, in_use: 0, ended: Counts::NONE }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &'static ThreadCache> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &'static ThreadCache> + use<> {
         core::iter::successors(self.first, |cache| cache.next.get())
     }
 
@@ -116,7 +122,7 @@ impl Caches {
     }
 
     /// Forgets a cache, but not what it counted.
-    fn unlink(&mut self, cache: &ThreadCache) {
+    pub(super) fn unlink(&mut self, cache: &ThreadCache) {
         self.ended = self.ended.plus(cache.counts());
         let (previous, next) = (cache.previous.take(), cache.next.take());
         match previous {
@@ -135,6 +141,15 @@ impl Caches {
 /// is short.
 const fn offset_in_place() -> usize {
     size_of::<ThreadCache>().next_multiple_of(align_of::<Cache<[Magazine; 0]>>())
+}
+
+/// Where the `Cache` stands in a place.
+///
+/// # Safety
+/// There is room for both in the place, a `ThreadCache` and behind it a `Cache`.
+unsafe fn cache_in(place: NonNull<ThreadCache>) -> NonNull<u8> {
+    // SAFETY: the same contract; behind the first a cache line begins.
+    unsafe { place.cast::<u8>().add(offset_in_place()) }
 }
 
 impl ThreadCache {
@@ -249,9 +264,19 @@ impl ThreadCache {
         }
     }
 
+    /// Whether it is of a thread of this process: what other threads had before a fork may be in the middle of a change.
+    pub(super) fn is_of_this_process(&self) -> bool {
+        self.process.get() == PROCESS.load(Relaxed)
+    }
+
     /// Whether the heap has been worth a cache.
     pub(crate) fn has_paid(&self) -> bool {
-        self.exchange_count.get() >= PAYING_EXCHANGES
+        self.exchange_count.get() >= PAYING_EXCHANGES || self.filled.get() >= PAYING_SLOTS
+    }
+
+    /// Notes that a magazine was filled with so many slots.
+    pub(super) fn note_refill(&self, slots: usize) {
+        self.filled.set(self.filled.get().wrapping_add(slots));
     }
 
     /// Whether no slots have been exchanged since this was last asked.
@@ -306,40 +331,50 @@ impl FamilyCore {
     /// A cache for the calling thread, all empty, in pages of its own. `None`: out of memory.
     pub(crate) fn acquire_cache(&'static self, pages: &'static ThreadPages) -> Option<NonNull<ThreadCache>> {
         self.register()?;
-        let bytes = offset_in_place() + Cache::bytes(self.class_count());
+        let count = self.magazine_places();
+        let bytes = offset_in_place() + Cache::bytes(count);
         let place = self.with_what_is_kept(|| pages.allocate(bytes))?.cast::<ThreadCache>();
-        // SAFETY: P1: room for both at a cache line, which nobody else has.
-        unsafe { self.make_cache(place, pages) };
+        // SAFETY: P1: room for both at a cache line, which nobody else has; here and below.
+        let cache = unsafe { cache_in(place) };
+        // SAFETY: as above.
+        unsafe { Cache::make(cache, count) };
+        // SAFETY: as above.
+        unsafe { self.make_cache(place, pages, FIRST_BYTES) };
         Some(place)
     }
 
-    /// As [`acquire_cache`](Self::acquire_cache), in the place of a cache that is not used any more, with its arrays. Both are heaps'.
+    /// Magazines in the place of a cache. That of a spaced heap has one for every class that the longest slabs have, because it
+    /// serves one heap after another, and their slabs need not be of one length.
+    fn magazine_places(&self) -> usize {
+        if self.is_heap() { self.classes.count(LONGEST_SLAB_BYTES) } else { self.class_count() }
+    }
+
+    /// As [`acquire_cache`](Self::acquire_cache), in the place of a cache that is not used any more, with its arrays. Both are heaps'
+    /// with the same classes.
     ///
     /// # Safety
     /// [`dismiss_cache`](Self::dismiss_cache) has taken the cache back, which is the calling thread's, and nobody refers to it.
     pub(crate) unsafe fn renew_cache(&'static self, place: NonNull<ThreadCache>) {
         // SAFETY: the same contract: a cache that stands as it was.
         let old = unsafe { place.as_ref() };
-        let (pages, arrays, granted) = (old.pages, old.cache.arrays(), old.granted_bytes.get());
-        // SAFETY: the same contract; all heaps have as many classes.
-        unsafe { self.make_cache(place, pages) };
-        // SAFETY: made just now.
-        let cache = unsafe { place.as_ref() };
-        cache.granted_bytes.set(granted.min(self.cache_bytes()));
-        // SAFETY: arrays of the cache that stood there, which were its alone.
-        unsafe { cache.cache.adopt(&arrays) };
+        let (pages, granted) = (old.pages, old.granted_bytes.get());
+        // SAFETY: the same contract, here and below.
+        let cache = unsafe { cache_in(place) };
+        // SAFETY: as above.
+        unsafe { Cache::make_head(cache) };
+        // SAFETY: as above; there are as many magazines as any heap with these classes has.
+        unsafe { self.make_cache(place, pages, granted) };
     }
 
+    /// Equips a cache for the calling thread, which may have so many bytes of slots.
+    ///
     /// # Safety
-    /// There is room for a `ThreadCache` and, behind it, for a `Cache` of the family's classes, which nobody else has.
-    unsafe fn make_cache(&'static self, place: NonNull<ThreadCache>, pages: &'static ThreadPages) {
-        let count = self.class_count();
+    /// There is room for a `ThreadCache` and, behind it, a `Cache` of at least the family's classes, which nobody else has or uses.
+    unsafe fn make_cache(&'static self, place: NonNull<ThreadCache>, pages: &'static ThreadPages, granted: usize) {
         // SAFETY: the same contract.
-        let cache = unsafe { place.cast::<u8>().add(offset_in_place()) };
-        // SAFETY: the same contract, and behind the first a cache line begins.
-        unsafe { Cache::make(cache, count) };
-        // SAFETY: made just now; it stays until the thread gives its pages back, after `retire_cache` (F2).
-        let cache = unsafe { &*Cache::of_classes(cache.as_ptr().cast(), count) };
+        let cache = unsafe { cache_in(place) };
+        // SAFETY: the same contract; it stays until the thread gives its pages back, after `retire_cache` (F2).
+        let cache = unsafe { &*Cache::of_classes(cache.as_ptr().cast(), self.class_count()) };
         let new = ThreadCache {
             cache,
             family: self,
@@ -350,7 +385,7 @@ impl FamilyCore {
             process: Cell::new(PROCESS.load(Relaxed)),
             owner: super::slot_of_none().addr(),
             next_in_thread: Cell::new(None),
-            granted_bytes: Cell::new(FIRST_BYTES.min(self.cache_bytes())),
+            granted_bytes: Cell::new(granted.min(self.cache_bytes())),
             used_bytes: Cell::new(0),
             exchanges: Cell::new(0),
             refused: Cell::new(0),
@@ -358,6 +393,7 @@ impl FamilyCore {
             since: Cell::new(os::milliseconds() as u32),
             exchange_count: Cell::new(0),
             exchanges_seen: Cell::new(u32::MAX),
+            filled: Cell::new(0),
             seen: Cell::new(Counts::NONE),
         };
         // SAFETY: the same contract.
@@ -395,33 +431,16 @@ impl FamilyCore {
 
     /// Takes all caches of a heap that ends back, whichever threads have them: none uses its own any more (E2 in `heaps`).
     pub(super) fn drain_caches(&'static self) {
-        let process = PROCESS.load(Relaxed);
         loop {
             let mut caches = self.caches.lock();
             let Some(cache) = caches.first else { return };
-            // What other threads had before a fork may be in the middle of a change: that stays out there.
-            if cache.process.get() == process {
+            // What is in the middle of a change stays out there.
+            if cache.is_of_this_process() {
                 // M6: its thread may be freeing without a handle.
                 cache.cache.shut();
                 self.flush_all(cache.cache);
             }
             caches.unlink(cache);
-        }
-    }
-
-    /// Empties all caches, whichever threads have them, where none of these calls the family meanwhile. They stay where they are.
-    pub(super) fn empty_caches(&'static self) {
-        let process = PROCESS.load(Relaxed);
-        let mut caches = self.caches.lock();
-        let mut next = caches.first;
-        while let Some(cache) = next {
-            next = cache.next.get();
-            if cache.process.get() == process {
-                self.flush_all(cache.cache);
-            } else {
-                // Its thread stayed behind a fork, maybe in the middle of a change.
-                caches.unlink(cache);
-            }
         }
     }
 

@@ -21,6 +21,7 @@
 //! a dead heap can do nothing with it but give its place to another heap's; its door is shut (M6 in `magazine`). **E3** An orphan has no caches,
 //! and allocates nothing: what comes back goes to its bins, which then know what is live.
 
+use super::cores::Cores;
 use super::crossings::LimitHandler;
 use super::life::{Life, Settled, Standing};
 use super::names::NamePlace;
@@ -34,19 +35,15 @@ use crate::magazine::CacheSlot;
 use crate::os;
 use crate::purge;
 use crate::region::UnitPool;
+use crate::size_class::Classes;
 #[cfg(any(feature = "std", loom))]
 use crate::sync::thread_local;
 use crate::sync::{Cell, Lock, Relaxed, Release};
 use crate::waiting;
 
-/// Cores that are mapped together.
-const CORES_AT_ONCE: usize = 64;
 /// Bytes of units of a size that may hold memory after a heap has ended: the next ones get them.
 const WARM_BYTES: usize = 2 << 20;
-const UNIT_SIZES: usize = (*UNIT_SHIFTS.end() - *UNIT_SHIFTS.start() + 1) as usize;
-/// Kinds of heaps whose cores cannot stand for each other: unit sizes, modes, rules for huge pages.
-const KINDS: usize = UNIT_SIZES * 4 * 3;
-
+pub(super) const UNIT_SIZES: usize = (*UNIT_SHIFTS.end() - *UNIT_SHIFTS.start() + 1) as usize;
 /// What only a heap has.
 pub(super) struct HeapPart {
     pub(super) life: Life,
@@ -54,7 +51,7 @@ pub(super) struct HeapPart {
     /// Who is told that the heap's limit was crossed, if not the one that is told for all.
     pub(super) limit_handler: Settled<Option<LimitHandler>>,
     /// The next of the dead ones.
-    next: Cell<Option<&'static FamilyCore>>,
+    pub(super) next: Cell<Option<&'static FamilyCore>>,
 }
 
 // SAFETY: the cell `next` belongs to the lock of the cores.
@@ -65,6 +62,7 @@ unsafe impl Sync for HeapPart {}
 pub(crate) struct HeapOptions {
     pub(crate) slab_bytes: usize,
     pub(crate) checks: Checks,
+    pub(crate) classes: Classes,
     pub(crate) cache_bytes: usize,
     pub(crate) huge_pages: HugePages,
     /// Bytes, and who is charged as well.
@@ -78,6 +76,7 @@ impl HeapOptions {
     pub(crate) const DEFAULT: Self = Self {
         slab_bytes: 64 << 10,
         checks: Checks::Default,
+        classes: Classes::Natural,
         cache_bytes: CACHE_BYTES,
         huge_pages: HugePages::Never,
         limit: usize::MAX,
@@ -85,9 +84,10 @@ impl HeapOptions {
         limit_handler: None,
     };
 
-    fn kind(&self) -> usize {
+    /// Below [`KINDS`](super::cores::KINDS).
+    pub(super) fn kind(&self) -> usize {
         let size = (self.slab_bytes.trailing_zeros() - UNIT_SHIFTS.start()) as usize;
-        (size * 4 + self.checks as usize) * 3 + self.huge_pages as usize
+        ((size * 4 + self.checks as usize) * 3 + self.huge_pages as usize) * 2 + self.classes as usize
     }
 }
 
@@ -99,17 +99,6 @@ pub(crate) enum Refusal {
     NoAddressSpace,
     NoMemory,
 }
-
-/// The cores that no heap uses, by kind, those that died first in front; and room for new ones.
-struct Cores {
-    first: [Option<&'static FamilyCore>; KINDS],
-    last: [Option<&'static FamilyCore>; KINDS],
-    room: *mut FamilyCore,
-    left: usize,
-}
-
-// SAFETY: all of it belongs to the lock around it.
-unsafe impl Send for Cores {}
 
 static CORES: Lock<Cores> = Lock::new(Cores::new());
 
@@ -167,52 +156,6 @@ pub(crate) fn forget_all() {
     }
 }
 
-impl Cores {
-    const fn new() -> Self {
-        Self { first: [None; KINDS], last: [None; KINDS], room: core::ptr::null_mut(), left: 0 }
-    }
-
-    fn take(&mut self, kind: usize) -> Option<&'static FamilyCore> {
-        let first = self.first[kind]?;
-        self.first[kind] = first.heap.as_ref()?.next.take();
-        if self.first[kind].is_none() {
-            self.last[kind] = None;
-        }
-        Some(first)
-    }
-
-    fn put(&mut self, kind: usize, core: &'static FamilyCore) {
-        if core.heap.as_ref().is_some_and(|heap| heap.life.is_worn_out()) {
-            return;
-        }
-        let last = self.last[kind].replace(core);
-        match last.and_then(|last| last.heap.as_ref()) {
-            Some(last) => last.next.set(Some(core)),
-            None => self.first[kind] = Some(core),
-        }
-    }
-
-    /// A core that nobody has used. `None`: out of memory.
-    fn carve(&mut self, options: &HeapOptions) -> Option<&'static FamilyCore> {
-        if self.left == 0 {
-            let bytes = os::round_to_pages(CORES_AT_ONCE * size_of::<FamilyCore>())?;
-            self.room = os::map(bytes, os::page_bytes())?.cast().as_ptr();
-            self.left = CORES_AT_ONCE;
-        }
-        let place = self.room;
-        let new = FamilyCore::new("", options.slab_bytes, options.checks, slot_of_none)
-            .with_huge_pages(options.huge_pages)
-            .for_heaps();
-        // SAFETY: room for a core in pages of this one's own, aligned, which nobody has used.
-        unsafe { place.write(new) };
-        // SAFETY: there is room for as many as are left.
-        self.room = unsafe { place.add(1) };
-        self.left -= 1;
-        // SAFETY: written just now, and never unmapped or moved.
-        Some(unsafe { &*place })
-    }
-}
-
 impl HeapPart {
     /// The pool that the heap shares with others; only where no states are kept: these stand at the
     /// region's begin, and are found without a look at the tag.
@@ -223,7 +166,7 @@ impl HeapPart {
 
 impl FamilyCore {
     /// A core for one heap after another.
-    const fn for_heaps(self) -> Self {
+    pub(super) const fn for_heaps(self) -> Self {
         let heap = HeapPart {
             life: Life::new(),
             name: NamePlace::new(),
@@ -398,10 +341,10 @@ impl FamilyCore {
         let has_large = self.large.was_used();
         let mut live = if has_large { self.large.figures().count } else { 0 };
         for class in self.all_classes() {
-            let (bin, geometry, depot) = self.bin(class);
-            if bin.counts(&geometry).slab_count == 0 {
+            if self.bin_of(class).slab_count() == 0 {
                 continue;
             }
+            let (bin, geometry, depot) = self.bin(class);
             bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
             live += bin.counts(&geometry).out_slots;
         }
@@ -424,6 +367,7 @@ impl FamilyCore {
         let options = HeapOptions {
             slab_bytes: 1 << self.unit_shift,
             checks: self.checks,
+            classes: self.classes,
             huge_pages: self.huge_pages,
             ..HeapOptions::DEFAULT
         };

@@ -11,6 +11,7 @@
 
 mod caches;
 mod checked;
+mod cores;
 mod crossings;
 mod figures;
 #[cfg(all(unix, not(any(miri, loom))))]
@@ -248,9 +249,13 @@ impl FamilyCore {
         // Acquire: pairs with the Release in `map_depots`: a heap's depots come while others use it.
         let depots = self.depots.load(Acquire);
         let depot = if depots.is_null() { depots } else { depots.wrapping_add(depot_start(class)) };
+        (self.bin_of(class), self.geometry(class), DepotMemory(depot))
+    }
+
+    #[inline(always)]
+    fn bin_of(&self, class: SizeClass) -> &Bin {
         let index = class.index();
-        let bin = if index < NATURAL_COUNT { &self.bins[index] } else { &self.more_bins[index - NATURAL_COUNT] };
-        (bin, self.geometry(class), DepotMemory(depot))
+        if index < NATURAL_COUNT { &self.bins[index] } else { &self.more_bins[index - NATURAL_COUNT] }
     }
 
     /// Bytes of the depots of all bins, in whole pages.
@@ -260,8 +265,8 @@ impl FamilyCore {
     }
 
     /// Fills an exhausted magazine from the bin; `false`: out of memory.
-    pub(crate) fn refill(&'static self, cache: &ThreadCache, class: SizeClass) -> bool {
-        let cache = cache.cache;
+    pub(crate) fn refill(&'static self, whole: &ThreadCache, class: SizeClass) -> bool {
+        let cache = whole.cache;
         let magazine = cache.magazine(class);
         self.note_live(cache, class);
         let refill = || {
@@ -270,11 +275,13 @@ impl FamilyCore {
             magazine.stored_slots() > 0 || magazine.has_fresh()
         };
         // What the thread holds of other classes may be what a limit has no room for.
-        refill()
+        let is_filled = refill()
             || self.is_limited() && {
                 self.flush_all(cache);
                 refill()
-            }
+            };
+        whole.note_refill(magazine.held(class));
+        is_filled
     }
 
     /// Takes recycled slots from the bin and returns how many, or gives the magazine a new fresh range.

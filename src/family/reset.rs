@@ -37,6 +37,19 @@ impl FamilyCore {
         waiting::add();
     }
 
+    /// Empties all caches, whichever threads have them, where none of these calls the family meanwhile. They stay where they are.
+    fn empty_caches(&'static self) {
+        let mut caches = self.caches.lock();
+        for cache in caches.iter() {
+            if cache.is_of_this_process() {
+                self.flush_all(cache.cache);
+            } else {
+                // Its thread stayed behind a fork.
+                caches.unlink(cache);
+            }
+        }
+    }
+
     /// # Safety
     /// As for [`reset`](Self::reset), and no cache holds slots of the class.
     unsafe fn reset_class(&'static self, class: SizeClass) {

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 
 use super::{
     Handle, allocate, allocate_zeroed, deallocate, grow, hardened, has_right_tag, noted::deallocate_noted, shrink,
-    slab_class,
+    slab_class, slice,
 };
 
 #[inline(always)]
@@ -55,16 +55,17 @@ pub unsafe fn deallocate_exact<H: Handle>(handle: H, ptr: NonNull<u8>, layout: L
     }
 }
 
-/// The address that `allocate_exact` returns if the calling thread's cache has a slot, where the family keeps no states; otherwise `None`, and nothing has happened.
+/// What `allocate` returns if the calling thread's cache has a slot, where the family keeps no states; otherwise `None`, and nothing
+/// has happened.
 #[cfg_attr(not(debug_assertions), inline(always))]
 #[cfg_attr(debug_assertions, inline)]
 #[must_use]
-pub(crate) fn allocate_if_cached<H: Handle>(handle: H, layout: Layout) -> Option<usize> {
+pub(crate) fn allocate_if_cached<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[u8]>> {
     if handle.checks().keeps_states() || layout.size() == 0 {
         return None;
     }
     let class = slab_class(handle, layout)?;
-    handle.cache().magazine(class).pop()
+    handle.cache().magazine(class).pop().map(|address| slice(address, class.slot_bytes()))
 }
 
 /// `deallocate_exact` if the calling thread's cache tells that the slot is the family's, and takes it; otherwise `false`, and nothing

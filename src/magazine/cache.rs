@@ -5,15 +5,12 @@ use core::ptr::NonNull;
 use super::quarantine::Random;
 use super::{Magazine, Tally};
 use crate::header::{CLOSED, Telling, View};
-use crate::size_class::{COUNT_MAX, NATURAL_COUNT, SizeClass};
+use crate::size_class::{COUNT_MAX, SizeClass};
 use crate::sync::{Acquire, AtomicU32, Cell, Relaxed, Release, give_way};
 
 /// A cache's door: open, or its thread is in for one free, or who ended the heap has shut it for good.
 const OPEN: u32 = 0;
 const SHUT: u32 = 1;
-
-/// Where a magazine's array begins, and its places.
-pub(super) type Array = (*mut usize, u16);
 
 /// What one thread holds of one family, all classes: as many magazines as the family has classes.
 #[repr(C, align(64))]
@@ -118,19 +115,29 @@ impl Cache {
         }
     }
 
-    /// Makes memory a cache of so many classes, without slots, room or family.
+    /// Makes memory a cache of so many classes, without slots, arrays or family.
     ///
     /// # Safety
     /// `place` is valid for [`bytes`](Self::bytes) of that many, aligned to a cache line, and the caller's alone.
     pub(crate) unsafe fn make(place: NonNull<u8>, count: usize) {
-        // SAFETY: the same contract, here and below: the head, which ends where the magazines begin.
-        unsafe { place.cast::<Cache<[Magazine; 0]>>().write(Cache::empty()) };
+        // SAFETY: the same contract, here and below.
+        unsafe { Self::make_head(place) };
         for index in 0..count {
             // SAFETY: as above.
             let magazine = unsafe { place.add(Self::bytes(index)) };
             // SAFETY: as above; magazines follow at multiples of a cache line.
-            unsafe { magazine.cast::<Magazine>().write(Magazine::empty()) };
+            unsafe { Magazine::make(magazine.cast()) };
         }
+    }
+
+    /// Makes the head of a cache, before magazines that are there already: those of a cache that
+    /// stood here. [`equip`](Self::equip) lets them keep their arrays alone.
+    ///
+    /// # Safety
+    /// As for [`make`](Self::make), and nobody uses the cache any more.
+    pub(crate) unsafe fn make_head(place: NonNull<u8>) {
+        // SAFETY: the same contract: the head ends where the magazines begin.
+        unsafe { place.cast::<Cache<[Magazine; 0]>>().write(Cache::empty()) };
     }
 
     /// A cache of so many classes, where its address is known.
@@ -188,23 +195,8 @@ impl Cache {
         self.heap.get()
     }
 
-    /// The arrays of all magazines of a heap.
-    pub(crate) fn arrays(&self) -> [Array; NATURAL_COUNT] {
-        core::array::from_fn(|index| self.magazines[index].array())
-    }
-
-    /// Takes over the arrays of a cache.
-    ///
-    /// # Safety
-    /// All magazines are empty and have none, and the other cache does not use them any more.
-    pub(crate) unsafe fn adopt(&self, arrays: &[Array; NATURAL_COUNT]) {
-        for (magazine, &array) in self.magazines.iter().zip(arrays) {
-            // SAFETY: the same contract.
-            unsafe { magazine.adopt(array) };
-        }
-    }
-
-    /// Gives the cache its family: what addresses are looked up in, the heap if it is one, and each class's tag.
+    /// Gives the cache its family: what addresses are looked up in, the heap if it is one, and each class's tag. Of what stood in
+    /// the magazines only the arrays stay.
     pub(crate) fn equip(&self, view: View, telling: &'static Telling, heap: u64, tag: impl Fn(usize) -> u32) {
         self.view.set(view);
         self.telling.set(telling);
@@ -213,12 +205,7 @@ impl Cache {
         self.heap.set(heap);
         self.tally.reset();
         for (index, magazine) in self.magazines.iter().enumerate() {
-            // Another cache may have stood here, and the models know an atomic by its place.
-            magazine.top.store(core::ptr::null_mut(), Relaxed);
-            magazine.bottom.store(core::ptr::null_mut(), Relaxed);
-            magazine.fresh_bytes.store(0, Relaxed);
-            magazine.room.store(0, Relaxed);
-            magazine.tag.set(tag(index));
+            magazine.begin(tag(index));
         }
     }
 }

@@ -30,8 +30,7 @@ mod slot;
 mod tally;
 
 use core::ops::Range;
-
-use cache::Array;
+use core::ptr::NonNull;
 
 use crate::bin::Fresh;
 use crate::capacity::{MAGAZINE_SLOTS, stocked_slots};
@@ -250,20 +249,31 @@ impl Magazine {
         self.renew_room(tally);
     }
 
-    /// The array and its places, if there is one.
-    fn array(&self) -> Array {
-        (self.bottom.load(Relaxed), self.places.get())
-    }
-
-    /// Takes over an array, of which nothing is used yet.
+    /// Makes memory a magazine without an array.
     ///
     /// # Safety
-    /// The magazine is empty; the array was another's that does not use it any more.
-    unsafe fn adopt(&self, (array, places): Array) {
-        self.bottom.store(array, Relaxed);
+    /// `place` is valid for it, aligned, and the caller's alone.
+    unsafe fn make(place: NonNull<Self>) {
+        // SAFETY: the same contract.
+        unsafe { place.write(Self::empty()) };
+        // SAFETY: written just now. Another may have stood here, and the models know an atomic by its place.
+        unsafe { place.as_ref() }.bottom.store(core::ptr::null_mut(), Relaxed);
+    }
+
+    /// Begins to serve the slabs with a tag. Nothing stays of what was here before but the array, of
+    /// which nothing is used.
+    fn begin(&self, tag: u32) {
+        let array = self.bottom.load(Relaxed);
         self.top.store(array, Relaxed);
         self.end.set(array);
-        self.places.set(places);
+        self.tag.set(tag);
+        self.room.store(0, Relaxed);
+        self.noted.set(0);
+        self.fresh_zeroed.set(false);
+        self.exchanged.set(false);
+        self.fresh_bytes.store(0, Relaxed);
+        self.fresh_end.set(0);
+        self.region_slots.set(0);
     }
 
     /// Notes that slots of the class are exchanged.

@@ -125,7 +125,7 @@ impl<Home: Family> Scoped<Home> {
 
     /// Whether a slot is one of the cache that calls go to.
     #[inline(always)]
-    pub(super) fn is_own(ptr: *mut u8, layout: Layout) -> bool {
+    fn is_own(ptr: *mut u8, layout: Layout) -> bool {
         let cache = Self::cache();
         class(layout).is_some_and(|class| cache.telling_tag(ptr.addr()) == cache.magazine(class).tag())
     }
@@ -138,7 +138,7 @@ unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if Self::is_at_other_home() {
             return match allocate_if_cached(Home::default(), layout) {
-                Some(address) => slot(address),
+                Some(memory) => memory.cast().as_ptr(),
                 None => owner::allocate::<Home, false>(layout),
             };
         }

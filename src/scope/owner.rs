@@ -145,6 +145,11 @@ fn allocate_home<Home: Family, const ZEROED: bool>(layout: Layout) -> *mut u8 {
     start(obtain(Home::__core(), || allocate_of::<_, ZEROED>(Home::default(), layout)))
 }
 
+/// Whether a slot is of the family whose scope the thread is in, with or without a cache of it.
+fn is_slot_of(core: &FamilyCore, ptr: NonNull<u8>, layout: Layout) -> bool {
+    tags_suffice() && layout.size() != 0 && core.owns(ptr.addr().get(), core.class_of(layout))
+}
+
 /// The family of which an allocation is.
 fn owner_of<Home: Family>(ptr: NonNull<u8>, layout: Layout) -> Option<&'static FamilyCore> {
     let address = ptr.addr().get();
@@ -212,7 +217,7 @@ unsafe fn deallocate_by_tag<Home: Family>(ptr: NonNull<u8>, layout: Layout, inde
 #[cold]
 #[inline(never)]
 pub(super) unsafe fn deallocate_elsewhere<Home: Family>(ptr: NonNull<u8>, layout: Layout) {
-    if let Some(core) = scopes::core().filter(|_| Scoped::<Home>::is_own(ptr.as_ptr(), layout)) {
+    if let Some(core) = scopes::core().filter(|core| is_slot_of(core, ptr, layout)) {
         // SAFETY: the same contract; the tag says that it is the scope's, which is held.
         return unsafe { deallocate_exact(Owner::alive(core), ptr, layout) };
     }
@@ -265,7 +270,7 @@ unsafe fn deallocate_found<Home: Family>(ptr: NonNull<u8>, layout: Layout) {
 #[inline(never)]
 pub(super) unsafe fn reallocate<Home: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> *mut u8 {
     let home = Home::__core();
-    if let Some(core) = scopes::core().filter(|_| Scoped::<Home>::is_own(ptr.as_ptr(), old)) {
+    if let Some(core) = scopes::core().filter(|core| is_slot_of(core, ptr, old)) {
         // SAFETY: the same contract; the tag says that it is the scope's, which is held.
         let resized = obtain(core, || unsafe { resize_exact(Owner::alive(core), ptr, old, new) });
         return start(resized.inspect(|&memory| note_if_large(core, memory)));

@@ -100,6 +100,11 @@ impl Shelves {
     }
 
     /// How many slots are where, with so many of the bin's in its depot.
+    /// How many slabs there are.
+    pub(crate) fn slab_count(&self) -> usize {
+        self.slab_count as usize
+    }
+
     pub(crate) fn counts(&self, geometry: &Geometry<'_>, depot_slots: usize) -> BinCounts {
         BinCounts {
             slab_count: self.slab_count as usize,

@@ -1,7 +1,7 @@
 //! A thread's caches of heaps: a table of as many heaps as the thread uses often.
 //!
 //! ```text
-//!   LAST ──► the cache that was used last: the heap's number and generation stand in it
+//!   LAST, LAST_SPACED ──► the caches that were used last: the heap's number and generation stand in them
 //!   table ──► place (number modulo 32): the heap that has it, its cache │ a rival, and how often it came
 //! ```
 //!
@@ -10,7 +10,7 @@
 //! goes back when the thread next comes here.
 //!
 //! **T1** A cache is found by number and generation only (E2 in `family::heaps`). **T2** What stands in a place that has
-//! no cache was dismissed, and nothing refers to it: neither `LAST`, nor the slot, nor what `scopes` knows.
+//! no cache was dismissed, and nothing refers to it: neither what was used last, nor the slot, nor what `scopes` knows.
 
 use core::ptr::NonNull;
 
@@ -18,16 +18,19 @@ use super::{PHASE, Phase, THREAD, Thread, scopes};
 use crate::capacity::CALM_MILLISECONDS;
 use crate::checks::Checks;
 use crate::family::{FamilyCore, ThreadCache, slot_of_none};
-use crate::magazine::{Cache, CacheSlot, empty};
+use crate::magazine::{Cache, CacheSlot, EMPTY, Magazine, empty};
+use crate::size_class::{Classes, NATURAL_COUNT};
 use crate::sync::{Cell, thread_local};
 
 /// Heaps that a thread has caches of, at most.
 const PLACES: usize = 32;
 
 thread_local! {
-    // The cache that was used last of a heap with default checks, or the empty one. A pointer, because a constant of Rust 1.85
+    // The cache that was used last of a heap with default checks and natural classes, or the empty one. A pointer, because a constant of Rust 1.85
     // must not hold a reference to what changes.
-    static LAST: Cell<*const Cache> = const { Cell::new(core::ptr::from_ref(empty())) };
+    static LAST: Cell<*const Cache<[Magazine; 0]>> = const { Cell::new((&raw const EMPTY).cast()) };
+    // The same, of a heap with spaced classes.
+    static LAST_SPACED: Cell<*const Cache> = const { Cell::new(core::ptr::from_ref(empty())) };
 }
 
 /// What a thread has of heaps.
@@ -40,28 +43,50 @@ pub(super) struct Heaps {
 struct Place {
     heap: Cell<u64>,
     slot: CacheSlot,
-    /// Where its caches stand, one after another.
-    memory: Cell<Option<NonNull<ThreadCache>>>,
+    /// Where its caches stand, one after another: those with natural classes and those with spaced ones.
+    memory: [Cell<Option<NonNull<ThreadCache>>>; 2],
     rival: Cell<u64>,
     /// Never has a cache: it counts.
     rival_slot: CacheSlot,
 }
 
-/// The calling thread's cache of the heap with default checks that it used last, or the empty one.
+/// The calling thread's cache of the heap with default checks and these classes that it used last, or the empty one.
 #[inline(always)]
-pub(crate) fn last() -> &'static Cache {
+pub(crate) fn last(classes: Classes) -> &'static Cache {
+    let last = match classes {
+        // As many classes as the compiler knows of: no index is looked at.
+        Classes::Natural => Cache::of_classes(LAST.with(Cell::get), NATURAL_COUNT),
+        Classes::Spaced => LAST_SPACED.with(Cell::get),
+    };
     // SAFETY: a reference to a cache that this thread has, or to the empty one: T2.
-    unsafe { &*LAST.with(Cell::get) }
+    unsafe { &*last }
+}
+
+/// Makes a cache the one that was used last of the heaps with these classes.
+fn set_last(classes: Classes, cache: &'static Cache) {
+    match classes {
+        Classes::Natural => LAST.set(core::ptr::from_ref(cache).cast()),
+        Classes::Spaced => LAST_SPACED.set(core::ptr::from_ref(cache)),
+    }
 }
 
 /// The calling thread's cache of a heap, or the empty one; it is the last one from now on.
+pub(crate) fn cache_of(heap: &'static FamilyCore) -> &'static Cache {
+    match heap.classes() {
+        Classes::Natural => cache_of_classes::<false>(heap),
+        Classes::Spaced => cache_of_classes::<true>(heap),
+    }
+}
+
+/// The same, of a heap whose classes are known.
 #[cold]
 #[inline(never)]
-pub(crate) fn cache_of(heap: &'static FamilyCore) -> &'static Cache {
+pub(crate) fn cache_of_classes<const SPACED: bool>(heap: &'static FamilyCore) -> &'static Cache {
     let place = place_of(heap).filter(|place| place.heap.get() == heap.heap_id());
-    let cache = place.map_or(empty(), |place| place.slot.get(heap.class_count()));
-    if cache.heap() != 0 {
-        note_last(heap, cache);
+    let count = if SPACED { heap.class_count() } else { NATURAL_COUNT };
+    let cache = place.map_or(empty(), |place| place.slot.get(count));
+    if cache.heap() != 0 && heap.checks() == Checks::Default {
+        set_last(if SPACED { Classes::Spaced } else { Classes::Natural }, cache);
     }
     cache
 }
@@ -69,7 +94,7 @@ pub(crate) fn cache_of(heap: &'static FamilyCore) -> &'static Cache {
 /// Makes a cache the one that was used last, if the fast path may use it: it knows default checks only.
 fn note_last(heap: &FamilyCore, cache: &'static Cache) {
     if heap.checks() == Checks::Default {
-        LAST.set(core::ptr::from_ref(cache));
+        set_last(heap.classes(), cache);
     }
 }
 
@@ -114,7 +139,7 @@ impl Heaps {
 
     /// Gives up all caches of a thread that ends.
     pub(super) fn leave(&self) {
-        LAST.set(core::ptr::from_ref(empty()));
+        [Classes::Natural, Classes::Spaced].into_iter().for_each(|classes| set_last(classes, empty()));
         self.places().for_each(Self::dismiss);
         self.table.set(None);
     }
@@ -125,8 +150,9 @@ impl Heaps {
         place.slot.clear();
         place.heap.set(0);
         scopes::forget_cache(cache.cache);
-        if core::ptr::addr_eq(last(), cache.cache) {
-            LAST.set(core::ptr::from_ref(empty()));
+        let classes = cache.family.classes();
+        if core::ptr::addr_eq(last(classes), cache.cache) {
+            set_last(classes, empty());
         }
         cache.family.dismiss_cache(cache);
     }
@@ -167,15 +193,16 @@ impl Thread {
         };
         let place = &table[heap.heap_id() as usize % PLACES];
         Heaps::dismiss(place);
-        let cache = match place.memory.get() {
-            Some(memory) => {
-                // SAFETY: T2.
-                unsafe { heap.renew_cache(memory) };
-                memory
+        let memory = &place.memory[heap.classes() as usize];
+        let cache = match memory.get() {
+            Some(cache) => {
+                // SAFETY: T2; it was of a heap with the same classes.
+                unsafe { heap.renew_cache(cache) };
+                cache
             }
             None => heap.acquire_cache(&self.pages)?,
         };
-        place.memory.set(Some(cache));
+        memory.set(Some(cache));
         place.heap.set(heap.heap_id());
         place.rival.set(0);
         // SAFETY: just made, and this thread's until it is dismissed.
@@ -191,7 +218,7 @@ impl Thread {
         let new = || Place {
             heap: Cell::new(0),
             slot: CacheSlot::new(),
-            memory: Cell::new(None),
+            memory: [const { Cell::new(None) }; 2],
             rival: Cell::new(0),
             rival_slot: CacheSlot::new(),
         };

@@ -5,7 +5,7 @@
 //! | a `CacheSlot` per family | where the fast path looks; the empty cache at first and after the end |
 //! | `PHASE` | whether this thread may have caches |
 //! | `THREAD` | the thread's pages, and its caches that stand in them |
-//! | `LAST` | the cache of a heap that was used last: see [`heaps`] |
+//! | `LAST` and another | the caches of heaps that were used last: see [`heaps`] |
 //! | `CACHE` and others | the scope that the thread is in: see [`scopes`] |
 //!
 //! None of them has a destructor. That a thread ends is told by the value of a `pthread` key, whose

@@ -115,17 +115,18 @@ fn pushes<S: Subject>(times: usize) {
     }
 }
 
-/// An arena for each request: made, a hundred objects of three lengths, dropped. Per request, of which there are a tenth.
+/// An arena for each request: made, a hundred objects of three lengths, dropped. Per object.
 #[inline(never)]
 fn requests<S: Subject>(times: usize) {
-    repeat(times, |value| {
+    repeat(times / 100, |value| {
         let arena = S::new();
-        for _ in 0..34 {
+        for _ in 0..33 {
             let short = Box::leak(Box::new_in([value; 3], arena.collections()));
             let middle = Box::leak(Box::new_in([value; 8], arena.collections()));
             let long = Box::leak(Box::new_in([value; 20], arena.collections()));
             black_box((short, middle, long));
         }
+        black_box(Box::leak(Box::new_in([value; 3], arena.collections())));
     });
 }
 

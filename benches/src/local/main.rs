@@ -1,4 +1,4 @@
-//! `LocalHeap` beside arenas that only carve: instructions counted by callgrind, and the memory of work that frees as it goes.
+//! `LocalHeap` beside arenas that only carve, and `Heap` beside mimalloc's heaps: instructions counted by callgrind, and the memory of work that frees as it goes.
 //!
 //! The counts are taken as those of the fast paths are. The memory is measured in a process of its own for each arena.
 

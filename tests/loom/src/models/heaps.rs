@@ -29,7 +29,7 @@ unsafe impl Handle for Lent {
     }
 
     fn cache(&self) -> &'static Cache {
-        let cache = last();
+        let cache = last(Classes::Natural);
         if cache.heap() == self.0.heap_id() { cache } else { cache_of(self.0) }
     }
 
