@@ -34,10 +34,6 @@ const TAKEN_BACK_AT_ONCE: usize = 256;
 const LOOKED_AT_ONCE: usize = 32;
 /// Slots of an unused range that go to their slab while the lock is held.
 const GIVEN_AT_ONCE: usize = 64;
-/// One slot in this many of those that may hold memory must be free for a slab to be looked through where nobody asked for it.
-const LEAST_PART: usize = 8;
-/// The same, of all slots, where a huge page would be split for it.
-const LEAST_PART_HUGE: usize = 2;
 
 /// What [`Bin::take`] found.
 pub(crate) enum Taken {
@@ -307,11 +303,7 @@ impl Bin {
     pub(crate) fn claim(&self, geometry: &Geometry<'_>, mut all: Option<&mut usize>) -> Found {
         let mut state = self.0.lock();
         let are_huge = state.slabs.are_huge(geometry);
-        let least = match all {
-            Some(_) => Least::Page,
-            None if are_huge => Least::OfAll(LEAST_PART_HUGE),
-            None => Least::OfTouched(LEAST_PART),
-        };
+        let least = if all.is_some() { Least::Page } else { Least::where_unasked(are_huge) };
         for _ in 0..LOOKED_AT_ONCE {
             let ended = match &mut all {
                 Some(left) => core::mem::replace(*left, left.saturating_sub(1)) == 0,

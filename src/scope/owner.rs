@@ -109,7 +109,15 @@ fn allocate_of<H: Handle, const ZEROED: bool>(handle: H, layout: Layout) -> Opti
 #[inline(never)]
 pub(super) fn allocate<Home: Family, const ZEROED: bool>(layout: Layout) -> *mut u8 {
     if let Some(class) = class(layout) {
-        if let Some((address, is_zeroed)) = Scoped::<Home>::cache().magazine(class).carve(class.slot_bytes()) {
+        let cache = Scoped::<Home>::cache();
+        let magazine = cache.magazine(class);
+        if !ZEROED {
+            magazine.stock(cache.tally(), class);
+            if let Some(address) = magazine.pop() {
+                return slot(address);
+            }
+        }
+        if let Some((address, is_zeroed)) = magazine.carve(class.slot_bytes()) {
             if ZEROED && !is_zeroed {
                 // SAFETY: a slot of at least that length that was just allocated.
                 unsafe { slot(address).write_bytes(0, layout.size()) };

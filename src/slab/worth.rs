@@ -23,6 +23,18 @@ pub(crate) enum Least {
     OfAll(usize),
 }
 
+/// One slot in this many of those that may hold memory must be free for a slab to be looked through where nobody asked for it.
+const LEAST_PART: usize = 8;
+/// The same, of all slots, where a huge page would be split for it.
+const LEAST_PART_HUGE: usize = 2;
+
+impl Least {
+    /// Where nobody asked for it.
+    pub(crate) fn where_unasked(is_huge: bool) -> Self {
+        if is_huge { Self::OfAll(LEAST_PART_HUGE) } else { Self::OfTouched(LEAST_PART) }
+    }
+}
+
 impl Geometry<'_> {
     /// Whether to look for pages to give back in a slab, of which at most so many slots may go. Unless a page's slots are enough,
     /// only if clearly more are free than when that was last done. The caller holds the bin's lock.
