@@ -7,7 +7,7 @@
 
 use core::ptr::NonNull;
 
-use crate::sync::{AtomicU32, AtomicUsize, Relaxed};
+use crate::sync::{AtomicU32, Relaxed};
 
 /// Functions that return the address of another, which the process may have; else null.
 macro_rules! weak {
@@ -73,9 +73,6 @@ weak! {
 type OfARange = unsafe extern "C" fn(*const u8, usize);
 type OfAnAddress = unsafe extern "C" fn(*const u8) -> i32;
 
-/// What [`poisons`] tries.
-static PROBE: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
-
 /// Valgrind, where it is not to be told of anything.
 #[cfg(not(all(feature = "valgrind", unix, not(any(miri, feature = "portable")))))]
 mod valgrind {
@@ -113,8 +110,10 @@ fn try_to_poison() -> bool {
     // SAFETY: null, or the address of a function of this type.
     let is_poisoned = unsafe { core::mem::transmute::<*const (), Option<OfAnAddress>>(asan_address_is_poisoned()) };
     let Some(is_poisoned) = is_poisoned else { return false };
-    let (probe, bytes) = (NonNull::from(&PROBE).cast::<u8>(), size_of_val(&PROBE));
-    // SAFETY: a static of this module, which nothing reads or writes.
+    // On the stack, so that threads that ask at once each have their own.
+    let mut probe = [0_u64; 4];
+    let (probe, bytes) = (NonNull::from(&mut probe).cast::<u8>(), size_of_val(&probe));
+    // SAFETY: a variable of this call, which nothing reads or writes.
     unsafe { tell(asan_poison(), probe, bytes) };
     // SAFETY: it only looks whether the address is poisoned.
     let answer = unsafe { is_poisoned(probe.as_ptr()) } != 0;
