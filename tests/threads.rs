@@ -93,6 +93,46 @@ fn a_thread_that_ends_gives_back_what_it_held() {
     assert_eq!((doors.stats)().live_bytes, 0);
 }
 
+/// Two threads that need no more than a slot each, as often as they like, also where each first frees one that a third has made
+/// beside the other's.
+#[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "where threads meet depends on the clock there")]
+fn threads_with_a_short_slot_each_do_not_write_to_one_line() {
+    family! { struct Apart; }
+    let doors = Doors::of::<Apart>();
+    for size in [8, 16, 32] {
+        for frees_first in [false, true] {
+            let neighbours = [allocate(doors, size), allocate(doors, size)];
+            let (send, lines) = mpsc::channel();
+            let (stay, end) = mpsc::channel::<()>();
+            let end = std::sync::Mutex::new(end);
+            std::thread::scope(|scope| {
+                for slot in neighbours {
+                    let (send, end) = (send.clone(), &end);
+                    scope.spawn(move || {
+                        let mut slot = Some(slot).filter(|_| frees_first);
+                        for _ in 0..100 {
+                            slot.take().into_iter().for_each(|slot| free(doors, slot));
+                            slot = Some(allocate(doors, size));
+                        }
+                        let slot = slot.expect("it is the last");
+                        send.send(slot.memory.cast::<u8>().addr().get() / 64).expect("somebody waits");
+                        // Until both have said it.
+                        end.lock().expect("nobody panics").recv().expect_err("nothing is sent");
+                        free(doors, slot);
+                    });
+                }
+                let lines: [usize; 2] = std::array::from_fn(|_| lines.recv().expect("both say it"));
+                drop(stay);
+                assert_ne!(lines[0], lines[1], "{size} bytes, first freed one: {frees_first}");
+            });
+            if !frees_first {
+                neighbours.into_iter().for_each(|slot| free(doors, slot));
+            }
+        }
+    }
+}
+
 #[test]
 fn threads_have_their_caches_only_as_long_as_they_live() {
     family! { struct Living; }

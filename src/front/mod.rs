@@ -28,7 +28,8 @@ pub(crate) use resize::{grow, grow_zeroed, shrink};
 
 use noted::{allocate_noted, allocate_noted_zeroed, deallocate_noted};
 
-use crate::family::{FamilyCore, is_look_due};
+use crate::capacity::LINE_BYTES;
+use crate::family::{FamilyCore, ThreadCache, is_look_due};
 use crate::magazine::Cache;
 use crate::magazine::CacheSlot;
 use crate::size_class::SizeClass;
@@ -252,7 +253,9 @@ unsafe fn flush(family: &'static FamilyCore, slot: &CacheSlot, address: usize, l
 /// # Safety
 /// `address` is a slot of this family and class that nobody uses any more and that is in no cache and no bin.
 unsafe fn put_back(family: &'static FamilyCore, slot: &CacheSlot, address: usize, class: SizeClass) {
-    let Some(cache) = cache_for(family, slot, class) else {
+    // The short slot by which a thread earns its cache may be in a line with other threads': it does not stay with this one.
+    let is_of_before = class.slot_bytes() < LINE_BYTES && ThreadCache::in_slot(slot).is_none();
+    let Some(cache) = cache_for(family, slot, class).filter(|_| !is_of_before) else {
         // SAFETY: the same contract.
         return unsafe { family.give_one(class, address) };
     };

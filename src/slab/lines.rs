@@ -11,6 +11,9 @@ use super::shelves::{Fresh, Shelves, Tail};
 use super::{Geometry, slots_start};
 use crate::capacity::LINE_BYTES;
 
+/// What takes more lines at once is no thread that has just begun.
+const LINES: usize = 4;
+
 impl Shelves {
     /// Up to so many slots that share no cache line with any that are handed out later, recycled or fresh ones, if lines are what so
     /// few are worth.
@@ -18,7 +21,7 @@ impl Shelves {
         let bytes = count * geometry.class.slot_bytes();
         let is_wanted = geometry.class.slot_bytes() < LINE_BYTES
             && geometry.class.slot_bytes().is_power_of_two()
-            && (LINE_BYTES..=2 * LINE_BYTES).contains(&bytes)
+            && (LINE_BYTES..=LINES * LINE_BYTES).contains(&bytes)
             && count.is_power_of_two()
             && geometry.has_bitmap();
         if !is_wanted {
@@ -104,6 +107,6 @@ mod tests {
         assert!(shelves.take_unused(&geometry, 1).is_some());
         let lines = core::iter::from_fn(|| shelves.take_lines(&geometry, 8)).count();
         assert_eq!(lines, GROUP_WORDS * WORD_BITS / 8);
-        assert!(shelves.take_lines(&geometry, 4).is_none() && shelves.take_lines(&geometry, 32).is_none());
+        assert!([4, 8, 64].into_iter().all(|count| shelves.take_lines(&geometry, count).is_none()));
     }
 }
