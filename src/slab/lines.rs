@@ -23,6 +23,7 @@ impl Shelves {
             && geometry.class.slot_bytes().is_power_of_two()
             && (LINE_BYTES..=LINES * LINE_BYTES).contains(&bytes)
             && count.is_power_of_two()
+            && count < WORD_BITS
             && geometry.has_bitmap();
         if !is_wanted {
             return None;
@@ -69,7 +70,7 @@ mod tests {
 
     #[test]
     fn threads_that_begin_have_lines_of_their_own_and_leave_them_to_the_next() {
-        for (index, count) in [(3, 8), (4, 4), (5, 4), (5, 2)] {
+        for (index, count) in [(2, 16), (2, 32), (3, 8), (3, 32), (4, 4), (4, 16), (5, 8), (5, 4), (5, 2)] {
             let pool = Lock::new(UnitPool::new(16));
             let (checks, huge_pages) = (Checks::Default, HugePages::Never);
             let class = SizeClass::natural(index);
@@ -94,6 +95,27 @@ mod tests {
                 unsafe { shelves.give_to_slabs(&geometry, &slots) }.unwrap();
             }
             assert_eq!(shelves.current.unwrap().fresh.get(), carved + count as u32, "one line for all of them");
+        }
+    }
+
+    #[test]
+    fn more_slots_than_a_word_has_bits_are_no_lines() {
+        let pool = Lock::new(UnitPool::new(16));
+        let (checks, huge_pages) = (Checks::Default, HugePages::Never);
+        for index in 2..=8 {
+            let class = SizeClass::natural(index);
+            let geometry =
+                Geometry { class, unit_shift: 16, tag: 77, checks, huge_pages, pool: &pool, family: "Lines" };
+            let mut shelves = Shelves::new();
+            assert!(shelves.take_unused(&geometry, 1).is_some());
+            for count in [1, 2, 3, 4, 8, 16, 32, 64, 128] {
+                let bytes = count * class.slot_bytes();
+                let taken = shelves.take_lines(&geometry, count).map_or(0, |fresh| fresh.range.len());
+                assert!(
+                    taken <= bytes && (taken == 0 || (count < 64 && bytes >= 64 && bytes <= 256)),
+                    "{count} of {class:?}"
+                );
+            }
         }
     }
 
