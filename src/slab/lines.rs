@@ -112,7 +112,7 @@ mod tests {
                 let bytes = count * class.slot_bytes();
                 let taken = shelves.take_lines(&geometry, count).map_or(0, |fresh| fresh.range.len());
                 assert!(
-                    taken <= bytes && (taken == 0 || (count < 64 && bytes >= 64 && bytes <= 256)),
+                    taken <= bytes && (taken == 0 || (count < 64 && (64..=256).contains(&bytes))),
                     "{count} of {class:?}"
                 );
             }
