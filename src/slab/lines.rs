@@ -39,6 +39,8 @@ impl Shelves {
         let slot = self.change(geometry, slab, || unsafe { geometry.take_group(slab, count) })?;
         self.used_slots += count;
         self.note_idle();
+        // They go as a range, and what is left of a range at the end of what has been carved may become fresh again.
+        slab.zeroed.set(false);
         Some(slots_start(slab) + slot * geometry.class.slot_bytes())
     }
 
@@ -96,6 +98,25 @@ mod tests {
             }
             assert_eq!(shelves.current.unwrap().fresh.get(), carved + count as u32, "one line for all of them");
         }
+    }
+
+    #[test]
+    fn what_was_used_is_not_taken_for_zero_when_it_becomes_fresh_again() {
+        let pool = Lock::new(UnitPool::new(16));
+        let (checks, huge_pages) = (Checks::Default, HugePages::Never);
+        let class = SizeClass::natural(3);
+        let geometry = Geometry { class, unit_shift: 16, tag: 77, checks, huge_pages, pool: &pool, family: "Lines" };
+        let mut shelves = Shelves::new();
+        let first = shelves.take_unused(&geometry, 16).unwrap();
+        assert!(first.zeroed);
+        let last: Vec<usize> = first.range.clone().step_by(8).skip(8).collect();
+        // SAFETY: slots that were taken and that nobody uses.
+        unsafe { shelves.give_to_slabs(&geometry, &last) }.unwrap();
+        let lines = shelves.take_lines(&geometry, 8).unwrap().range;
+        assert_eq!((lines.start, lines.end), (last[0], first.range.end));
+        assert!(shelves.uncarve(&geometry, &(lines.start + 8..lines.end), false));
+        let again = shelves.take_unused(&geometry, 7).unwrap();
+        assert!(again.range == (lines.start + 8..lines.end) && !again.zeroed);
     }
 
     #[test]
