@@ -294,7 +294,10 @@ fn random_calls_of_all_kinds_keep_every_promise() {
         for (kind, heap) in &world.lock().unwrap().heaps {
             assert_eq!(heap.charged_bytes(), 0, "{kind:?}");
             heap.trim();
-            assert_eq!(heap.stats().kept_bytes, 0, "{kind:?}: {}", heap.stats());
+            // What the portable backend keeps it cannot give back in parts.
+            if cfg!(not(any(miri, feature = "portable"))) {
+                assert_eq!(heap.stats().kept_bytes, 0, "{kind:?}: {}", heap.stats());
+            }
         }
     });
 }
