@@ -26,7 +26,7 @@ pub(crate) const REFUSED_EXCHANGES: u32 = 16;
 pub(crate) const CALM_BYTES: usize = 64 << 10;
 /// What a cache may hold, where the family does not say: `cache_bytes`.
 pub(crate) const CACHE_BYTES: usize = 256 << 10;
-/// The same where classes are spaced: four times as many of them share it.
+/// The same where classes are spaced: five times as many of them share it.
 const SPACED_CACHE_BYTES: usize = 1 << 20;
 
 /// Slots in a magazine, at most, and of which it holds more than [`MANY_SLOTS`] only as long as they are no more bytes: what an

@@ -143,7 +143,7 @@ impl Magazine {
             return;
         }
         debug_assert!(self.top.load(Relaxed) == bottom);
-        // SAFETY: M2: at most half of the array.
+        // SAFETY: M2: at most a quarter of the array.
         let places = unsafe { core::slice::from_raw_parts_mut(bottom, count) };
         let (first, slot_bytes) = (self.fresh_end.get() - left, class.slot_bytes());
         places.iter_mut().rev().enumerate().for_each(|(slot, place)| *place = first + slot * slot_bytes);
