@@ -22,6 +22,7 @@
 //! share a tag, and an address inside the stretch shares its tag with no other place in it.
 
 mod apart;
+mod flag;
 mod telling;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use core::ptr::NonNull;
 #[cfg(all(unix, not(any(miri, loom))))]
 pub(crate) use apart::lock_of_noted;
 pub(crate) use apart::{note_memory, tags_suffice};
+pub(crate) use flag::Flag;
 pub(crate) use telling::{CLOSED, Telling};
 
 use crate::os;
@@ -75,25 +77,12 @@ const STRETCH_ABOVE_SHARE: usize = if cfg!(windows) { 2 } else { 16 };
 /// Places that are tried where the system's own choice lies outside of the stretch.
 const STRETCH_TRIES: usize = 64;
 
-/// A yes or no that is one whatever somebody writes over it: not every byte is a `bool`.
-pub(crate) struct Flag(Cell<u8>);
-
-impl Flag {
-    pub(crate) fn get(&self) -> bool {
-        self.0.get() != 0
-    }
-
-    pub(crate) fn set(&self, is: bool) {
-        self.0.set(u8::from(is));
-    }
-}
-
 /// What a bin knows of one slab.
 #[repr(C, align(64))]
 pub(crate) struct SlabHeader {
     /// Slots that are out: live, in a thread's cache or in the depot.
     pub(crate) used: Cell<u32>,
-    /// Slots that were ever handed out: the number of the first that was not.
+    /// Slots that were ever handed out: the number of the first that was not. While the unit is no slab, [`WORN`] or 0.
     pub(crate) fresh: Cell<u32>,
     /// What `slab::bitmap` knows of the free list.
     pub(crate) free: [Cell<u64>; FREE_WORDS],
@@ -121,6 +110,9 @@ pub(crate) struct SlabHeader {
     pub(crate) previous: Cell<Option<&'static SlabHeader>>,
     pub(crate) next: Cell<Option<&'static SlabHeader>>,
 }
+
+/// In `fresh` of a dirty unit: the last slab in it was used to its end, so that all its pages may hold memory.
+pub(crate) const WORN: u32 = u32::MAX;
 
 /// What a family knows of one region. `clean`, `dirty` and the slabs' units are disjoint and together all units but those that hold side tables.
 #[repr(C, align(64))]

@@ -21,7 +21,7 @@ mod tests;
 
 use core::ptr::NonNull;
 
-use crate::header::{Directory, RegionHeader, SlabHeader, UNIT_COUNT};
+use crate::header::{Directory, RegionHeader, SlabHeader, UNIT_COUNT, WORN};
 use crate::huge_pages::Pages;
 use crate::os;
 use crate::sync::{Lock, Relaxed};
@@ -153,6 +153,16 @@ impl UnitPool {
         // Relaxed: published by the tag, which the slab is not found without.
         header.memory.store(memory.as_ptr(), Relaxed);
         Some(Unit { header, zeroed, is_new })
+    }
+
+    /// Takes a free unit of which all pages may hold memory, if the next one that [`take`](Self::take) would return is such.
+    pub(crate) fn take_worn(&mut self, pages: Pages) -> Option<Unit> {
+        self.bring_dirty_to_front();
+        let region = self.with_room.filter(|first| first.dirty.get() != 0)?;
+        let memory = unit_memory(region, lowest(region.dirty.get()), self.unit_shift);
+        // SAFETY: a unit of the region.
+        let header = unsafe { self.directory().header(memory.addr().get()) };
+        if header.fresh.get() == WORN { self.take(pages) } else { None }
     }
 
     /// Tells the system of a unit's pages, if it has been told otherwise. What holds memory does not become huge by advice, but what was

@@ -19,9 +19,11 @@ mod commit;
 mod lines;
 mod list;
 mod noted;
+mod open;
 mod page_set;
 mod pages;
 mod receive;
+mod reopen;
 mod runs;
 mod shelves;
 mod worth;
@@ -37,7 +39,7 @@ use crate::fault::{Fault, FaultKind, Truth, report_under_lock};
 use crate::header::{Directory, SlabHeader, UNIT_COUNT};
 use crate::huge_pages::{HugePages, Pages};
 use crate::os::{self, Opened};
-use crate::region::{Dumped, Unit, UnitPool, all_units, dump_again, dump_more, forget_behind};
+use crate::region::{Dumped, UnitPool, all_units, dump_more, forget_behind};
 use crate::size_class::SizeClass;
 use crate::sync::Lock;
 use crate::tiny::Tiny;
@@ -104,42 +106,6 @@ impl Geometry<'_> {
         Tiny::new(self.class.slot_bytes(), self.unit_bytes())
     }
 
-    /// Takes a unit and makes it an empty slab of this class, the bin's first, second, ….
-    pub(crate) fn open(&self, number: usize) -> Option<&'static SlabHeader> {
-        let pages = self.pages_of_slab(number);
-        let mut pool = self.pool.lock();
-        let Unit { header, zeroed, is_new } = pool.take(pages)?;
-        let needs_side = if self.is_tiny() {
-            self.tiny().is_in_side_table()
-        } else {
-            self.has_bitmap() && self.shape().is_in_side_table()
-        };
-        let is_granted = (!needs_side || pool.open_side(header).is_some()) && self.commit_words(header);
-        if !is_granted {
-            pool.give(header, os::milliseconds());
-            return None;
-        }
-        header.used.set(0);
-        header.fresh.set(0);
-        let first = self.first_page(header.memory().addr(), number, pages);
-        let begins_later = first > header.first.replace(first);
-        if !os::DECOMMITS && begins_later && header.extent.get() > Dumped::Nothing as u8 {
-            // As much is to be in dumps from there on as was before.
-            dump_again(header, first_offset(header), self.unit_bytes());
-        }
-        header.free.iter().for_each(|word| word.set(0));
-        header.hint.set(0);
-        // What comes back to a hardened family is cleared at once, and is looked at where it can have been written to since.
-        debug_assert_eq!(header.purged.get(), 0, "P2");
-        header.zeroed.set(if self.checks.is_hardened() { is_new } else { zeroed });
-        header.side_ready.set(false);
-        header.previous.set(None);
-        header.next.set(None);
-        // From here on a free of one of its slots is right.
-        self.set_tag(header, self.tag);
-        Some(header)
-    }
-
     /// Whether free slots are guarded.
     pub(crate) fn has_guards(&self) -> bool {
         self.checks.guards_slots_of(self.class.slot_bytes()) && self.class.slot_bytes() % os::page_bytes() == 0
@@ -155,31 +121,6 @@ impl Geometry<'_> {
             || !self.has_guards()
             || carved == 0
             || unsafe { os::unguard(slots_memory(slab), carved) } != Opened::Refused
-    }
-
-    /// Gives the unit of an empty slab without guards back to the pool.
-    pub(crate) fn close(&self, slab: &'static SlabHeader) {
-        debug_assert_eq!(slab.used.get(), 0);
-        // Nobody legitimately looks at the tag of a slab without slots; a late, wrong free finds 0.
-        self.set_tag(slab, 0);
-        if self.checks.keeps_states() {
-            // SAFETY: an empty slab of this class, whose bin's lock is held (S1).
-            unsafe { self.forget(slab) };
-        }
-        if slab.purged.get() > 0 || self.has_guards() {
-            // Nobody will know which pages are there.
-            forget_behind(slab, 0);
-        }
-        if slab.purged.get() > 0 {
-            // SAFETY: a slab of this bin, whose lock is held (S1), with a purged page.
-            unsafe { self.clear_purged(slab) };
-        }
-        // SAFETY: an empty slab. Large slots that were free had no memory; the system says whether it is so.
-        if self.has_guards() && unsafe { os::purge(slab_memory(slab), self.unit_bytes()) } {
-            self.pool.lock().give_emptied(slab);
-        } else {
-            self.pool.lock().give(slab, os::milliseconds());
-        }
     }
 
     /// Gives the units of all slabs of this bin back to the pool, whatever is in them.

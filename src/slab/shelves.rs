@@ -80,6 +80,8 @@ pub(crate) struct Shelves {
     /// The least number of idle slots since the last [`look`](Self::look), or 2³² − 1.
     least_idle: u32,
     pub(super) tail: Tail,
+    /// Whether a worn unit went back from here, and may be in the pool still.
+    pub(super) has_worn: bool,
 }
 
 impl Shelves {
@@ -96,15 +98,16 @@ impl Shelves {
             lost_slots: 0,
             least_idle: 0,
             tail: Tail::Used,
+            has_worn: false,
         }
     }
 
-    /// How many slots are where, with so many of the bin's in its depot.
     /// How many slabs there are.
     pub(crate) fn slab_count(&self) -> usize {
         self.slab_count as usize
     }
 
+    /// How many slots are where, with so many of the bin's in its depot.
     pub(crate) fn counts(&self, geometry: &Geometry<'_>, depot_slots: usize) -> BinCounts {
         BinCounts {
             slab_count: self.slab_count as usize,
@@ -297,6 +300,9 @@ impl Shelves {
 
     pub(crate) fn take_recycled(&mut self, geometry: &Geometry<'_>, out: &mut [usize]) -> Result<usize, Twice> {
         let mut count = 0;
+        if self.has_worn && self.partial.first().is_none() {
+            self.reopen(geometry);
+        }
         while let (Some(slab), true) = (self.partial.first(), count < out.len()) {
             let purged = slab.purged.get();
             // SAFETY: a slab in `partial` is this bin's, whose lock is held.
@@ -427,6 +433,7 @@ impl Shelves {
             self.current = None;
         }
         self.slab_count -= 1;
+        self.has_worn |= geometry.fresh_room(slab) == 0;
         geometry.close(slab);
     }
 
