@@ -1,5 +1,7 @@
 //! A yes or no that is one whatever somebody writes over it: not every byte is a `bool`.
 
+#![forbid(unsafe_code)]
+
 use crate::sync::Cell;
 
 /// The yes or no.

@@ -113,7 +113,7 @@ impl Shape {
 
     /// The words of a slab.
     #[inline(always)]
-    fn words(self, slab: &SlabHeader) -> NonNull<u64> {
+    pub(super) fn words(self, slab: &SlabHeader) -> NonNull<u64> {
         let memory = slab.memory().addr();
         let unit = (memory >> self.unit_shift) % UNIT_COUNT;
         let address = (memory & self.mask) + self.words_at + unit * self.stride;
@@ -148,7 +148,7 @@ impl Shape {
     }
 
     /// The bytes of a slab's words, if they have pages of their own.
-    fn pages_of_words(self) -> Option<usize> {
+    pub(super) fn pages_of_words(self) -> Option<usize> {
         let bytes = match self.place {
             Place::Header | Place::Shared => return None,
             Place::SideTable => self.stride,
@@ -197,6 +197,17 @@ impl Geometry<'_> {
         words.iter_mut().zip(&slab.free).for_each(|(word, free)| *word = free.get());
         change(&mut words);
         words.iter().zip(&slab.free).for_each(|(&word, free)| free.set(word));
+    }
+
+    /// Sets the bit of a slot that is free from now on, if it is one of those in the header; whether it is.
+    #[inline(always)]
+    pub(super) fn set_free_in_header(&self, slab: &SlabHeader, slot: usize) -> bool {
+        let is_there = !slab.side_ready.get() && slot < HEADER_SLOTS;
+        if is_there {
+            let (word, ones) = (slot / WORD_BITS, 1 << (slot % WORD_BITS));
+            slab.free[word].set(self.with(slab, word, slab.free[word].get(), ones));
+        }
+        is_there
     }
 
     /// Sets the bits of slots that lie one after another.
@@ -287,14 +298,16 @@ impl Geometry<'_> {
         if !slab.side_ready.get() {
             for (index, word) in slab.free.iter().enumerate() {
                 word.set(self.take_bits(word.get(), base, index, out, &mut left));
+                if left == 0 {
+                    return;
+                }
             }
-            if left > 0 {
-                self.report_miscounted(slab);
-            }
-            return;
+            self.report_miscounted(slab);
         }
         let shape = self.shape();
-        let (words, word_count, shift) = (shape.words(slab), shape.slots.div_ceil(WORD_BITS), shape.group_shift);
+        // What was never handed out has no bit.
+        let word_count = (slab.fresh.get() as usize).div_ceil(WORD_BITS);
+        let (words, shift) = (shape.words(slab), shape.group_shift);
         let mut groups = slab.free[0].get();
         while left > 0 {
             if groups == 0 {
@@ -312,6 +325,10 @@ impl Geometry<'_> {
                     rest |= after;
                     // SAFETY: as above.
                     unsafe { place.write(after) };
+                    // That the group has more is known then.
+                    if left == 0 && rest != 0 {
+                        break;
+                    }
                 }
             }
             if rest == 0 {
@@ -367,23 +384,6 @@ impl Geometry<'_> {
             word &= word - 1;
         }
         word
-    }
-
-    /// Gives the words' pages of a slab back to the system, where they have pages of their own and no bit is set.
-    ///
-    /// # Safety
-    /// As for [`set_free`](Self::set_free).
-    pub(crate) unsafe fn give_words_back(&self, slab: &SlabHeader) {
-        let shape = self.shape();
-        let Some(bytes) = shape.pages_of_words() else { return };
-        // Where what is purged is not there any more, slots that come back find no words.
-        if os::DECOMMITS || !slab.side_ready.get() || self.recycled(slab) > 0 {
-            return;
-        }
-        slab.side_ready.set(false);
-        slab.free[0].set(0);
-        // SAFETY: whole pages of the slab's words, which are all 0. Should the system refuse, they stay.
-        unsafe { os::purge(shape.words(slab).cast(), bytes) };
     }
 
     /// Ends the process: a slot came back to its slab that was free already.

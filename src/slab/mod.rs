@@ -340,6 +340,21 @@ impl Geometry<'_> {
         Ok(count)
     }
 
+    /// Puts a used slot back. Where the slab has its bits in its header, its shape need not be known.
+    ///
+    /// # Safety
+    /// As for [`give_run`](Self::give_run).
+    #[inline(always)]
+    pub(crate) unsafe fn give_slot(&self, slab: &SlabHeader, slot: usize) {
+        let index = self.class.slot_at(slot.wrapping_sub(slots_start(slab)));
+        if index < slab.fresh.get() as usize && self.set_free_in_header(slab, index) {
+            self.count_given(slab, 1);
+        } else {
+            // SAFETY: the same contract.
+            unsafe { self.give_run(self.shape(), slab, slot, 1) };
+        }
+    }
+
     /// Puts used slots that lie one after another back. `shape` is that of this bin's slabs.
     ///
     /// # Safety

@@ -79,6 +79,23 @@ impl Claim {
 }
 
 impl Geometry<'_> {
+    /// Gives the words' pages of a slab back to the system, where they have pages of their own and no bit is set.
+    ///
+    /// # Safety
+    /// A slab of this bin with a bitmap; the caller holds the bin's lock (S1).
+    pub(crate) unsafe fn give_words_back(&self, slab: &SlabHeader) {
+        let shape = self.shape();
+        let Some(bytes) = shape.pages_of_words() else { return };
+        // Where what is purged is not there any more, slots that come back find no words.
+        if os::DECOMMITS || !slab.side_ready.get() || self.recycled(slab) > 0 {
+            return;
+        }
+        slab.side_ready.set(false);
+        slab.free[0].set(0);
+        // SAFETY: whole pages of the slab's words, which are all 0. Should the system refuse, they stay.
+        unsafe { os::purge(shape.words(slab).cast(), bytes) };
+    }
+
     /// Whether a slab can be one huge page.
     pub(crate) fn may_be_huge(&self) -> bool {
         self.unit_bytes() == os::HUGE_PAGE_BYTES

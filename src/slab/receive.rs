@@ -25,11 +25,33 @@ impl Shelves {
     /// # Safety
     /// As for [`Bin::give`](crate::bin::Bin::give).
     pub(super) unsafe fn receive(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
+        if let &[slot] = slots {
+            // SAFETY: the same contract.
+            return unsafe { self.receive_one(geometry, slot) };
+        }
         // SAFETY: the same contract.
         let done = unsafe { self.receive_in_order(geometry, slots, true) };
         if done < slots.len() {
             // SAFETY: the same contract.
             unsafe { self.receive_sorted(geometry, &slots[done..]) };
+        }
+    }
+
+    /// Takes one slot back: what a thread without a cache frees.
+    ///
+    /// # Safety
+    /// As for [`receive`](Self::receive).
+    unsafe fn receive_one(&mut self, geometry: &Geometry<'_>, slot: usize) {
+        // SAFETY: a slot of the bin lies in a unit, which was a slab when it was handed out.
+        let slab = unsafe { Directory::of(geometry.unit_shift).headers().slab(slot) };
+        geometry.debug_verify(slab, slot, 1);
+        if geometry.recycled(slab) == 0 {
+            self.link(slab);
+        }
+        // SAFETY: a used slot of a slab of this bin, whose lock is held.
+        unsafe { geometry.give_slot(slab, slot) };
+        if slab.used.get() == 0 {
+            self.retire(geometry, slab);
         }
     }
 
