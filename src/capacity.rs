@@ -20,8 +20,9 @@ pub(crate) const CALM_EXCHANGES: u32 = 16;
 pub(crate) const FIRST_BYTES: usize = 16 << 10;
 pub(crate) const EARNING_EXCHANGES: u32 = 64;
 /// Where a magazine may not become longer an idle one is shortened for it, but only every so many times: it is looked for in
-/// all classes, of which there may be a hundred.
-pub(crate) const REFUSED_EXCHANGES: u32 = 16;
+/// all classes, of which there may be a hundred, and each that is in use is to be exchanged meanwhile. With 16 a mixed load
+/// in a spaced family shortened in turn what it had just lengthened.
+pub(crate) const REFUSED_EXCHANGES: u32 = 64;
 /// What the cache of a calm thread may hold.
 pub(crate) const CALM_BYTES: usize = 64 << 10;
 /// What a cache may hold, where the family does not say: `cache_bytes`.
