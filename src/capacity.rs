@@ -12,7 +12,7 @@ use crate::checks::Checks;
 use crate::size_class::{COUNT_MAX, Classes, NATURAL_COUNT, SPACED_COUNT, SizeClass};
 
 /// Slow calls of a thread in one family, within [`CALM_MILLISECONDS`], before it gets a cache.
-pub(crate) const EARNING_CALLS: u32 = 16;
+pub(crate) const EARNING_CALLS: u32 = 64;
 /// A thread that exchanges less often than [`CALM_EXCHANGES`] times in so long has become calm.
 pub(crate) const CALM_MILLISECONDS: u32 = 1000;
 pub(crate) const CALM_EXCHANGES: u32 = 16;
