@@ -135,3 +135,48 @@ mod tests {
         unsafe { libc::_exit(0) };
     }
 }
+
+#[cfg(test)]
+mod racing_frees {
+    use crate::bin::{Bin, Twice};
+    use crate::checks::Checks;
+    use crate::depot::DepotMemory;
+    use crate::huge_pages::HugePages;
+    use crate::region::UnitPool;
+    use crate::size_class::SizeClass;
+    use crate::slab::Geometry;
+    use crate::states::{State, States};
+    use crate::sync::Lock;
+
+    const UNIT_SHIFT: u32 = 16;
+    const NO_DEPOT: DepotMemory = DepotMemory(core::ptr::null_mut());
+
+    /// The state that two frees at once may leave: the second stores what the first has moved on from.
+    fn freed_again(slot: usize, class: SizeClass) {
+        // SAFETY: a region that has a slab of a family with states.
+        unsafe { States::new(UNIT_SHIFT, class).place(slot) }.set(State::CACHED);
+    }
+
+    #[test]
+    fn a_slot_that_comes_back_twice_is_told_also_where_its_slab_is_gone() {
+        let class = SizeClass::natural(15);
+        for others in [0, 1] {
+            let pool = Lock::new(UnitPool::new(UNIT_SHIFT).with_states(true));
+            let checks = Checks::Checked;
+            let huge_pages = HugePages::Adaptive;
+            let geometry =
+                Geometry { class, unit_shift: UNIT_SHIFT, tag: 77, checks, huge_pages, pool: &pool, family: "Test" };
+            let bin = Bin::new();
+            let take = || bin.take_one(&geometry, NO_DEPOT).unwrap().unwrap().0;
+            let (slot, others) = (take(), (0..others).map(|_| take()).collect::<Vec<_>>());
+            freed_again(slot, class);
+            // SAFETY: taken above, and given up.
+            unsafe { bin.give(&geometry, NO_DEPOT, &[slot]) }.unwrap();
+            freed_again(slot, class);
+            // SAFETY: a misuse, which the bin finds before it does anything.
+            let again = unsafe { bin.give(&geometry, NO_DEPOT, &[slot]) };
+            assert!(matches!(again, Err(Twice(found)) if found == slot));
+            assert_eq!(bin.counts(&geometry).out_slots, others.len());
+        }
+    }
+}

@@ -341,12 +341,13 @@ impl FamilyCore {
         let has_large = self.large.was_used();
         let mut live = if has_large { self.large.figures().count } else { 0 };
         for class in self.all_classes() {
-            if self.bin_of(class).slab_count() == 0 {
+            if !self.bin_of(class).was_used() {
                 continue;
             }
             let (bin, geometry, depot) = self.bin(class);
             bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
             live += bin.counts(&geometry).out_slots;
+            bin.forget_use();
         }
         if live > 0 {
             heap.life.orphan(live);

@@ -75,6 +75,8 @@ pub use registry::{Families, FamilyRef, families};
 
 /// Bits of a tag that hold the class; the family's number stands above.
 const CLASS_BITS: u32 = 7;
+/// Slots that go to their bin at once where a cache is emptied, also if the thread exchanges fewer.
+const FLUSHED_AT_ONCE: usize = 128;
 const _: () = assert!(COUNT_MAX <= 1 << CLASS_BITS, "a class fits into its part of the tag");
 
 /// The number of the family that a tag is of.
@@ -348,12 +350,12 @@ impl FamilyCore {
     /// Gives all that a cache holds of a class back to its bin.
     fn flush_class(&'static self, cache: &Cache, class: SizeClass) {
         let magazine = cache.magazine(class);
-        if magazine.held(class) == 0 && magazine.allocated_since_noted(class) == 0 {
+        if magazine.is_as_begun() {
             return;
         }
         self.note_live(cache, class);
         while magazine.stored_slots() > 0 {
-            self.flush_stored(cache, class, batch_slots(magazine.capacity()));
+            self.flush_stored(cache, class, batch_slots(magazine.capacity()).max(FLUSHED_AT_ONCE));
         }
         let fresh = magazine.take_fresh(cache.tally(), class);
         if !fresh.is_empty() {
