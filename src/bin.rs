@@ -23,7 +23,7 @@ pub(crate) use crate::depot::DepotMemory;
 use crate::region::PURGE_AFTER_MILLISECONDS;
 pub(crate) use crate::slab::{BinCounts, Fresh, Twice};
 use crate::slab::{Claim, Geometry, Least, Shelves};
-use crate::sync::{AtomicU8, Lock, Relaxed};
+use crate::sync::Lock;
 use crate::waiting;
 
 /// Slots of the depot that go to their slabs while the lock is held.
@@ -55,10 +55,7 @@ pub(crate) enum Found {
 
 /// One bin. Padded so that two bins never share a pair of cache lines.
 #[repr(align(128))]
-pub struct Bin(Lock<State>, Used);
-
-/// Whether the bin may have slabs: set before the first is opened, and cleared by who has the family to itself.
-struct Used(AtomicU8);
+pub struct Bin(Lock<State>);
 
 struct State {
     slabs: Shelves,
@@ -90,42 +87,17 @@ impl Bin {
     }
 
     pub(crate) const fn new() -> Self {
-        Self(
-            Lock::new(State {
-                slabs: Shelves::new(),
-                depot_len: 0,
-                depot_used: false,
-                depot_leaves: false,
-                surplus: 0,
-                looked_at: 0,
-                unneeded: 0,
-                unseen: 0,
-                quiet: false,
-            }),
-            Used(AtomicU8::new(0)),
-        )
-    }
-
-    /// Whether slots have been taken since this was last [forgotten](Self::forget_use), for who has the family to itself: spares a
-    /// look under the lock.
-    pub(crate) fn was_used(&self) -> bool {
-        // Relaxed: whoever took a slot has let the family go since, or by contract is in no call of it.
-        self.1.0.load(Relaxed) != 0
-    }
-
-    /// Notes that the bin has no slabs any more, if that is so, for who has the family to itself.
-    pub(crate) fn forget_use(&self) {
-        if self.slab_count() == 0 {
-            self.1.0.store(0, Relaxed);
-        }
-    }
-
-    #[inline(always)]
-    fn note_use(&self) {
-        // Relaxed: as in `was_used`. Most often it is set, and stays in the caches of all who look.
-        if self.1.0.load(Relaxed) == 0 {
-            self.1.0.store(1, Relaxed);
-        }
+        Self(Lock::new(State {
+            slabs: Shelves::new(),
+            depot_len: 0,
+            depot_used: false,
+            depot_leaves: false,
+            surplus: 0,
+            looked_at: 0,
+            unneeded: 0,
+            unseen: 0,
+            quiet: false,
+        }))
     }
 
     /// Takes up to `out.len()` recycled slots, or else a range of at most `fresh` fresh ones; where these are short and few,
@@ -137,7 +109,6 @@ impl Bin {
         out: &mut [usize],
         fresh: usize,
     ) -> Result<Option<Taken>, Twice> {
-        self.note_use();
         let mut state = self.0.lock();
         state.surplus = 0;
         state.quiet = false;
@@ -155,7 +126,6 @@ impl Bin {
 
     /// Takes one slot, for a caller without a cache. Where the family keeps states it is `CACHED`, also a fresh one.
     pub(crate) fn take_one(&self, geometry: &Geometry<'_>, depot: DepotMemory) -> Result<Option<(usize, bool)>, Twice> {
-        self.note_use();
         let mut state = self.0.lock();
         let mut one = [0];
         state.quiet = false;
@@ -452,7 +422,9 @@ mod tests {
     use crate::huge_pages::HugePages;
     use crate::region::UnitPool;
     use crate::size_class::SizeClass;
+    use crate::states::{State, States};
 
+    const UNIT_SHIFT: u32 = 16;
     const NO_DEPOT: DepotMemory = DepotMemory(core::ptr::null_mut());
 
     fn fresh(bin: &Bin, geometry: &Geometry<'_>) -> usize {
@@ -495,5 +467,34 @@ mod tests {
         next_bin.trim(&large, NO_DEPOT).unwrap();
         assert_eq!(next_bin.counts(&large).slab_count, 0, "it closes its slab as if nothing had been");
         assert_ne!(kept >> 16, next >> 16);
+    }
+
+    /// The state that two frees at once may leave: the second stores what the first has moved on from.
+    fn freed_again(slot: usize, class: SizeClass) {
+        // SAFETY: a region that has a slab of a family with states.
+        unsafe { States::new(UNIT_SHIFT, class).place(slot) }.set(State::CACHED);
+    }
+
+    #[test]
+    fn a_slot_that_comes_back_twice_is_told_also_where_its_slab_is_gone() {
+        let class = SizeClass::natural(15);
+        for others in [0, 1] {
+            let pool = Lock::new(UnitPool::new(UNIT_SHIFT).with_states(true));
+            let checks = Checks::Checked;
+            let huge_pages = HugePages::Adaptive;
+            let geometry =
+                Geometry { class, unit_shift: UNIT_SHIFT, tag: 77, checks, huge_pages, pool: &pool, family: "Test" };
+            let bin = Bin::new();
+            let take = || bin.take_one(&geometry, NO_DEPOT).unwrap().unwrap().0;
+            let (slot, others) = (take(), (0..others).map(|_| take()).collect::<Vec<_>>());
+            freed_again(slot, class);
+            // SAFETY: taken above, and given up.
+            unsafe { bin.give(&geometry, NO_DEPOT, &[slot]) }.unwrap();
+            freed_again(slot, class);
+            // SAFETY: a misuse, which the bin finds before it does anything.
+            let again = unsafe { bin.give(&geometry, NO_DEPOT, &[slot]) };
+            assert!(matches!(again, Err(Twice(found)) if found == slot));
+            assert_eq!(bin.counts(&geometry).out_slots, others.len());
+        }
     }
 }

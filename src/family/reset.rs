@@ -31,6 +31,10 @@ impl FamilyCore {
             // SAFETY: the same contract; caches hold nothing any more.
             unsafe { self.reset_class(class) };
         }
+        // In others some may be guarded still.
+        if !self.checks.is_hardened() {
+            self.used.forget();
+        }
         // SAFETY: the same contract.
         let bytes = unsafe { self.large.reset(os::milliseconds()) };
         self.refund(bytes);
@@ -71,7 +75,7 @@ impl FamilyCore {
     /// # Safety
     /// As for [`reset`](Self::reset), and no cache holds slots of the class.
     unsafe fn reset_class(&'static self, class: SizeClass) {
-        if !self.bin_of(class).was_used() {
+        if !self.used.may_have(class) {
             return;
         }
         let (bin, geometry, _) = self.bin(class);
@@ -85,7 +89,6 @@ impl FamilyCore {
         };
         // SAFETY: forgotten just now, and the same contract.
         unsafe { geometry.close_all(slab_count) };
-        bin.forget_use();
         self.refund(out_slots * class.slot_bytes());
     }
 
