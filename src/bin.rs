@@ -224,7 +224,7 @@ impl Bin {
         if !geometry.has_bitmap() || self.0.lock().slabs.slab_count == 0 {
             return;
         }
-        geometry.each_slab(|slab| {
+        geometry.each_slab(usize::MAX, |slab| {
             let _state = self.0.lock();
             if geometry.owns(slab) {
                 // SAFETY: a slab of this bin's, whose lock is held.

@@ -250,7 +250,7 @@ mod tests {
                     break;
                 }
                 // SAFETY: forgotten just now.
-                unsafe { geometry.close_all() };
+                unsafe { geometry.close_all(usize::MAX) };
             }
             housekeeper.join().is_ok() && went_well
         });
@@ -313,6 +313,6 @@ mod tests {
         // SAFETY: as above.
         assert_eq!(unsafe { bin.forget_slabs() }, Some(count / 2));
         // SAFETY: forgotten just now.
-        unsafe { geometry.close_all() };
+        unsafe { geometry.close_all(usize::MAX) };
     }
 }

@@ -11,13 +11,12 @@
 //! at it only there, under the lock of the caches. `used_bytes` is the sum of what the magazines have
 //! room for; it is above `granted_bytes` only until the thread's next exchange.
 
+mod lengths;
+
 use core::ptr::NonNull;
 
 use super::FamilyCore;
-use crate::capacity::{
-    CALM_BYTES, CALM_EXCHANGES, CALM_MILLISECONDS, EARNING_EXCHANGES, FIRST_BYTES, MAGAZINE_SLOTS, REFUSED_EXCHANGES,
-    first_slots, magazine_slots,
-};
+use crate::capacity::{CALM_BYTES, CALM_EXCHANGES, CALM_MILLISECONDS, FIRST_BYTES, MAGAZINE_SLOTS};
 use crate::header::{Directory, UNIT_SHIFTS};
 use crate::magazine::{Cache, CacheSlot, Counts, Magazine};
 use crate::os;
@@ -188,70 +187,6 @@ impl ThreadCache {
         magazine.capacity() > 0
     }
 
-    /// Lets a magazine hold twice as many slots, or its first.
-    fn lengthen(&self, magazine: &Magazine, class: SizeClass) {
-        let capacity = magazine.capacity();
-        if capacity == MAGAZINE_SLOTS {
-            return;
-        }
-        let checks = self.family.checks;
-        let most = magazine_slots(class, checks, self.family.cache_bytes());
-        if capacity == most {
-            return;
-        }
-        let wanted = match capacity {
-            // An array that is there already is one that the thread has earned with the heap before.
-            0 => first_slots(class, checks, most).max(most.min(magazine.places() / 2)),
-            _ => most.min(2 * capacity),
-        };
-        let more = (wanted - capacity) * class.slot_bytes();
-        if (checks.is_hardened() || self.admits(class, more)) && self.has_array(class, wanted) {
-            magazine.set_capacity(self.cache.tally(), wanted);
-            self.used_bytes.set(self.used_bytes.get() + more);
-        }
-    }
-
-    /// Whether the magazines may have room for so many bytes more: in what is granted, in what is earned now, or in what another
-    /// class does not use.
-    fn admits(&self, class: SizeClass, bytes: usize) -> bool {
-        let fits = || self.used_bytes.get() + bytes <= self.granted_bytes.get();
-        if fits() {
-            return true;
-        }
-        let granted = self.granted_bytes.get();
-        if self.exchanges.get() >= EARNING_EXCHANGES && granted < self.family.cache_bytes() {
-            self.exchanges.set(0);
-            self.granted_bytes.set(self.family.cache_bytes().min(2 * granted));
-        } else if self.refused.replace(self.refused.get().wrapping_add(1)) % REFUSED_EXCHANGES == 0 {
-            self.shorten_an_idle_one(class);
-        }
-        fits()
-    }
-
-    /// Halves the largest magazine whose class has not been exchanged since this was last tried.
-    fn shorten_an_idle_one(&self, but: SizeClass) {
-        let bytes = |class: &SizeClass| self.cache.magazine(*class).capacity() * class.slot_bytes();
-        let is_idle = |class: &SizeClass| *class != but && !self.cache.magazine(*class).take_exchanged();
-        if let Some(class) =
-            self.family.all_classes().filter(|class| bytes(class) > 0).filter(is_idle).max_by_key(bytes)
-        {
-            self.shorten(class, self.cache.magazine(class).capacity() / 2);
-        }
-    }
-
-    /// Lets a magazine hold only so many slots; what it holds beyond goes to its bin.
-    fn shorten(&self, class: SizeClass, capacity: usize) {
-        let magazine = self.cache.magazine(class);
-        let stored = magazine.stored_slots();
-        if stored > capacity {
-            self.family.note_live(self.cache, class);
-            self.family.flush_stored(self.cache, class, stored - capacity);
-            magazine.note(class);
-        }
-        self.used_bytes.set(self.used_bytes.get() - (magazine.capacity() - capacity) * class.slot_bytes());
-        magazine.set_capacity(self.cache.tally(), capacity);
-    }
-
     /// Gives up what a thread that now only calls now and then has no use for; looks once a second.
     fn calm_down(&self, now: u32) {
         self.lately.set(self.lately.get().saturating_add(1));
@@ -339,7 +274,7 @@ impl FamilyCore {
         // SAFETY: as above.
         unsafe { Cache::make(cache, count) };
         // SAFETY: as above.
-        unsafe { self.make_cache(place, pages, FIRST_BYTES) };
+        unsafe { self.make_cache(place, pages, FIRST_BYTES, 0) };
         Some(place)
     }
 
@@ -357,20 +292,26 @@ impl FamilyCore {
     pub(crate) unsafe fn renew_cache(&'static self, place: NonNull<ThreadCache>) {
         // SAFETY: the same contract: a cache that stands as it was.
         let old = unsafe { place.as_ref() };
-        let (pages, granted) = (old.pages, old.granted_bytes.get());
+        let (pages, granted, exchanges) = (old.pages, old.granted_bytes.get(), old.exchanges.get());
         // SAFETY: the same contract, here and below.
         let cache = unsafe { cache_in(place) };
         // SAFETY: as above.
         unsafe { Cache::make_head(cache) };
         // SAFETY: as above; there are as many magazines as any heap with these classes has.
-        unsafe { self.make_cache(place, pages, granted) };
+        unsafe { self.make_cache(place, pages, granted, exchanges) };
     }
 
-    /// Equips a cache for the calling thread, which may have so many bytes of slots.
+    /// Equips a cache for the calling thread, which may have so many bytes of slots, and has made so many exchanges towards more.
     ///
     /// # Safety
     /// There is room for a `ThreadCache` and, behind it, a `Cache` of at least the family's classes, which nobody else has or uses.
-    unsafe fn make_cache(&'static self, place: NonNull<ThreadCache>, pages: &'static ThreadPages, granted: usize) {
+    unsafe fn make_cache(
+        &'static self,
+        place: NonNull<ThreadCache>,
+        pages: &'static ThreadPages,
+        granted: usize,
+        exchanges: u32,
+    ) {
         // SAFETY: the same contract.
         let cache = unsafe { cache_in(place) };
         // SAFETY: the same contract; it stays until the thread gives its pages back, after `retire_cache` (F2).
@@ -387,7 +328,7 @@ impl FamilyCore {
             next_in_thread: Cell::new(None),
             granted_bytes: Cell::new(granted.min(self.cache_bytes())),
             used_bytes: Cell::new(0),
-            exchanges: Cell::new(0),
+            exchanges: Cell::new(exchanges),
             refused: Cell::new(0),
             lately: Cell::new(CALM_EXCHANGES),
             since: Cell::new(os::milliseconds() as u32),
@@ -464,6 +405,7 @@ mod tests {
     use core::alloc::Layout;
 
     use super::*;
+    use crate::capacity::magazine_slots;
     use crate::front::{Handle, allocate, deallocate};
 
     crate::family! { struct Crowded { classes: Spaced, cache_bytes: 64 * 1024 } }

@@ -340,17 +340,23 @@ impl FamilyCore {
         self.drain_caches();
         let has_large = self.large.was_used();
         let mut live = if has_large { self.large.figures().count } else { 0 };
+        let mut slabs = 0;
         for class in self.all_classes() {
-            if self.bin_of(class).slab_count() == 0 {
+            if !self.used.may_have(class) {
                 continue;
             }
             let (bin, geometry, depot) = self.bin(class);
             bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
-            live += bin.counts(&geometry).out_slots;
+            let counts = bin.counts(&geometry);
+            (live, slabs) = (live + counts.out_slots, slabs + counts.slab_count);
         }
         if live > 0 {
             heap.life.orphan(live);
             return None;
+        }
+        // Else some are guarded still.
+        if slabs == 0 {
+            self.used.forget();
         }
         if has_large {
             self.large.release_spare();

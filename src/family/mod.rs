@@ -29,6 +29,7 @@ mod registry;
 mod report;
 mod reset;
 mod sanitizer;
+mod used;
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -38,6 +39,7 @@ use figures::Gauge;
 use heaps::HeapPart;
 use life::Settled;
 use limits::{Crossing, Limits};
+use used::UsedClasses;
 
 use crate::bin::{Bin, DepotMemory, Taken};
 use crate::capacity::{CACHE_BYTES, batch_slots, depot_slots, depot_start, fresh_slots, magazine_slots};
@@ -75,6 +77,8 @@ pub use registry::{Families, FamilyRef, families};
 
 /// Bits of a tag that hold the class; the family's number stands above.
 const CLASS_BITS: u32 = 7;
+/// Slots that go to their bin at once where a cache is emptied, also if the thread exchanges fewer.
+const FLUSHED_AT_ONCE: usize = 128;
 const _: () = assert!(COUNT_MAX <= 1 << CLASS_BITS, "a class fits into its part of the tag");
 
 /// The number of the family that a tag is of.
@@ -109,6 +113,7 @@ pub struct FamilyCore {
     more_bins: &'static [Bin],
     pool: Lock<UnitPool>,
     large: Larges,
+    used: UsedClasses,
     caches: Lock<Caches>,
     /// Allocations and frees that no cache counts: of threads without one, and large ones.
     allocated_beside: AtomicCount,
@@ -151,6 +156,7 @@ impl FamilyCore {
             more_bins: &[],
             pool: Lock::new(UnitPool::new(slab_bytes.trailing_zeros()).with_states(checks.keeps_states()).named(name)),
             large: Larges::new(checks.is_hardened(), Self::longest_slot(Classes::Natural, slab_bytes)).named(name),
+            used: UsedClasses::new(),
             caches: Lock::new(Caches::new()),
             allocated_beside: AtomicCount::new(0),
             freed_beside: AtomicCount::new(0),
@@ -287,6 +293,7 @@ impl FamilyCore {
     /// Takes recycled slots from the bin and returns how many, or gives the magazine a new fresh range.
     fn take(&'static self, cache: &Cache, class: SizeClass, places: &mut [usize]) -> usize {
         let magazine = cache.magazine(class);
+        self.used.note(class);
         let (bin, geometry, depot) = self.bin(class);
         let fresh = fresh_slots(class, magazine.capacity(), magazine_slots(class, self.checks, self.cache_bytes()));
         let slot_bytes = class.slot_bytes();
@@ -348,12 +355,12 @@ impl FamilyCore {
     /// Gives all that a cache holds of a class back to its bin.
     fn flush_class(&'static self, cache: &Cache, class: SizeClass) {
         let magazine = cache.magazine(class);
-        if magazine.held(class) == 0 && magazine.allocated_since_noted(class) == 0 {
+        if magazine.is_as_begun() {
             return;
         }
         self.note_live(cache, class);
         while magazine.stored_slots() > 0 {
-            self.flush_stored(cache, class, batch_slots(magazine.capacity()));
+            self.flush_stored(cache, class, batch_slots(magazine.capacity()).max(FLUSHED_AT_ONCE));
         }
         let fresh = magazine.take_fresh(cache.tally(), class);
         if !fresh.is_empty() {
@@ -371,6 +378,7 @@ impl FamilyCore {
         self.register()?;
         let (bin, geometry, depot) = self.bin(class);
         let charge = self.charge(class.slot_bytes(), class.slot_bytes())?;
+        self.used.note(class);
         let taken = self.with_what_is_kept(|| {
             bin.take_one(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class))
         })?;

@@ -10,6 +10,7 @@
 //! promise; what such a thread has claimed is waited for.
 
 use super::FamilyCore;
+use crate::magazine::Cache;
 use crate::os;
 use crate::size_class::SizeClass;
 use crate::sync::{Relaxed, let_others_work};
@@ -30,6 +31,10 @@ impl FamilyCore {
             // SAFETY: the same contract; caches hold nothing any more.
             unsafe { self.reset_class(class) };
         }
+        // In others some may be guarded still.
+        if !self.checks.is_hardened() {
+            self.used.forget();
+        }
         // SAFETY: the same contract.
         let bytes = unsafe { self.large.reset(os::milliseconds()) };
         self.refund(bytes);
@@ -42,7 +47,7 @@ impl FamilyCore {
         let mut caches = self.caches.lock();
         for cache in caches.iter() {
             if cache.is_of_this_process() {
-                self.flush_all(cache.cache);
+                self.forget_all(cache.cache);
             } else {
                 // Its thread stayed behind a fork.
                 caches.unlink(cache);
@@ -50,10 +55,31 @@ impl FamilyCore {
         }
     }
 
+    /// Lets a cache forget what it holds. The bins, which count that as out, forget it as well.
+    fn forget_all(&'static self, cache: &Cache) {
+        if self.checks.keeps_states() {
+            // Their slabs know what each slot is.
+            return self.flush_all(cache);
+        }
+        for class in self.all_classes() {
+            let magazine = cache.magazine(class);
+            if !magazine.is_as_begun() {
+                self.note_live(cache, class);
+                magazine.flush(cache.tally(), usize::MAX, |_| {});
+                magazine.take_fresh(cache.tally(), class);
+                magazine.note(class);
+            }
+        }
+    }
+
     /// # Safety
     /// As for [`reset`](Self::reset), and no cache holds slots of the class.
     unsafe fn reset_class(&'static self, class: SizeClass) {
+        if !self.used.may_have(class) {
+            return;
+        }
         let (bin, geometry, _) = self.bin(class);
+        let slab_count = bin.slab_count();
         let out_slots = loop {
             // SAFETY: the same contract; the slabs are closed below.
             match unsafe { bin.forget_slabs() } {
@@ -62,7 +88,7 @@ impl FamilyCore {
             }
         };
         // SAFETY: forgotten just now, and the same contract.
-        unsafe { geometry.close_all() };
+        unsafe { geometry.close_all(slab_count) };
         self.refund(out_slots * class.slot_bytes());
     }
 

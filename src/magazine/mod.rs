@@ -189,6 +189,11 @@ impl Magazine {
         (self.noted.get() as isize).wrapping_sub(self.held(class) as isize)
     }
 
+    /// Whether nothing is held, and nothing was when slots were last exchanged.
+    pub(crate) fn is_as_begun(&self) -> bool {
+        self.stored() == 0 && !self.has_fresh() && self.noted.get() == 0
+    }
+
     pub(crate) fn note(&self, class: SizeClass) {
         self.noted.set(self.held(class) as u32);
     }

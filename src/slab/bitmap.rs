@@ -42,6 +42,9 @@ const GROUPS: usize = WORD_BITS;
 /// Slabs that words at their end have pages of.
 const LONG_BYTES: usize = 2 << 20;
 
+/// No slab has the words of slots from this length on at its end: they fit into a side table.
+pub(super) const BITS_ASIDE_FROM_BYTES: usize = 16;
+
 /// The shortest slots whose words stand behind the headers, as a power of two.
 const SHARED_SHIFT: u32 = 9;
 
@@ -104,6 +107,7 @@ impl Shape {
         } else if bytes <= side.len() {
             of(Place::SideTable, side.start, side.len())
         } else {
+            debug_assert!(class.slot_bytes() < BITS_ASIDE_FROM_BYTES);
             // Pages of their own, where that is little of the slab.
             let is_long = unit_bytes >= LONG_BYTES;
             let end = unit_bytes - if is_long { bytes.next_multiple_of(os::page_bytes()) } else { bytes };

@@ -44,7 +44,7 @@ use crate::size_class::SizeClass;
 use crate::sync::Lock;
 use crate::tiny::Tiny;
 
-use bitmap::Shape;
+use bitmap::{BITS_ASIDE_FROM_BYTES, Shape};
 pub(crate) use noted::give_side_tables_back;
 pub(crate) use pages::Claim;
 pub(crate) use shelves::{BinCounts, Fresh, Shelves, Twice};
@@ -95,7 +95,8 @@ impl Geometry<'_> {
     /// Where in a slab there can be no slots any more.
     #[inline(always)]
     fn slots_end(&self) -> usize {
-        if self.has_bitmap() { self.shape().slots_end } else { self.unit_bytes() }
+        let has_bits_behind = self.has_bitmap() && self.class.slot_bytes() < BITS_ASIDE_FROM_BYTES;
+        if has_bits_behind { self.shape().slots_end } else { self.unit_bytes() }
     }
 
     fn is_tiny(&self) -> bool {
@@ -123,12 +124,14 @@ impl Geometry<'_> {
             || unsafe { os::unguard(slots_memory(slab), carved) } != Opened::Refused
     }
 
-    /// Gives the units of all slabs of this bin back to the pool, whatever is in them.
+    /// Gives the units of all slabs of this bin back to the pool, whatever is in them: so many as it had.
     ///
     /// # Safety
     /// The bin has forgotten its slabs, and nobody uses any of their slots.
-    pub(crate) unsafe fn close_all(&self) {
-        self.each_slab(|slab| {
+    pub(crate) unsafe fn close_all(&self, slab_count: usize) {
+        // Some that stayed guarded once may be there beside those that the bin knew.
+        let most = if self.has_guards() { usize::MAX } else { slab_count };
+        self.each_slab(most, |slab| {
             slab.used.set(0);
             // What may be guarded still stays what it is, in no list, until this is asked for again.
             if self.unguard(slab) {
@@ -139,10 +142,11 @@ impl Geometry<'_> {
         });
     }
 
-    /// All slabs that have this bin's tag. They may have another by the time that they are looked at, if the caller lets them.
-    pub(crate) fn each_slab(&self, mut each: impl FnMut(&'static SlabHeader)) {
+    /// All slabs that have this bin's tag, so many at most. They may have another by the time that they are looked at, if the
+    /// caller lets them.
+    pub(crate) fn each_slab(&self, most: usize, mut each: impl FnMut(&'static SlabHeader)) {
         let directory = Directory::of(self.unit_shift);
-        for unit in all_units(self.pool).filter(|&unit| directory.tag(unit) == self.tag) {
+        for unit in all_units(self.pool).filter(|&unit| directory.tag(unit) == self.tag).take(most) {
             // SAFETY: a unit of a claimed region.
             each(unsafe { directory.header(unit) });
         }

@@ -64,6 +64,13 @@ atomic!(AtomicU32, AtomicU32, u32);
 atomic!(AtomicI32, AtomicI32, i32);
 atomic!(AtomicUsize, AtomicUsize, usize);
 
+impl AtomicU8 {
+    #[track_caller]
+    pub(crate) fn fetch_or(&self, value: u8, order: Ordering) -> u8 {
+        self.object().fetch_or(value as usize, orders::order(order)) as u8
+    }
+}
+
 impl AtomicU32 {
     #[track_caller]
     pub(crate) fn fetch_sub(&self, value: u32, order: Ordering) -> u32 {
