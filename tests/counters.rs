@@ -274,7 +274,7 @@ fn caches_are_counted_with_what_they_hold() {
     let doors = Doors::of::<Cached>();
     free(doors, allocate(doors, 64));
     assert_eq!(Cached::stats().thread_caches, 0, "a cache has to be earned");
-    for _ in 0..20 {
+    for _ in 0..100 {
         free(doors, allocate(doors, 64));
     }
     let memory = allocate(doors, 64);

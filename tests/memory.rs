@@ -405,7 +405,7 @@ fn the_slot_freed_last_is_allocated_next() {
     let doors = Doors::of::<Last>();
     // What is longer is not cached by threads, and this one has to earn its cache.
     for size in (0..=15).map(|shift| 1 << shift) {
-        (0..20).for_each(|_| free(doors, allocate(doors, size)));
+        (0..100).for_each(|_| free(doors, allocate(doors, size)));
         let (first, second) = (allocate(doors, size), allocate(doors, size));
         free(doors, first);
         free(doors, second);
