@@ -184,10 +184,18 @@ pub(crate) const fn two_byte_tables_at(unit_shift: u32) -> Range<usize> {
     start..start + UNIT_COUNT * if unit_shift < 19 { 16 } else { (1 << unit_shift) / (32 << 10) }
 }
 
-/// Where in unit 0 the bits of free slots are that do not fill a page (`slab::bitmap`); nowhere in short units.
+/// The shortest slots whose bits stand there, as a power of two. Side tables of short units share pages, so that one long slab
+/// would keep the bits of three others.
+pub(crate) const fn shared_bits_shift(unit_shift: u32) -> u32 {
+    if unit_shift < 19 { 7 } else { 9 }
+}
+
+/// Where in unit 0 the bits of free slots are that do not fill a page (`slab::bitmap`): all units' for each power of two.
 pub(crate) const fn shared_bits_at(unit_shift: u32) -> Range<usize> {
     let start = two_byte_tables_at(unit_shift).end;
-    start..if unit_shift < 18 { start } else { start + (1 << unit_shift) / 32 }
+    let bits_of_shortest = UNIT_COUNT << (unit_shift - shared_bits_shift(unit_shift));
+    // Those of all that are longer take as much together.
+    start..start + 2 * bits_of_shortest / 8
 }
 
 /// Where in unit 0 the side table of a unit is, for its bits of free slots or what else a class needs beside its slots.
