@@ -59,7 +59,8 @@ unsafe extern "C" fn mmap(
     let (call, offset) = (libc::SYS_mmap2, offset >> 12);
     // SAFETY: the same contract.
     let result = unsafe { libc::syscall(call, start, bytes, protection, flags, file, offset) };
-    let address = std::ptr::with_exposed_provenance_mut(usize::try_from(result).unwrap_or(usize::MAX));
+    // Of 32 bits the highest may be set.
+    let address = std::ptr::with_exposed_provenance_mut(usize::from_ne_bytes(result.to_ne_bytes()));
     let is_memory = result != -1 && flags & libc::MAP_ANONYMOUS != 0 && protection & libc::PROT_WRITE != 0;
     if is_memory && bytes >= HUGE && ALWAYS.load(Relaxed) {
         // SAFETY: a hint.

@@ -150,7 +150,9 @@ fn large_allocations_share_mappings() {
         (doors.trim)();
         let left = mapped_bytes().saturating_sub(space);
         println!("{} mappings for {COUNT}, {half} for half of them; {} MiB are left", full.0, left / MIB);
-        assert!(full.0 <= 100 && half <= 100, "{} and {half} mappings", full.0);
+        // A mapping for each range, which is shorter where addresses are.
+        let most = if usize::BITS < 64 { 200 } else { 100 };
+        assert!(full.0 <= most && half <= most, "{} and {half} mappings", full.0);
         // A range is kept, and the tables of slots' headers.
         let stats = (doors.stats)();
         assert!(left <= stats.reserved_bytes + 300 * MIB + (4 << 30), "{left} bytes");
@@ -190,7 +192,8 @@ fn reserved_space_has_no_commit_charge() {
         }
         let more = (charged_bytes().saturating_sub(charged), mapped_bytes() - mapped);
         println!("{} KiB of {} MiB of new mappings are charged", more.0 >> 10, more.1 / MIB);
-        assert!(more.1 >= 64 * MIB, "tables and regions are reserved");
+        let least = if usize::BITS < 64 { 16 * MIB } else { 64 * MIB };
+        assert!(more.1 >= least, "tables and regions are reserved");
         // Where all that may be written is charged, that is a slab of each, the states of two, and the caches.
         assert!(more.0 <= 40 * MIB, "{} bytes are charged", more.0);
     });

@@ -43,6 +43,8 @@ const RANGE_BYTES: usize = 256 << 20;
 
 /// The published bound of a class, and ours when it is fresh and when it was used again: all hold.
 fn bounds(slot_bytes: usize) -> (f64, f64, f64) {
+    // Ranges of 32 MiB, where addresses are short, have a page of their own each.
+    let large = if usize::BITS < 64 { 1.0002 } else { 1.0 };
     let published = match slot_bytes {
         1 => 1.024,
         2 => 1.00023,
@@ -59,7 +61,7 @@ fn bounds(slot_bytes: usize) -> (f64, f64, f64) {
         8192 => 1.008,
         // Published as 1, where we have a header page for 126 MiB: nothing is attached to an allocation.
         16_384..=MAX_SLOT_BYTES => 1.000_032,
-        _ => 1.0,
+        _ => large,
     };
     let fresh = match slot_bytes {
         1 => 1.006,
@@ -67,7 +69,7 @@ fn bounds(slot_bytes: usize) -> (f64, f64, f64) {
         // Of its slabs a thirty-second is kept for bits.
         4 => 1.000_033,
         8..=MAX_SLOT_BYTES => 1.000_032,
-        _ => 1.0,
+        _ => large,
     };
     let again = match slot_bytes {
         // The bits of free slots that share pages do not go back: 64 of as many bits as a slab has slots, in whole pages of a

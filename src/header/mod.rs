@@ -22,6 +22,7 @@
 //! share a tag, and an address inside the stretch shares its tag with no other place in it.
 
 mod apart;
+mod beside;
 mod flag;
 mod telling;
 #[cfg(test)]
@@ -33,6 +34,9 @@ use core::ptr::NonNull;
 #[cfg(all(unix, not(any(miri, loom))))]
 pub(crate) use apart::lock_of_noted;
 pub(crate) use apart::{note_memory, tags_suffice};
+pub(crate) use beside::{
+    header_pages, purged_pages_at, shared_bits_at, shared_bits_shift, side_table, two_byte_tables_at,
+};
 pub(crate) use flag::Flag;
 pub(crate) use telling::{CLOSED, Telling};
 
@@ -162,49 +166,6 @@ const _: () = assert!(
 unsafe impl Sync for SlabHeader {}
 // SAFETY: H2, as above: all of it belongs to the pool lock of one family.
 unsafe impl Sync for RegionHeader {}
-
-/// Where in unit 0 the bits of purged pages are (`slab::pages`): behind the headers, one for each page that the units may have.
-pub(crate) const fn purged_pages_at(unit_shift: u32) -> Range<usize> {
-    // Whole words for each unit.
-    let bytes = if unit_shift < 18 { UNIT_COUNT * 8 } else { (1 << unit_shift) / 512 };
-    HEADERS.end..HEADERS.end + bytes
-}
-
-/// Where in unit 0 the tables of slabs of two-byte slots are (`tiny`), which are short.
-pub(crate) const fn two_byte_tables_at(unit_shift: u32) -> Range<usize> {
-    let start = purged_pages_at(unit_shift).end;
-    start..start + UNIT_COUNT * if unit_shift < 19 { 16 } else { (1 << unit_shift) / (32 << 10) }
-}
-
-/// Where in unit 0 the bits of free slots are that do not fill a page (`slab::bitmap`); nowhere in short units.
-pub(crate) const fn shared_bits_at(unit_shift: u32) -> Range<usize> {
-    let start = two_byte_tables_at(unit_shift).end;
-    start..if unit_shift < 18 { start } else { start + (1 << unit_shift) / 32 }
-}
-
-/// Where in unit 0 the side table of a unit is, for its bits of free slots or what else a class needs beside its slots.
-pub(crate) const fn side_table(unit_shift: u32, unit: usize) -> Range<usize> {
-    let unit_bytes = 1_usize << unit_shift;
-    let bytes = unit_bytes / 2 / UNIT_COUNT;
-    // Before the headers, or well behind them.
-    let start = unit * bytes + if unit_bytes / 2 <= HEADERS.start { 0 } else { unit_bytes / 2 };
-    start..start + bytes
-}
-
-const _: () = {
-    let mut shift = *UNIT_SHIFTS.start();
-    while shift <= *UNIT_SHIFTS.end() {
-        let (first, last) = (side_table(shift, 0), side_table(shift, UNIT_COUNT - 1));
-        assert!(last.end <= HEADERS.start || first.start >= shared_bits_at(shift).end && last.end <= 1 << shift);
-        shift += 1;
-    }
-};
-
-/// The pages of a region that its headers stand in and what is behind them, as offsets.
-pub(crate) fn header_pages(unit_shift: u32) -> Range<usize> {
-    let page = os::page_bytes();
-    HEADERS.start & !(page - 1)..shared_bits_at(unit_shift).end.next_multiple_of(page)
-}
 
 /// What the lookup of a tag needs, copied into every thread cache: the table's base and a mask for offsets into it.
 #[derive(Clone, Copy)]

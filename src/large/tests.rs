@@ -66,7 +66,9 @@ fn all_of_many_are_found_and_none_that_is_gone() {
     live.into_iter().for_each(|large| free(&set, large));
     assert_eq!(counted(&set), (0, 0));
     let kept_bytes = kept(&set);
-    assert!((PIECE_COUNT * bytes..=2000 * bytes).contains(&kept_bytes), "{kept_bytes} bytes are kept");
+    // On WebAssembly what is freed serves everybody at once.
+    let least = if cfg!(target_family = "wasm") { 0 } else { PIECE_COUNT * bytes };
+    assert!((least..=2000 * bytes).contains(&kept_bytes), "{kept_bytes} bytes are kept");
     assert_eq!((set.release_kept(None), kept(&set)), (kept_bytes, 0));
 }
 
@@ -99,6 +101,7 @@ fn a_second_free_is_told_until_the_memory_is_handed_out_again() {
 }
 
 #[test]
+#[cfg_attr(target_family = "wasm", ignore = "this backend clears what it hands out again, to anybody")]
 fn only_memory_that_reads_zero_serves_who_wants_it() {
     let set = larges();
     for bytes in [3 * MIB, 50 * MIB] {
@@ -395,7 +398,10 @@ fn random_calls_beside_a_model() {
 }
 
 #[test]
-#[cfg_attr(any(miri, feature = "portable"), ignore = "`System` puts few of them at a multiple of 4 MiB")]
+#[cfg_attr(
+    any(miri, feature = "portable", target_family = "wasm"),
+    ignore = "these backends put few of them at a multiple of 4 MiB"
+)]
 fn what_grows_where_it_happens_to_be_aligned_keeps_that() {
     const ALIGN: usize = 4 * MIB;
     let set = larges();

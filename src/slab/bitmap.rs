@@ -12,9 +12,9 @@
 //!                                              words    │ 64 bits │ 64 bits │ …     up to 64 groups of 1, 2, 4, … words
 //! ```
 //!
-//! They stand in the side table of the slab's unit, in unit 0 of its region. Those of slots of 512 bytes and more would have most of a
-//! page for themselves: they stand behind the region's headers, those of all classes of 512 to 1023 bytes first, then those of
-//! 1 KiB to 2 KiB less one, and so on. And those of 4 and 8 bytes are too many for a side table: they stand at the slab's end,
+//! They stand in the side table of the slab's unit, in unit 0 of its region. Those of slots of 512 bytes and more (128, where units are
+//! short) would have most of a page for themselves: they stand behind the region's headers, those of all classes of 512 to 1023
+//! bytes first, then those of 1 KiB to 2 KiB less one, and so on. And those of 4 and 8 bytes are too many for a side table: they stand at the slab's end,
 //! where then are no slots. Nobody touches any of these places before there are bits, and where a
 //! slab's words have pages of their own these go back on `trim` while it has no free slots.
 //!
@@ -27,7 +27,7 @@ use core::ptr::NonNull;
 use super::page_set::words_of;
 use super::{Geometry, first_offset, slots_start};
 use crate::fault::{FaultKind, Truth};
-use crate::header::{FREE_WORDS, SlabHeader, UNIT_COUNT, shared_bits_at, side_table};
+use crate::header::{FREE_WORDS, SlabHeader, UNIT_COUNT, shared_bits_at, shared_bits_shift, side_table};
 use crate::os;
 use crate::size_class::SizeClass;
 use crate::sync::Cell;
@@ -44,9 +44,6 @@ const LONG_BYTES: usize = 2 << 20;
 
 /// No slab has the words of slots from this length on at its end: they fit into a side table.
 pub(super) const BITS_ASIDE_FROM_BYTES: usize = 16;
-
-/// The shortest slots whose words stand behind the headers, as a power of two.
-const SHARED_SHIFT: u32 = 9;
 
 /// In what the words stand.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -97,12 +94,13 @@ impl Shape {
             group_shift,
         };
         let (bytes, slot_shift) = (words * size_of::<u64>(), class.slot_bytes().ilog2());
-        let (side, shared) = (side_table(unit_shift, 0), shared_bits_at(unit_shift));
+        let (side, shared, shared_shift) =
+            (side_table(unit_shift, 0), shared_bits_at(unit_shift), shared_bits_shift(unit_shift));
         if most <= HEADER_SLOTS {
             of(Place::Header, 0, 0)
-        } else if slot_shift >= SHARED_SHIFT && !shared.is_empty() {
+        } else if slot_shift >= shared_shift {
             // All units' words of the classes of one power of two take half of what is left by those of shorter slots.
-            let left = shared.len() >> (slot_shift - SHARED_SHIFT);
+            let left = shared.len() >> (slot_shift - shared_shift);
             of(Place::Shared, shared.end - left, left / 2 / UNIT_COUNT)
         } else if bytes <= side.len() {
             of(Place::SideTable, side.start, side.len())

@@ -15,17 +15,14 @@ use core::ptr::NonNull;
 
 use super::Geometry;
 use super::runs::run_length;
-use crate::header::{STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT, UNIT_SHIFTS};
+use crate::header::{STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT};
 use crate::os;
 use crate::states::{self, LEAST_SHIFT, State, States, region_of};
 use crate::sync::{AtomicU32, Relaxed};
 
 /// A unit's bits take one byte for 128 bytes of slots, as many as the smallest class has.
-const BITS_SHIFT: u32 = 7;
+pub(super) const BITS_SHIFT: u32 = 7;
 const _: () = assert!(UNIT_COUNT >> BITS_SHIFT == STATE_UNIT_COUNT >> 4, "the bits fill what no state needs");
-
-/// Bytes of bits of the units that hold states: of no slots, free for something else. With the largest units.
-pub(super) const SPARE_BYTES: usize = STATE_UNIT_COUNT << (*UNIT_SHIFTS.end() - BITS_SHIFT);
 
 impl Geometry<'_> {
     fn states(&self) -> States {

@@ -29,10 +29,11 @@
 use core::ops::Range;
 use core::ptr::NonNull;
 
+use super::noted::BITS_SHIFT;
 use super::page_set::{PAGE_SHIFT_MIN, PageSet, WORDS_MAX, all_set, clear_all, set_all};
 use super::{Geometry, first_offset, slots_memory, slots_start};
 use crate::fault::{FaultKind, Truth};
-use crate::header::{SlabHeader, UNIT_COUNT, UNIT_SHIFTS, purged_pages_at};
+use crate::header::{STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT, UNIT_SHIFTS, purged_pages_at};
 use crate::os;
 use crate::states::LEAST_SHIFT;
 
@@ -441,7 +442,8 @@ const _: () = {
     while shift <= *UNIT_SHIFTS.end() {
         let bytes = UNIT_COUNT * page_words(shift) * 8;
         assert!(purged_pages_at(shift).start + bytes <= purged_pages_at(shift).end);
-        assert!(bytes <= super::noted::SPARE_BYTES >> (*UNIT_SHIFTS.end() - shift), "they fit where no slot's bit is");
+        let spare_bytes = STATE_UNIT_COUNT << (shift - BITS_SHIFT);
+        assert!(bytes <= spare_bytes, "they fit where the bits of units that hold states would be, which are none's");
         shift += 1;
     }
 };

@@ -30,7 +30,13 @@ pub(crate) fn run(test: &str, case: &str) -> Output {
         .stdin(Stdio::null());
     // One arena, because glibc reserves 64 MiB of address space for each; and no backtraces of panics that are told again.
     command.env("MALLOC_ARENA_MAX", "1").env("RUST_BACKTRACE", "0");
-    command.output().unwrap_or_else(|error| panic!("{test}: the child process did not start: {error}"))
+    let mut output =
+        command.output().unwrap_or_else(|error| panic!("{test}: the child process did not start: {error}"));
+    // What an emulator says of a program that aborted is not the program's.
+    let lines = output.stderr.split_inclusive(|&byte| byte == b'\n');
+    output.stderr =
+        lines.filter(|line| !line.starts_with(b"qemu: uncaught target signal")).flatten().copied().collect();
+    output
 }
 
 /// Runs `body` in a process of its own, in which nothing else runs; fails if it fails there. `test` is the calling test's name.

@@ -26,6 +26,8 @@ use family_alloc::{families, family};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
+/// What slabs have by themselves where addresses have 32 bits.
+const SHORT_BYTES: usize = 128 << 10;
 
 type Door = &'static (dyn GlobalAlloc + Sync);
 
@@ -43,6 +45,7 @@ family! {
     struct States { checks: Checked }
     struct Fenced { checks: Hardened }
     struct Blobs { slab_bytes: 64 * 1024 }
+    struct Shorts { slab_bytes: SHORT_BYTES }
     struct Entries { classes: Spaced }
 }
 

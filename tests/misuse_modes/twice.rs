@@ -3,6 +3,7 @@
 use std::sync::Barrier;
 use std::thread;
 
+use crate::heaps::NOBODYS;
 use crate::subject::{NOT_FOUND, NOTHING, Subject, THIS_TIME, Try, bytes, expect};
 
 case!(df_same_thread_immediate, |t| {
@@ -43,7 +44,12 @@ case!(df_after_flush_to_shared, |t| {
     // The thread that ends takes nothing with it; `trim` empties what is on its way.
     thread::spawn(move || t.free(t.allocate())).join().expect("the thread ends");
     F::trim();
-    t.expect_double_free(address);
+    if usize::BITS < 64 && t.size >= 4 << 20 && !t.is_hardened() {
+        // Where addresses are short it had a range of its own, which is gone.
+        t.expect_invalid(address, bytes(t.size), NOBODYS);
+    } else {
+        t.expect_double_free(address);
+    }
     t.free(address);
 });
 

@@ -1,10 +1,19 @@
 //! The system, as the models have it: one arena, cut off piece by piece and cleared after each execution, so that an execution
 //! begins as the last one did, at the same addresses. The contract is that of the crate's `os`; nothing here fails but
-//! [`remap`] and what is about guards.
+//! [`remap`] and what is about guards. What does nothing without pages is the crate's own.
 
 use core::ptr::NonNull;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
+
+#[allow(dead_code, reason = "some of its calls do more here")]
+#[path = "../../../src/os/pageless.rs"]
+mod pageless;
+
+pub(crate) use pageless::{
+    COMMIT_IS_FREE, HAS_GUARDS, advise_huge, advise_small, forbid, guard, keep_out_of_dumps, map_between, name,
+    put_into_dumps,
+};
 
 const PAGE_BYTES: usize = 4096;
 /// Bytes of a slot of the smallest class that a model says it owns.
@@ -13,9 +22,7 @@ const ARENA_BYTES: usize = 64 << 20;
 /// A region of the smallest slabs.
 const ARENA_ALIGN: usize = 4 << 20;
 
-pub(crate) const COMMIT_IS_FREE: bool = false;
 pub(crate) const EXTENDS: bool = false;
-pub(crate) const HAS_GUARDS: bool = false;
 pub(crate) const TAKES_PARTS: bool = false;
 pub(crate) const HAS_PAGES: bool = false;
 pub(crate) const DECOMMITS: bool = false;
@@ -162,10 +169,6 @@ pub(crate) unsafe fn remap(_: NonNull<u8>, _: usize, _: usize, _: bool) -> Optio
     None
 }
 
-pub(crate) fn map_between(_: usize, _: usize, _: usize) -> Option<NonNull<u8>> {
-    None
-}
-
 /// As the crate's own.
 #[allow(dead_code, reason = "here nothing is ever guarded")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -175,27 +178,9 @@ pub(crate) enum Opened {
     Refused,
 }
 
-pub(crate) unsafe fn guard(_: NonNull<u8>, _: usize) -> bool {
-    false
-}
-
 pub(crate) unsafe fn unguard(_: NonNull<u8>, _: usize) -> Opened {
     Opened::Unsure
 }
-
-pub(crate) unsafe fn forbid(_: NonNull<u8>, _: usize) -> bool {
-    false
-}
-
-pub(crate) unsafe fn advise_huge(_: NonNull<u8>, _: usize) {}
-
-pub(crate) unsafe fn advise_small(_: NonNull<u8>, _: usize) {}
-
-pub(crate) unsafe fn keep_out_of_dumps(_: NonNull<u8>, _: usize) {}
-
-pub(crate) unsafe fn put_into_dumps(_: NonNull<u8>, _: usize) {}
-
-pub(crate) unsafe fn name(_: NonNull<u8>, _: usize, _: &str) {}
 
 pub(crate) fn is_aligned(memory: NonNull<u8>, align: usize) -> bool {
     memory.addr().get() & (align - 1) == 0
