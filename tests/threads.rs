@@ -143,7 +143,8 @@ fn threads_have_their_caches_only_as_long_as_they_live() {
             let (end, wait) = mpsc::channel::<()>();
             let ready = ready.clone();
             let thread = std::thread::spawn(move || {
-                use_family(doors);
+                // A cache has to be earned.
+                (0..3).for_each(|_| use_family(doors));
                 ready.send(()).expect("somebody waits");
                 wait.recv().expect_err("nothing is sent");
                 use_family(doors);
@@ -229,7 +230,7 @@ fn four_thousand_threads_at_a_time_have_caches_of_several_families() {
                 let run = move || {
                     // A cache has to be earned.
                     for doors in families() {
-                        (0..20).for_each(|_| free(doors, allocate(doors, 64)));
+                        (0..100).for_each(|_| free(doors, allocate(doors, 64)));
                     }
                     ready.send(allocate_some()).expect("somebody waits");
                     let of_another = wait.recv().expect("something is sent");

@@ -13,6 +13,7 @@
 //!
 //! The system is asked without the pool's lock, a few units at a time. These are neither clean nor dirty meanwhile: nobody can take them.
 
+mod advice;
 mod charge;
 mod dumps;
 mod side;
@@ -129,7 +130,10 @@ impl UnitPool {
             // Where the system refuses memory there may be some in another region yet.
             None => self.bring_committed_to_front()?,
         };
-        let Choice { region, bit, memory, is_new } = choice;
+        Some(self.hand_out(choice, pages))
+    }
+
+    fn hand_out(&mut self, Choice { region, bit, memory, is_new }: Choice, pages: Pages) -> Unit {
         let (clean, dirty) = (region.clean.get(), region.dirty.get());
         let zeroed = dirty & bit == 0;
         if zeroed {
@@ -152,44 +156,30 @@ impl UnitPool {
         }
         // Relaxed: published by the tag, which the slab is not found without.
         header.memory.store(memory.as_ptr(), Relaxed);
-        Some(Unit { header, zeroed, is_new })
+        Unit { header, zeroed, is_new }
     }
 
-    /// Takes a free unit of which all pages may hold memory, if the next one that [`take`](Self::take) would return is such.
+    /// Takes a free unit of which all pages may hold memory, if there is one.
     pub(crate) fn take_worn(&mut self, pages: Pages) -> Option<Unit> {
-        self.bring_dirty_to_front();
-        let region = self.with_room.filter(|first| first.dirty.get() != 0)?;
-        let memory = unit_memory(region, lowest(region.dirty.get()), self.unit_shift);
-        // SAFETY: a unit of the region.
-        let header = unsafe { self.directory().header(memory.addr().get()) };
-        if header.fresh.get() == WORN { self.take(pages) } else { None }
+        self.bring_to_front(|pool, region| pool.worn(region) != 0);
+        let region = self.with_room?;
+        let bit = lowest(self.worn(region));
+        let memory = if bit == 0 { None } else { self.commit_slab(region, bit) }?;
+        Some(self.hand_out(Choice { region, bit, memory, is_new: false }, pages))
     }
 
-    /// Tells the system of a unit's pages, if it has been told otherwise. What holds memory does not become huge by advice, but what was
-    /// to be huge must not be any more: it would become huge again wherever it is given back in part.
-    fn advise(&self, header: &SlabHeader, memory: NonNull<u8>, pages: Pages, zeroed: bool) {
-        if header.advice.get() == pages as u8 {
-            return;
+    /// The first unit of a region of which all pages may hold memory, as a bit; 0 if it has none.
+    fn worn(&self, region: &RegionHeader) -> u64 {
+        let mut dirty = region.dirty.get();
+        while dirty != 0 {
+            let memory = unit_memory(region, lowest(dirty), self.unit_shift);
+            // SAFETY: a unit of the region.
+            if unsafe { self.directory().header(memory.addr().get()) }.fresh.get() == WORN {
+                return lowest(dirty);
+            }
+            dirty &= dirty - 1;
         }
-        match pages {
-            // SAFETY: the unit is committed and was given to nobody yet, here and below.
-            Pages::Huge if zeroed => unsafe { os::advise_huge(memory, self.unit_bytes()) },
-            // SAFETY: as above.
-            Pages::Small => unsafe { os::advise_small(memory, self.unit_bytes()) },
-            Pages::Huge | Pages::AsTheSystemLikes => return,
-        }
-        header.advice.set(pages as u8);
-    }
-
-    /// Tells the system that a slab must not become a huge page again: pages of it have gone back.
-    pub(crate) fn keep_small(&mut self, header: &SlabHeader) {
-        if header.advice.get() != Pages::Small as u8 {
-            self.huge_count -= usize::from(header.advice.get() == Pages::Huge as u8);
-            header.advice.set(Pages::Small as u8);
-            let memory = NonNull::new(header.memory()).unwrap_or(NonNull::dangling());
-            // SAFETY: a slab of the family's, and so committed.
-            unsafe { os::advise_small(memory, self.unit_bytes()) };
-        }
+        0
     }
 
     /// The best free unit of a region: dirty, else committed, else any, which is then committed. `None`: the system refuses memory for it.
@@ -258,10 +248,17 @@ impl UnitPool {
 
     /// Moves a region with a dirty unit to the front of those with room, if there is one and it is not there.
     fn bring_dirty_to_front(&mut self) {
-        let Some(first) = self.with_room.filter(|first| self.dirty_count > 0 && first.dirty.get() == 0) else { return };
+        if self.dirty_count > 0 {
+            self.bring_to_front(|_, region| region.dirty.get() != 0);
+        }
+    }
+
+    /// Moves the first region that is wanted to the front of those with room, if there is one.
+    fn bring_to_front(&mut self, is_wanted: impl Fn(&Self, &RegionHeader) -> bool) {
+        let Some(first) = self.with_room.filter(|first| !is_wanted(self, first)) else { return };
         let mut before = first;
         while let Some(region) = before.next_with_room.get() {
-            if region.dirty.get() != 0 {
+            if is_wanted(self, region) {
                 before.next_with_room.set(region.next_with_room.replace(Some(first)));
                 self.with_room = Some(region);
                 return;

@@ -40,9 +40,28 @@ impl Shelves {
             Some(slab) => {
                 self.slab_count += 1;
                 self.carved_slots += slab.fresh.get() as usize;
+                self.reopened = Some(slab);
                 self.link(slab);
             }
             None => self.has_worn = false,
+        }
+    }
+
+    /// Whether there is memory that nobody has touched since the system has had it.
+    fn has_unused(&self, geometry: &Geometry<'_>) -> bool {
+        self.thin.first().is_some() || self.current.is_some_and(|current| geometry.fresh_room(current) > 0)
+    }
+
+    /// Whether the next slot that is taken may open the same unit again: who takes and gives one in turn would open and close it,
+    /// with all its bits, each time.
+    pub(super) fn would_reopen(&self, geometry: &Geometry<'_>, slab: &SlabHeader) -> bool {
+        self.reopened.is_some_and(|reopened| core::ptr::eq(reopened, slab)) && self.has_unused(geometry)
+    }
+
+    /// Gives the unit back that was kept because of that, if it is empty.
+    pub(super) fn retire_reopened(&mut self, geometry: &Geometry<'_>) {
+        if let Some(slab) = self.reopened.filter(|slab| slab.used.get() == 0) {
+            self.close(geometry, slab);
         }
     }
 }
@@ -53,7 +72,7 @@ mod tests {
     use crate::checks::Checks;
     use crate::huge_pages::HugePages;
     use crate::region::UnitPool;
-    use crate::size_class::SizeClass;
+    use crate::size_class::{Classes, SizeClass};
     use crate::sync::Lock;
 
     /// Takes so many slots, recycled ones first.
@@ -102,7 +121,85 @@ mod tests {
             unsafe { shelves.give_to_slabs(&geometry, &again) }.unwrap();
             // SAFETY: as above.
             unsafe { shelves.give_to_slabs(&geometry, &more) }.unwrap();
-            assert_eq!((shelves.slab_count(), shelves.used_slots), (1, 0));
+            assert_eq!(shelves.used_slots, 0);
+            shelves.retire_empty(&geometry);
+            assert_eq!((shelves.slab_count(), shelves.carved_slots), (0, 0));
+        }
+    }
+
+    /// Also where the first dirty unit is one that was hardly used, a slab of another class.
+    #[test]
+    fn a_worn_unit_is_opened_once_for_who_takes_and_gives_in_turn() {
+        for unit_shift in [16, 21] {
+            let pool = Lock::new(UnitPool::new(unit_shift));
+            let (checks, huge_pages) = (Checks::Default, HugePages::Never);
+            let of = |class, tag| Geometry {
+                class: SizeClass::natural(class),
+                unit_shift,
+                tag,
+                checks,
+                huge_pages,
+                pool: &pool,
+                family: "Turns",
+            };
+            let (geometry, other) = (of(6, 77), of(7, 78));
+            let (mut shelves, mut others) = (Shelves::new(), Shelves::new());
+            let hardly_used = take(&mut others, &other, 1);
+            let slots = take(&mut shelves, &geometry, 2 * geometry.slot_count_from(0) + 10);
+            let current = shelves.current.unwrap();
+            // Those of the first two slabs, and those of the current one.
+            let is_before = |&&slot: &&usize| slot & !(geometry.unit_bytes() - 1) != current.memory().addr();
+            let (before, last) = slots.split_at(slots.iter().take_while(is_before).count());
+            // SAFETY: slots that were taken and that nobody uses, here and below.
+            unsafe { others.give_to_slabs(&other, &hardly_used) }.unwrap();
+            others.retire_empty(&other);
+            // SAFETY: as above.
+            unsafe { shelves.give_to_slabs(&geometry, before) }.unwrap();
+            assert_eq!(shelves.slab_count(), 1);
+            let first = take(&mut shelves, &geometry, 1)[0];
+            let fresh = current.fresh.get();
+            for _ in 0..100 {
+                // SAFETY: as above.
+                unsafe { shelves.give_to_slabs(&geometry, &[first]) }.unwrap();
+                assert_eq!(shelves.slab_count(), 2, "the worn unit is kept");
+                assert_eq!(take(&mut shelves, &geometry, 1)[0], first);
+            }
+            assert_eq!(current.fresh.get(), fresh, "fresh memory comes last");
+            // SAFETY: as above.
+            unsafe { shelves.give_to_slabs(&geometry, &[first]) }.unwrap();
+            // SAFETY: as above.
+            unsafe { shelves.give_to_slabs(&geometry, last) }.unwrap();
+            shelves.retire_empty(&geometry);
+            assert_eq!((shelves.slab_count(), shelves.used_slots), (0, 0));
+        }
+    }
+    #[test]
+    fn slabs_of_all_lengths_hand_out_each_slot_once() {
+        for unit_shift in [16, 17, 18, 19, 20, 21] {
+            let spaced = Classes::Spaced.all(1 << unit_shift).filter(|class| class.slot_bytes() <= 1 << 14);
+            for class in (2..10).map(SizeClass::natural).chain(spaced) {
+                let pool = Lock::new(UnitPool::new(unit_shift));
+                let (checks, huge_pages) = (Checks::Default, HugePages::Never);
+                let geometry = Geometry { class, unit_shift, tag: 77, checks, huge_pages, pool: &pool, family: "Worn" };
+                let (mut shelves, a_slab) = (Shelves::new(), geometry.slot_count_from(0));
+                if a_slab < 4 {
+                    continue;
+                }
+                let count = 2 * a_slab + a_slab / 2;
+                let slots = take(&mut shelves, &geometry, count);
+                let (kept, dropped) = slots.split_last().unwrap();
+                // SAFETY: slots that were taken and that nobody uses, here and below.
+                unsafe { shelves.give_to_slabs(&geometry, dropped) }.unwrap();
+                let mut again = take(&mut shelves, &geometry, count - 1);
+                again.push(*kept);
+                again.sort_unstable();
+                let are_apart = again.windows(2).all(|two| two[1] - two[0] >= class.slot_bytes());
+                assert!(are_apart, "{class:?} {unit_shift}");
+                // SAFETY: as above.
+                unsafe { shelves.give_to_slabs(&geometry, &again) }.unwrap();
+                shelves.retire_empty(&geometry);
+                assert_eq!((shelves.slab_count(), shelves.used_slots, shelves.carved_slots), (0, 0, 0));
+            }
         }
     }
 }

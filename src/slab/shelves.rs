@@ -82,6 +82,8 @@ pub(crate) struct Shelves {
     pub(super) tail: Tail,
     /// Whether a worn unit went back from here, and may be in the pool still.
     pub(super) has_worn: bool,
+    /// The slab that was opened last of a worn unit: see [`reopen`](super::reopen).
+    pub(super) reopened: Option<&'static SlabHeader>,
 }
 
 impl Shelves {
@@ -99,6 +101,7 @@ impl Shelves {
             least_idle: 0,
             tail: Tail::Used,
             has_worn: false,
+            reopened: None,
         }
     }
 
@@ -406,13 +409,14 @@ impl Shelves {
     /// close a slab each time.
     #[cold]
     pub(super) fn retire(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) {
-        if self.slab_count as usize > KEPT_SLABS {
+        if self.slab_count as usize > KEPT_SLABS && !self.would_reopen(geometry, slab) {
             self.close(geometry, slab);
         }
     }
 
     /// Gives the unit of the last slab back, if it is empty; whether it was.
     pub(crate) fn retire_last(&mut self, geometry: &Geometry<'_>) -> bool {
+        self.retire_reopened(geometry);
         let last = self.partial.first().or_else(|| self.thin.first()).or(self.current);
         let empty = last.filter(|slab| self.slab_count == 1 && self.used_slots == 0 && slab.used.get() == 0);
         if let Some(slab) = empty {
@@ -422,7 +426,7 @@ impl Shelves {
     }
 
     /// Gives the unit of an empty slab back, unless its guards stay: then it is here for those who come next.
-    fn close(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) {
+    pub(super) fn close(&mut self, geometry: &Geometry<'_>, slab: &'static SlabHeader) {
         if !geometry.unguard(slab) {
             return;
         }
@@ -431,6 +435,9 @@ impl Shelves {
         self.carved_slots -= slab.fresh.get() as usize;
         if self.current.is_some_and(|current| core::ptr::eq(current, slab)) {
             self.current = None;
+        }
+        if self.reopened.is_some_and(|reopened| core::ptr::eq(reopened, slab)) {
+            self.reopened = None;
         }
         self.slab_count -= 1;
         self.has_worn |= geometry.fresh_room(slab) == 0;

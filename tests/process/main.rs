@@ -102,7 +102,7 @@ fn copies_count_and_place_their_own() {
     isolated("copies_count_and_place_their_own", || {
         let plugin = Library::load(library::path());
         // A thread earns its cache by calls that wait for a lock.
-        for _ in 0..20 {
+        for _ in 0..100 {
             let memory = (plugin.allocate)(0, SIZES[0]);
             (plugin.free)(0, memory, SIZES[0]);
         }
@@ -159,7 +159,7 @@ fn a_library_that_comes_and_goes_leaves_nothing_more_each_time() {
 #[test]
 fn threads_end_after_their_library_was_unloaded() {
     isolated("threads_end_after_their_library_was_unloaded", || {
-        for _ in 0..20 {
+        for _ in 0..100 {
             let plugin = Library::load(library::path());
             let threads = [(); 4].map(|()| {
                 let ((ready, is_ready), (end, wait)) = (mpsc::channel(), mpsc::channel::<()>());
