@@ -12,6 +12,9 @@ const CORES_AT_ONCE: usize = 64;
 pub(super) const KINDS: usize = UNIT_SIZES * 4 * 3 * 2;
 /// Bins that are mapped together, at least. Those that no core has are no memory.
 const BINS_AT_ONCE: usize = 512;
+/// A core has a bin for each natural class: one pair of cache lines more in each would be a page for most heaps.
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Bin>() <= 128);
 
 /// The cores that no heap uses, by kind, those that died first in front; and room for new ones and
 /// for the bins that spaced classes need beside those in a core.

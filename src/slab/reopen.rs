@@ -40,7 +40,7 @@ impl Shelves {
             Some(slab) => {
                 self.slab_count += 1;
                 self.carved_slots += slab.fresh.get() as usize;
-                self.reopened = Some(slab);
+                self.reopened = number(geometry, slab);
                 self.link(slab);
             }
             None => self.has_worn = false,
@@ -53,17 +53,15 @@ impl Shelves {
     }
 
     /// Whether the next slot that is taken may open the same unit again: who takes and gives one in turn would open and close it,
-    /// with all its bits, each time.
+    /// with all its bits, each time. Not once pages of it have gone back.
     pub(super) fn would_reopen(&self, geometry: &Geometry<'_>, slab: &SlabHeader) -> bool {
-        self.reopened.is_some_and(|reopened| core::ptr::eq(reopened, slab)) && self.has_unused(geometry)
+        self.reopened == number(geometry, slab) && slab.purged.get() == 0 && self.has_unused(geometry)
     }
+}
 
-    /// Gives the unit back that was kept because of that, if it is empty.
-    pub(super) fn retire_reopened(&mut self, geometry: &Geometry<'_>) {
-        if let Some(slab) = self.reopened.filter(|slab| slab.used.get() == 0) {
-            self.close(geometry, slab);
-        }
-    }
+/// Two slabs with one number are rare, and then one may stay that need not.
+fn number(geometry: &Geometry<'_>, slab: &SlabHeader) -> u16 {
+    (slab.memory().addr() >> geometry.unit_shift) as u16
 }
 
 #[cfg(test)]

@@ -82,8 +82,8 @@ pub(crate) struct Shelves {
     pub(super) tail: Tail,
     /// Whether a worn unit went back from here, and may be in the pool still.
     pub(super) has_worn: bool,
-    /// The slab that was opened last of a worn unit: see [`reopen`](super::reopen).
-    pub(super) reopened: Option<&'static SlabHeader>,
+    /// The unit of the slab that was opened last of a worn one, by its number modulo 2¹⁶: see [`reopen`](super::reopen).
+    pub(super) reopened: u16,
 }
 
 impl Shelves {
@@ -101,7 +101,7 @@ impl Shelves {
             least_idle: 0,
             tail: Tail::Used,
             has_worn: false,
-            reopened: None,
+            reopened: 0,
         }
     }
 
@@ -416,7 +416,6 @@ impl Shelves {
 
     /// Gives the unit of the last slab back, if it is empty; whether it was.
     pub(crate) fn retire_last(&mut self, geometry: &Geometry<'_>) -> bool {
-        self.retire_reopened(geometry);
         let last = self.partial.first().or_else(|| self.thin.first()).or(self.current);
         let empty = last.filter(|slab| self.slab_count == 1 && self.used_slots == 0 && slab.used.get() == 0);
         if let Some(slab) = empty {
@@ -435,9 +434,6 @@ impl Shelves {
         self.carved_slots -= slab.fresh.get() as usize;
         if self.current.is_some_and(|current| core::ptr::eq(current, slab)) {
             self.current = None;
-        }
-        if self.reopened.is_some_and(|reopened| core::ptr::eq(reopened, slab)) {
-            self.reopened = None;
         }
         self.slab_count -= 1;
         self.has_worn |= geometry.fresh_room(slab) == 0;
