@@ -1,7 +1,7 @@
 //! What all threads share of one (family, class): a lock, the slabs with room, and the depot.
 //!
 //! ```text
-//!   take: depot ─► slabs with recycled slots ─► purged ones ─► fresh part of the current slab ─► a new slab from the pool
+//!   take: depot ─► slabs with recycled slots ─► worn units ─► purged slots ─► fresh part of the current slab ─► a new slab from the pool
 //!   give: depot, while it has room and the program is not only freeing ─► each slot to its slab ─► empty slab to the pool
 //! ```
 //!

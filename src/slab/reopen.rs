@@ -9,6 +9,12 @@ use crate::header::SlabHeader;
 use crate::os;
 
 impl Geometry<'_> {
+    /// Whether a unit of a slab that goes back is of use to the bin as a worn one. Where the slab has a rest, slots have states, or memory is
+    /// committed in steps, it is not.
+    pub(super) fn is_worn(&self, slab: &SlabHeader) -> bool {
+        self.fresh_room(slab) == 0 && self.has_bitmap() && !os::DECOMMITS
+    }
+
     /// Makes a worn unit a slab, the bin's first, second, …, of which each slot is recycled. `None`: the pool has none.
     fn reopen(&self, number: usize) -> Option<&'static SlabHeader> {
         let pages = self.pages_of_slab(number);
@@ -29,11 +35,7 @@ impl Shelves {
     #[cold]
     #[inline(never)]
     pub(super) fn reopen(&mut self, geometry: &Geometry<'_>) {
-        // Where all is fresh or has a state, or is committed in steps, there is nothing to gain.
-        let can_gain = geometry.has_bitmap() && !geometry.checks.keeps_states() && !os::DECOMMITS;
-        let has_unused =
-            self.thin.first().is_some() || self.current.is_some_and(|current| geometry.fresh_room(current) > 0);
-        if !(can_gain && has_unused) {
+        if !self.has_unused(geometry) {
             return;
         }
         match geometry.reopen(self.slab_count() + 1) {

@@ -436,7 +436,7 @@ impl Shelves {
             self.current = None;
         }
         self.slab_count -= 1;
-        self.has_worn |= geometry.fresh_room(slab) == 0;
+        self.has_worn |= geometry.is_worn(slab);
         geometry.close(slab);
     }
 
