@@ -165,7 +165,9 @@ fn no_child_of_a_fork_under_load_hangs() {
         assert!(meanwhile >= FORKS, "the forks met threads at work");
         for doors in host_families() {
             let stats = (doors.stats)();
-            assert_eq!((stats.live_allocations, stats.thread_caches), (0, 1), "this thread is left: {stats}");
+            assert_eq!(stats.live_allocations, 0, "{stats}");
+            // This one has a cache only if it forked often enough within a second.
+            assert!(stats.thread_caches <= 1, "no thread but this one is left: {stats}");
         }
     });
 }
