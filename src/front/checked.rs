@@ -63,7 +63,7 @@ pub(super) fn in_last_region<H: Handle>(
 /// A slot of the thread's cache, if there is one.
 #[inline(always)]
 fn pop<H: Handle>(handle: H, class: SizeClass) -> Option<usize> {
-    let address = handle.cache().pop(class)?;
+    let address = handle.cache().magazine(class).pop()?;
     // SAFETY: what is in a magazine is a slot of its family and class.
     if !unsafe { place(handle, address, class) }.go(State::CACHED, State::LIVE) {
         freed_twice(handle, address, class);

@@ -65,7 +65,7 @@ pub(crate) fn allocate_if_cached<H: Handle>(handle: H, layout: Layout) -> Option
         return None;
     }
     let class = slab_class(handle, layout)?;
-    handle.cache().pop(class).map(|address| slice(address, class.slot_bytes()))
+    handle.cache().magazine(class).pop().map(|address| slice(address, class.slot_bytes()))
 }
 
 /// `deallocate_exact` if the calling thread's cache tells that the slot is the family's, and takes it; otherwise `false`, and nothing

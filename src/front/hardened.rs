@@ -298,7 +298,7 @@ fn refill(family: &'static FamilyCore, slot: &CacheSlot, class: SizeClass) -> Op
     let refill = || {
         family.refill_mixed(cache, class, |address, is_new| prepare_fresh(family, address, class, is_new));
         // Where memory is short the quarantine has to end.
-        cache.cache.pop(class)
+        cache.cache.magazine(class).pop()
     };
     refill().or_else(|| if make_room(family) { refill() } else { None })
 }

@@ -76,7 +76,7 @@ pub(crate) fn allocate<H: Handle>(handle: H, layout: Layout) -> Option<NonNull<[
 /// A slot of a class, where the family keeps no states. `None`: out of memory.
 #[inline(always)]
 fn allocate_slot<H: Handle>(handle: H, class: SizeClass) -> Option<NonNull<[u8]>> {
-    let address = match handle.cache().pop(class) {
+    let address = match handle.cache().magazine(class).pop() {
         Some(address) => address,
         None => match allocate_exhausted(handle, class) {
             0 => return None,
@@ -98,7 +98,7 @@ pub(crate) fn allocate_zeroed<H: Handle>(handle: H, layout: Layout) -> Option<No
     if handle.checks().keeps_states() {
         return allocate_noted_zeroed(handle, class).map(|address| slice(address, class.slot_bytes()));
     }
-    let (address, zeroed) = match handle.cache().pop(class) {
+    let (address, zeroed) = match handle.cache().magazine(class).pop() {
         Some(address) => (address, false),
         None => allocate_exhausted_zeroed(handle, class),
     };

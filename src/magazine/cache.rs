@@ -163,21 +163,6 @@ impl Cache {
         unsafe { &*magazine }
     }
 
-    /// Takes the slot that was put in last, if the array is not empty. As `magazine(class).pop()`, in two instructions less where
-    /// the class is known at run time only: the head's length stands in each address that the pop uses. A push has its
-    /// magazine's own address in a register, and gains nothing.
-    #[inline(always)]
-    pub(crate) fn pop(&self, class: SizeClass) -> Option<usize> {
-        const HEAD_BYTES: usize = size_of::<Cache<[Magazine; 0]>>();
-        let magazine: *const Magazine = &raw const self.magazines[class.index()];
-        // SAFETY: the head lies before the magazines, in the same borrowed cache.
-        let before = settled(unsafe { magazine.byte_sub(HEAD_BYTES) });
-        // SAFETY: the same pointer as above.
-        let magazine = unsafe { before.byte_add(HEAD_BYTES) };
-        // SAFETY: the pointer to an element of the borrowed array.
-        unsafe { &*magazine }.pop()
-    }
-
     #[inline(always)]
     pub(crate) fn view(&self) -> View {
         self.view.get()

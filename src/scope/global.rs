@@ -142,7 +142,7 @@ unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
                 None => owner::allocate::<Home, false>(layout),
             };
         }
-        match class(layout).and_then(|class| Self::cache().pop(class)) {
+        match class(layout).and_then(|class| Self::cache().magazine(class).pop()) {
             Some(address) => slot(address),
             None => {
                 hardly_ever();
@@ -153,7 +153,7 @@ unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
 
     #[inline(always)]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        match class(layout).and_then(|class| Self::cache().pop(class)) {
+        match class(layout).and_then(|class| Self::cache().magazine(class).pop()) {
             Some(address) => {
                 // SAFETY: a slot of at least that length that was just allocated.
                 unsafe { slot(address).write_bytes(0, layout.size()) };
@@ -202,7 +202,7 @@ unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
             }
             // What is longer may grow on where no slots are.
             let new_class = class(new).filter(|_| new_size < GROWN_FROM_BYTES);
-            if let Some(address) = new_class.and_then(|class| Self::cache().pop(class)) {
+            if let Some(address) = new_class.and_then(|class| Self::cache().magazine(class).pop()) {
                 let kept = layout.size().min(new_size);
                 // SAFETY: both are live and at least that long; a new slot overlaps no live one.
                 unsafe { core::ptr::copy_nonoverlapping(ptr, slot(address), kept) };
