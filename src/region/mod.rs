@@ -163,8 +163,11 @@ impl UnitPool {
     pub(crate) fn take_worn(&mut self, pages: Pages) -> Option<Unit> {
         self.bring_to_front(|pool, region| pool.worn(region) != 0);
         let region = self.with_room?;
-        let bit = lowest(self.worn(region));
-        let memory = if bit == 0 { None } else { self.commit_slab(region, bit) }?;
+        let bit = self.worn(region);
+        if bit == 0 {
+            return None;
+        }
+        let memory = self.commit_slab(region, bit)?;
         Some(self.hand_out(Choice { region, bit, memory, is_new: false }, pages))
     }
 

@@ -63,7 +63,7 @@ impl Geometry<'_> {
             // SAFETY: an empty slab of this class, whose bin's lock is held (S1).
             unsafe { self.forget(slab) };
         }
-        let is_worn = slab.purged.get() == 0 && !self.has_guards() && self.fresh_room(slab) == 0;
+        let is_worn = self.is_worn(slab);
         if slab.purged.get() > 0 || self.has_guards() {
             // Nobody will know which pages are there.
             forget_behind(slab, 0);

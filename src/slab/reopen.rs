@@ -9,10 +9,14 @@ use crate::header::SlabHeader;
 use crate::os;
 
 impl Geometry<'_> {
-    /// Whether a unit of a slab that goes back is of use to the bin as a worn one. Where the slab has a rest, slots have states, or memory is
-    /// committed in steps, it is not.
+    /// Whether all pages of a slab's unit may hold memory.
     pub(super) fn is_worn(&self, slab: &SlabHeader) -> bool {
-        self.fresh_room(slab) == 0 && self.has_bitmap() && !os::DECOMMITS
+        slab.purged.get() == 0 && !self.has_guards() && self.fresh_room(slab) == 0
+    }
+
+    /// Whether a bin can make a worn unit its slab: not where slots have states, or memory is committed in steps.
+    pub(super) fn can_reopen(&self) -> bool {
+        self.has_bitmap() && !os::DECOMMITS
     }
 
     /// Makes a worn unit a slab, the bin's first, second, …, of which each slot is recycled. `None`: the pool has none.

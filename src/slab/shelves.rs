@@ -436,7 +436,7 @@ impl Shelves {
             self.current = None;
         }
         self.slab_count -= 1;
-        self.has_worn |= geometry.is_worn(slab);
+        self.has_worn |= geometry.can_reopen() && geometry.is_worn(slab);
         geometry.close(slab);
     }
 

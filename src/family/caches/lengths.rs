@@ -20,7 +20,6 @@ impl ThreadCache {
             return;
         }
         let wanted = match capacity {
-            // An array that is there already is one that the thread has earned with the heap before.
             0 => self.first_or_before(magazine, class, most),
             _ => most.min(2 * capacity),
         };
