@@ -48,6 +48,8 @@ mod front;
 mod global;
 mod header;
 mod heap;
+#[cfg(feature = "std")]
+mod housekeeper;
 mod huge_pages;
 mod large;
 mod local;
@@ -86,6 +88,8 @@ pub use family::{
 pub use fault::{Fault, FaultHandler, FaultKind, set_fault_handler};
 pub use front::Family;
 pub use heap::{Heap, HeapBuilder, HeapError, Parent};
+#[cfg(feature = "std")]
+pub use housekeeper::Housekeeper;
 pub use huge_pages::HugePages;
 pub use local::{LocalHeap, LocalHeapBuilder};
 pub use os::give_memory;

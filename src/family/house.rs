@@ -22,7 +22,7 @@ use crate::thread_pages;
 use crate::waiting;
 
 /// Between two looks, in milliseconds.
-const LOOK_MILLISECONDS: u32 = 250;
+pub(crate) const LOOK_MILLISECONDS: u32 = 250;
 
 /// What a call makes its family, and how many looks it then takes to be quiet again if nothing is left to do: what the
 /// call does comes after it is said, so a look in between sees nothing of it; and a bin knows after two seconds what nobody
@@ -32,9 +32,9 @@ const RESTLESS: u8 = 12;
 /// When somebody last looked, in milliseconds modulo 2³².
 static LOOKED: AtomicU32 = AtomicU32::new(0);
 
-/// What is left to do in a house.
+/// What is left to do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Left {
+pub(crate) enum Left {
     Nothing,
     /// Something that has not been free for long enough yet.
     Waiting,
@@ -104,12 +104,19 @@ pub(crate) fn is_look_due() -> bool {
     (os::milliseconds() as u32).wrapping_sub(LOOKED.load(Relaxed)) >= LOOK_MILLISECONDS
 }
 
-/// Whoever is first looks after all families.
+/// Looks after all families if it is time; returns what is left to do.
+#[cfg(feature = "std")]
+pub(crate) fn look_after_all() -> Left {
+    let (now, last) = (os::milliseconds(), LOOKED.load(Relaxed));
+    if (now as u32).wrapping_sub(last) >= LOOK_MILLISECONDS { look(now, last) } else { Left::Waiting }
+}
+
+/// Whoever is first looks after all families; returns what is left to do.
 #[cold]
 #[inline(never)]
-fn look(now: u64, last: u32) {
+fn look(now: u64, last: u32) -> Left {
     if LOOKED.compare_exchange(last, now as u32, Relaxed, Relaxed).is_err() {
-        return;
+        return Left::Waiting;
     }
     let mut left = Left::Nothing;
     for family in families().filter(|family| family.core.restless.load(Relaxed) != 0) {
@@ -133,4 +140,5 @@ fn look(now: u64, last: u32) {
     if left == Left::Due {
         LOOKED.store((now as u32).wrapping_sub(LOOK_MILLISECONDS), Relaxed);
     }
+    left
 }

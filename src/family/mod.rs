@@ -66,6 +66,8 @@ pub(crate) use heaps::slot_of_none;
 pub use heaps::slot_of_none;
 pub(crate) use heaps::{HeapOptions, Refusal};
 pub(crate) use house::is_look_due;
+#[cfg(feature = "std")]
+pub(crate) use house::{LOOK_MILLISECONDS, Left, look_after_all};
 pub(crate) use life::Standing;
 pub(crate) use limits::softly;
 pub use limits::{LimitRefusal, last_refusal};

@@ -20,14 +20,15 @@ pub mod jobs;
 mod random;
 mod sum;
 
-/// Declares a program: its global allocator, and a `main` that runs the job that it is told.
+/// Declares a program: its global allocator, what runs before, and a `main` that runs the job that it is told.
 #[macro_export]
 macro_rules! program {
-    ($allocator:expr, $type:ty) => {
+    ($allocator:expr, $type:ty $(, $before:stmt)?) => {
         #[global_allocator]
         static GLOBAL: $type = $allocator;
 
         fn main() -> std::process::ExitCode {
+            $($before)?
             family_alloc_programs::child::serve()
         }
     };

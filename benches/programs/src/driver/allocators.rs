@@ -11,8 +11,9 @@ pub(crate) struct Allocator {
 }
 
 /// Every allocator, in the order of the tables.
-pub(crate) static ALL: [Allocator; 8] = [
+pub(crate) static ALL: [Allocator; 9] = [
     Allocator { name: "ours, Spaced", program: env!("CARGO_BIN_EXE_spaced"), is_peer: false },
+    Allocator { name: "ours, Spaced, Housekeeper", program: env!("CARGO_BIN_EXE_housekeeper"), is_peer: false },
     Allocator { name: "ours, Natural", program: env!("CARGO_BIN_EXE_natural"), is_peer: false },
     Allocator { name: "system", program: env!("CARGO_BIN_EXE_system"), is_peer: true },
     Allocator { name: "mimalloc", program: env!("CARGO_BIN_EXE_mimalloc"), is_peer: true },
