@@ -11,6 +11,7 @@
 //! [`Stats`]: crate::Stats
 //! [`Heap`]: crate::Heap
 //! [`LocalHeap`]: crate::LocalHeap
+//! [`Housekeeper`]: https://docs.rs/family-alloc/latest/family_alloc/struct.Housekeeper.html
 //! [`Family::set_limit`]: crate::Family::set_limit
 //! [`Heap::outside`]: crate::Heap::outside
 //! [`Scoped`]: crate::Scoped

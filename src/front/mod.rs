@@ -221,11 +221,12 @@ fn take_one(family: &'static FamilyCore, class: SizeClass) -> Option<(usize, boo
 unsafe fn deallocate_full<H: Handle>(handle: H, address: usize, layout: Layout) {
     let (cache, class) = (handle.cache(), handle.classes().of(layout, 1));
     let is_right = handle.checks().compares_tags() && has_right_tag(handle, cache, class, address);
+    let magazine = cache.magazine(class);
     // Most often the array isn't full at all: it was time to look whether anything waits to be given back.
     if is_right
-        && cache.magazine(class).is_mostly_room(cache.tally(), class)
         && !(waiting::is_anything() && is_look_due())
-        && cache.magazine(class).push(address)
+        && (magazine.resume_room(cache.tally(), false) || magazine.is_mostly_room(cache.tally(), class))
+        && magazine.push(address)
     {
         return;
     }
@@ -253,15 +254,16 @@ unsafe fn flush(family: &'static FamilyCore, slot: &CacheSlot, address: usize, l
 /// # Safety
 /// `address` is a slot of this family and class that nobody uses any more and that is in no cache and no bin.
 unsafe fn put_back(family: &'static FamilyCore, slot: &CacheSlot, address: usize, class: SizeClass) {
+    let was_due = waiting::is_anything() && is_look_due();
     // The short slot by which a thread earns its cache may be in a line with other threads': it does not stay with this one.
     let is_of_before = class.slot_bytes() < LINE_BYTES && ThreadCache::in_slot(slot).is_none();
     let Some(cache) = cache_for(family, slot, class).filter(|_| !is_of_before) else {
         // SAFETY: the same contract.
         return unsafe { family.give_one(class, address) };
     };
-    let magazine = cache.cache.magazine(class);
+    let (magazine, tally) = (cache.cache.magazine(class), cache.cache.tally());
     // One that is mostly room comes here less often.
-    let has_room = 4 * magazine.renew_room(cache.cache.tally()) >= 3 * magazine.capacity();
+    let has_room = magazine.resume_room(tally, was_due) || 4 * magazine.renew_room(tally) >= 3 * magazine.capacity();
     if !has_room || !magazine.push(address) {
         family.flush(cache, class);
         let pushed = magazine.push(address);

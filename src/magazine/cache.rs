@@ -184,7 +184,7 @@ impl Cache {
     pub(crate) fn set_slabs(&self, slabs: usize, region_slots: impl Fn(usize) -> usize) {
         if self.slabs.replace(slabs) == 0 {
             for (index, magazine) in self.magazines.iter().enumerate() {
-                magazine.region_slots.set(region_slots(index));
+                magazine.region_slots.set(region_slots(index) as u32);
             }
         }
     }

@@ -1,9 +1,21 @@
-//! How many frees a magazine takes before somebody looks at its array (M4): the push, and the count of it.
+//! How many frees a magazine takes before its thread comes to the slow path (M4): the push, and the count of it.
+//!
+//! While memory waits to be given back, that is before the array is full, so that a thread which
+//! its cache serves alone comes to look (`family::house`): first after [`WAITING_FREES`], then after
+//! more where it was not yet time, and soon where it was.
 
 use super::{Magazine, Relaxed, Tally};
 use crate::capacity::is_grown;
 use crate::size_class::SizeClass;
 use crate::sync::{Acquire, Release};
+use crate::waiting;
+
+/// Frees from one exchange to the first look, while memory waits to be given back.
+const WAITING_FREES: usize = 64;
+/// From one look to the next: in a program that calls often somebody looks in time anyhow, and one that hardly calls has nothing to
+/// lose by it.
+const BUSY_FREES: usize = 256;
+const CALM_FREES: usize = 16;
 
 impl Magazine {
     /// Puts a slot into the array; `false` if its room is used up. That is counted in frees alone, so that a thread comes to the slow
@@ -94,14 +106,33 @@ impl Magazine {
         room
     }
 
-    /// Sets `room` to the number of free places (M4); returns that, and by how much it is more. Only within a change.
+    /// Sets `room`, and `put_off`, to the number of free places (M4); returns that, and by how much `room` is more. Only within a
+    /// change.
     #[inline(always)]
     pub(super) fn set_room(&self) -> (usize, isize) {
         // M2: `top <= end`, or both are null.
-        let room = (self.end.get().addr() - self.top.load(Relaxed).addr()) / size_of::<usize>();
+        let places = (self.end.get().addr() - self.top.load(Relaxed).addr()) / size_of::<usize>();
+        let room = if waiting::is_anything() { places.min(WAITING_FREES) } else { places };
+        self.put_off.set((places - room) as u16);
         let left = self.own_room().max(0);
         self.room.store(room as i32, Relaxed);
-        (room, room as isize - left as isize)
+        (places, room as isize - left as isize)
+    }
+
+    /// Goes on with free places that were put off; `false`: there are none. `was_due`: it was time to look.
+    pub(crate) fn resume_room(&self, tally: &Tally, was_due: bool) -> bool {
+        let put_off = usize::from(self.put_off.get());
+        if put_off == 0 {
+            return false;
+        }
+        let more = put_off.min(if was_due { CALM_FREES } else { BUSY_FREES });
+        tally.change(|| {
+            self.put_off.set((put_off - more) as u16);
+            let left = self.own_room().max(0) as usize;
+            self.room.store((left + more) as i32, Relaxed);
+            (more as isize, 0)
+        });
+        true
     }
 
     /// Looks how much room there is; whether that is most of an array that is as long as it gets, or holds as much as it should.

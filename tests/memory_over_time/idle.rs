@@ -82,6 +82,23 @@ fn memory_that_waiting_threads_freed_comes_back_within_five_seconds() {
     });
 }
 
+#[test]
+fn a_thread_that_hardly_calls_after_its_peak_gives_it_back() {
+    alone("idle::a_thread_that_hardly_calls_after_its_peak_gives_it_back", |heap| {
+        let door = heap.door(0);
+        let blocks: Vec<Block> = (0..48 * MIB / 32).map(|_| touched(door, layout(24, 8))).collect();
+        let buffers: Vec<Block> = (0..12).map(|_| touched(door, layout(4 * MIB, 8))).collect();
+        blocks.into_iter().chain(buffers).for_each(|block| free(door, block));
+        // Its cache serves every call: without looking it would come further after a thousand of them, in ten seconds.
+        heap.note_within("a pair now and then", 8, || {
+            free(door, touched(door, layout(24, 8)));
+            thread::sleep(Duration::from_millis(10));
+        });
+        let left = heap.more();
+        assert!(left <= 11 * MIB, "{} KiB of 96 MiB are left after a few hundred calls", left / KIB);
+    });
+}
+
 /// A peak of mixed sizes in threads that stay, freed at random.
 fn peak(heap: &Heap, threads: usize) {
     let door = heap.door(0);

@@ -15,7 +15,7 @@ use loom::sync::{Condvar, Mutex};
 
 /// Objects of each kind in the first execution of a model; later ones get by with little more than any one before has used.
 const POOL_LENGTH: usize = 2048;
-const POOL_SPARE: usize = 256;
+const POOL_SPARE: usize = 512;
 
 /// A queue of threads that sleep on a word.
 pub(super) struct Queue {
