@@ -254,7 +254,8 @@ unsafe fn flush(family: &'static FamilyCore, slot: &CacheSlot, address: usize, l
 /// # Safety
 /// `address` is a slot of this family and class that nobody uses any more and that is in no cache and no bin.
 unsafe fn put_back(family: &'static FamilyCore, slot: &CacheSlot, address: usize, class: SizeClass) {
-    let was_due = waiting::is_anything() && is_look_due();
+    let was_due =
+        slot.get(family.class_count()).magazine(class).has_put_off() && waiting::is_anything() && is_look_due();
     // The short slot by which a thread earns its cache may be in a line with other threads': it does not stay with this one.
     let is_of_before = class.slot_bytes() < LINE_BYTES && ThreadCache::in_slot(slot).is_none();
     let Some(cache) = cache_for(family, slot, class).filter(|_| !is_of_before) else {

@@ -1,8 +1,7 @@
 //! How many frees a magazine takes before its thread comes to the slow path (M4): the push, and the count of it.
 //!
-//! While memory waits to be given back, that is before the array is full, so that a thread which
-//! its cache serves alone comes to look (`family::house`): first after [`WAITING_FREES`], then after
-//! more where it was not yet time, and soon where it was.
+//! While memory waits to be given back, that is after [`LOOK_FREES`] at the latest, so that a thread which
+//! its cache serves alone comes to look (`family::house`), and sooner where it was time to.
 
 use super::{Magazine, Relaxed, Tally};
 use crate::capacity::is_grown;
@@ -10,11 +9,9 @@ use crate::size_class::SizeClass;
 use crate::sync::{Acquire, Release};
 use crate::waiting;
 
-/// Frees from one exchange to the first look, while memory waits to be given back.
-const WAITING_FREES: usize = 64;
-/// From one look to the next: in a program that calls often somebody looks in time anyhow, and one that hardly calls has nothing to
-/// lose by it.
-const BUSY_FREES: usize = 256;
+/// Frees until a thread looks whether it is time to give memory back, while some waits.
+const LOOK_FREES: usize = 256;
+/// The same where it was time: nobody else has looked for long, so the program hardly calls, and has nothing to lose by it.
 const CALM_FREES: usize = 16;
 
 impl Magazine {
@@ -112,11 +109,16 @@ impl Magazine {
     pub(super) fn set_room(&self) -> (usize, isize) {
         // M2: `top <= end`, or both are null.
         let places = (self.end.get().addr() - self.top.load(Relaxed).addr()) / size_of::<usize>();
-        let room = if waiting::is_anything() { places.min(WAITING_FREES) } else { places };
+        let room = if waiting::is_anything() { places.min(LOOK_FREES) } else { places };
         self.put_off.set((places - room) as u16);
         let left = self.own_room().max(0);
         self.room.store(room as i32, Relaxed);
         (places, room as isize - left as isize)
+    }
+
+    /// Whether there are free places that `room` does not count yet.
+    pub(crate) fn has_put_off(&self) -> bool {
+        self.put_off.get() > 0
     }
 
     /// Goes on with free places that were put off; `false`: there are none. `was_due`: it was time to look.
@@ -125,7 +127,7 @@ impl Magazine {
         if put_off == 0 {
             return false;
         }
-        let more = put_off.min(if was_due { CALM_FREES } else { BUSY_FREES });
+        let more = put_off.min(if was_due { CALM_FREES } else { LOOK_FREES });
         tally.change(|| {
             self.put_off.set((put_off - more) as u16);
             let left = self.own_room().max(0) as usize;
