@@ -154,8 +154,8 @@ mod tests {
     #[test]
     fn a_depot_takes_nothing_while_its_pages_leave() {
         let pool = Lock::new(UnitPool::new(16));
-        let (class, checks, huge_pages) = (SizeClass::natural(6), Checks::Default, HugePages::Adaptive);
-        let geometry = Geometry { class, unit_shift: 16, tag: 77, checks, huge_pages, pool: &pool, family: "Depot" };
+        let class = SizeClass::natural(6);
+        let geometry = Geometry { huge_pages: HugePages::Adaptive, ..Geometry::plain(class, 16, &pool) };
         let mut places = vec![0_usize; depot_slots(class)];
         let (bin, depot) = (Bin::new(), DepotMemory(places.as_mut_ptr()));
         let take = || -> Vec<usize> {
@@ -184,15 +184,8 @@ mod tests {
     fn what_is_left_of_a_slab_in_use_stays_until_a_second_look_finds_it_unused() {
         const HUGE_SHIFT: u32 = 21;
         let pool = Lock::new(UnitPool::new(HUGE_SHIFT));
-        let geometry = Geometry {
-            class: SizeClass::natural(6),
-            unit_shift: HUGE_SHIFT,
-            tag: 77,
-            checks: Checks::Default,
-            huge_pages: HugePages::Always,
-            pool: &pool,
-            family: "Rest",
-        };
+        let plain = Geometry::plain(SizeClass::natural(6), HUGE_SHIFT, &pool);
+        let geometry = Geometry { huge_pages: HugePages::Always, ..plain };
         const NONE: DepotMemory = DepotMemory(core::ptr::null_mut());
         let bin = Bin::new();
         let fresh = || bin.take_one(&geometry, NONE).unwrap().unwrap().0;
@@ -220,9 +213,8 @@ mod tests {
     #[cfg_attr(miri, ignore = "many rounds")]
     fn the_rest_of_a_slab_is_waited_for_when_all_is_forgotten() {
         let pool = Lock::new(UnitPool::new(21));
-        let (class, checks, huge_pages) = (SizeClass::natural(6), Checks::Default, HugePages::Always);
-        let geometry =
-            Geometry { class, unit_shift: 21, tag: 77, checks, huge_pages, pool: &pool, family: "Forgotten" };
+        let class = SizeClass::natural(6);
+        let geometry = Geometry { huge_pages: HugePages::Always, ..Geometry::plain(class, 21, &pool) };
         const NONE: DepotMemory = DepotMemory(core::ptr::null_mut());
         let (bin, rounds_left) = (Bin::new(), std::sync::atomic::AtomicU32::new(500_000));
         let one_less = || rounds_left.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) > 1;
@@ -264,8 +256,8 @@ mod tests {
         use crate::header::{UNIT_COUNT, side_table};
 
         let pool = Lock::new(UnitPool::new(21));
-        let (class, checks, huge_pages) = (SizeClass::natural(6), Checks::Default, HugePages::Never);
-        let geometry = Geometry { class, unit_shift: 21, tag: 77, checks, huge_pages, pool: &pool, family: "Beside" };
+        let class = SizeClass::natural(6);
+        let geometry = Geometry::plain(class, 21, &pool);
         const NONE: DepotMemory = DepotMemory(core::ptr::null_mut());
         let bin = Bin::new();
         let slots: Vec<usize> = (0..1024).map(|_| bin.take_one(&geometry, NONE).unwrap().unwrap().0).collect();
@@ -285,7 +277,7 @@ mod tests {
         // SAFETY: as above.
         unsafe { bin.give(&geometry, NONE, &slots[..200]) }.unwrap();
         bin.trim(&geometry, NONE).unwrap();
-        assert_eq!(trim_units(&pool, 21, checks, os::milliseconds()), 2 << 20);
+        assert_eq!(trim_units(&pool, 21, Checks::Default, os::milliseconds()), 2 << 20);
         // A page that is longer than the table holds those of other units as well.
         assert!(table.len() < os::page_bytes() || !is_resident(), "it went with its unit");
     }
@@ -298,8 +290,8 @@ mod tests {
         let unit_shift = crate::os::page_bytes().trailing_zeros() + 4;
         let count = 1 << (unit_shift - 6);
         let pool = Lock::new(UnitPool::new(unit_shift));
-        let (class, checks, huge_pages) = (SizeClass::natural(6), Checks::Default, HugePages::Adaptive);
-        let geometry = Geometry { class, unit_shift, tag: 77, checks, huge_pages, pool: &pool, family: "Child" };
+        let class = SizeClass::natural(6);
+        let geometry = Geometry { huge_pages: HugePages::Adaptive, ..Geometry::plain(class, unit_shift, &pool) };
         const NONE: DepotMemory = DepotMemory(core::ptr::null_mut());
         let bin = Bin::new();
         let slots: Vec<usize> = (0..count).map(|_| bin.take_one(&geometry, NONE).unwrap().unwrap().0).collect();

@@ -408,8 +408,6 @@ impl Geometry<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::Checks;
-    use crate::huge_pages::HugePages;
     use crate::region::UnitPool;
     use crate::size_class::Classes;
     use crate::sync::Lock;
@@ -427,8 +425,7 @@ mod tests {
             let spaced = Classes::Spaced.all(1 << unit_shift).filter(|class| class.slot_bytes() >= 4);
             let step = if cfg!(miri) { 9 } else { 1 };
             for class in natural.chain(spaced).step_by(step) {
-                let (checks, huge_pages) = (Checks::Default, HugePages::Never);
-                let geometry = Geometry { class, unit_shift, tag: 77, checks, huge_pages, pool: &pool, family: "Bits" };
+                let geometry = Geometry::plain(class, unit_shift, &pool);
                 let slab = geometry.open(1).unwrap();
                 let (slots, base, slot_bytes) = (geometry.slot_count(slab), slots_start(slab), class.slot_bytes());
                 let first = first_offset(slab);
@@ -471,9 +468,8 @@ mod tests {
     #[test]
     fn the_bits_leave_the_header_only_when_they_must() {
         let pool = Lock::new(UnitPool::new(16));
-        let (checks, huge_pages) = (Checks::Default, HugePages::Never);
         let class = SizeClass::natural(6);
-        let geometry = Geometry { class, unit_shift: 16, tag: 77, checks, huge_pages, pool: &pool, family: "Header" };
+        let geometry = Geometry::plain(class, 16, &pool);
         let slab = geometry.open(1).unwrap();
         let base = geometry.carve(slab, usize::MAX).start;
         let give = |slot: usize, count: usize| {

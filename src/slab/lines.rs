@@ -64,8 +64,6 @@ impl Shelves {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::Checks;
-    use crate::huge_pages::HugePages;
     use crate::region::UnitPool;
     use crate::size_class::SizeClass;
     use crate::sync::Lock;
@@ -74,10 +72,8 @@ mod tests {
     fn threads_that_begin_have_lines_of_their_own_and_leave_them_to_the_next() {
         for (index, count) in [(2, 16), (2, 32), (3, 8), (3, 32), (4, 4), (4, 16), (5, 8), (5, 4), (5, 2)] {
             let pool = Lock::new(UnitPool::new(16));
-            let (checks, huge_pages) = (Checks::Default, HugePages::Never);
             let class = SizeClass::natural(index);
-            let geometry =
-                Geometry { class, unit_shift: 16, tag: 77, checks, huge_pages, pool: &pool, family: "Lines" };
+            let geometry = Geometry::plain(class, 16, &pool);
             let (slot_bytes, mut shelves) = (class.slot_bytes(), Shelves::new());
             // Without a slab there is nothing to be careful of.
             assert!(shelves.take_lines(&geometry, count).is_none());
@@ -103,9 +99,8 @@ mod tests {
     #[test]
     fn what_was_used_is_not_taken_for_zero_when_it_becomes_fresh_again() {
         let pool = Lock::new(UnitPool::new(16));
-        let (checks, huge_pages) = (Checks::Default, HugePages::Never);
         let class = SizeClass::natural(3);
-        let geometry = Geometry { class, unit_shift: 16, tag: 77, checks, huge_pages, pool: &pool, family: "Lines" };
+        let geometry = Geometry::plain(class, 16, &pool);
         let mut shelves = Shelves::new();
         let first = shelves.take_unused(&geometry, 16).unwrap();
         assert!(first.zeroed);
@@ -122,11 +117,9 @@ mod tests {
     #[test]
     fn more_slots_than_a_word_has_bits_are_no_lines() {
         let pool = Lock::new(UnitPool::new(16));
-        let (checks, huge_pages) = (Checks::Default, HugePages::Never);
         for index in 2..=8 {
             let class = SizeClass::natural(index);
-            let geometry =
-                Geometry { class, unit_shift: 16, tag: 77, checks, huge_pages, pool: &pool, family: "Lines" };
+            let geometry = Geometry::plain(class, 16, &pool);
             let mut shelves = Shelves::new();
             assert!(shelves.take_unused(&geometry, 1).is_some());
             for count in [1, 2, 3, 4, 8, 16, 32, 64, 128] {
@@ -143,9 +136,8 @@ mod tests {
     #[test]
     fn only_the_first_slots_of_a_bin_are_kept_apart() {
         let pool = Lock::new(UnitPool::new(16));
-        let (checks, huge_pages) = (Checks::Default, HugePages::Never);
         let class = SizeClass::natural(3);
-        let geometry = Geometry { class, unit_shift: 16, tag: 77, checks, huge_pages, pool: &pool, family: "Lines" };
+        let geometry = Geometry::plain(class, 16, &pool);
         let mut shelves = Shelves::new();
         assert!(shelves.take_unused(&geometry, 1).is_some());
         let lines = core::iter::from_fn(|| shelves.take_lines(&geometry, 8)).count();

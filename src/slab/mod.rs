@@ -67,6 +67,15 @@ pub(crate) struct Geometry<'a> {
     pub(crate) family: &'static str,
 }
 
+#[cfg(test)]
+impl<'a> Geometry<'a> {
+    /// Of a bin of a test's: nothing is verified, and no page is huge.
+    pub(crate) fn plain(class: SizeClass, unit_shift: u32, pool: &'a Lock<UnitPool>) -> Self {
+        let (checks, huge_pages) = (Checks::Default, HugePages::Never);
+        Self { class, unit_shift, tag: 77, checks, huge_pages, pool, family: "Test" }
+    }
+}
+
 impl Geometry<'_> {
     fn unit_bytes(&self) -> usize {
         1 << self.unit_shift

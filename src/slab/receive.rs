@@ -226,8 +226,6 @@ fn starts_run(slots: &[usize], class: SizeClass) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::Checks;
-    use crate::huge_pages::HugePages;
     use crate::region::UnitPool;
     use crate::sync::Lock;
 
@@ -265,9 +263,7 @@ mod tests {
                 .map(|size| classes.of(core::alloc::Layout::from_size_align(size, 1).unwrap(), 4))
             {
                 let pool = Lock::new(UnitPool::new(16));
-                let (checks, huge_pages) = (Checks::Default, HugePages::Never);
-                let geometry =
-                    Geometry { class, unit_shift: 16, tag: 77, checks, huge_pages, pool: &pool, family: "Back" };
+                let geometry = Geometry::plain(class, 16, &pool);
                 let mut shelves = Shelves::new();
                 let wanted = 5 * geometry.shape().slots + 3;
                 let mut slots: Vec<usize> = Vec::new();

@@ -73,8 +73,6 @@ fn number(geometry: &Geometry<'_>, slab: &SlabHeader) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::Checks;
-    use crate::huge_pages::HugePages;
     use crate::region::UnitPool;
     use crate::size_class::{Classes, SizeClass};
     use crate::sync::Lock;
@@ -98,9 +96,8 @@ mod tests {
     fn what_is_built_again_touches_no_more_memory() {
         for (class, part) in [(4, 3), (4, 70), (5, 40), (6, 10), (9, 50), (12, 30)] {
             let pool = Lock::new(UnitPool::new(16));
-            let (checks, huge_pages) = (Checks::Default, HugePages::Never);
             let class = SizeClass::natural(class);
-            let geometry = Geometry { class, unit_shift: 16, tag: 77, checks, huge_pages, pool: &pool, family: "Worn" };
+            let geometry = Geometry::plain(class, 16, &pool);
             let mut shelves = Shelves::new();
             let a_slab = geometry.slot_count_from(0);
             let count = 3 * a_slab + (a_slab * part / 100).max(2);
@@ -136,16 +133,7 @@ mod tests {
     fn a_worn_unit_is_opened_once_for_who_takes_and_gives_in_turn() {
         for unit_shift in [16, 21] {
             let pool = Lock::new(UnitPool::new(unit_shift));
-            let (checks, huge_pages) = (Checks::Default, HugePages::Never);
-            let of = |class, tag| Geometry {
-                class: SizeClass::natural(class),
-                unit_shift,
-                tag,
-                checks,
-                huge_pages,
-                pool: &pool,
-                family: "Turns",
-            };
+            let of = |class, tag| Geometry { tag, ..Geometry::plain(SizeClass::natural(class), unit_shift, &pool) };
             let (geometry, other) = (of(6, 77), of(7, 78));
             let (mut shelves, mut others) = (Shelves::new(), Shelves::new());
             let hardly_used = take(&mut others, &other, 1);
@@ -183,8 +171,7 @@ mod tests {
             let spaced = Classes::Spaced.all(1 << unit_shift).filter(|class| class.slot_bytes() <= 1 << 14);
             for class in (2..10).map(SizeClass::natural).chain(spaced) {
                 let pool = Lock::new(UnitPool::new(unit_shift));
-                let (checks, huge_pages) = (Checks::Default, HugePages::Never);
-                let geometry = Geometry { class, unit_shift, tag: 77, checks, huge_pages, pool: &pool, family: "Worn" };
+                let geometry = Geometry::plain(class, unit_shift, &pool);
                 let (mut shelves, a_slab) = (Shelves::new(), geometry.slot_count_from(0));
                 if a_slab < 4 {
                     continue;
