@@ -43,6 +43,16 @@ pub(crate) enum Taken {
     Fresh(Fresh),
 }
 
+/// What a bin has out.
+pub(crate) struct Out {
+    /// Slots in caches and with clients.
+    pub(crate) slots: usize,
+    pub(crate) depot_slots: usize,
+    /// Slots that somebody works on.
+    pub(crate) claimed_slots: usize,
+    pub(crate) slab_count: usize,
+}
+
 /// What a look for slabs found.
 pub(crate) enum Found {
     /// Free slots whose pages may go back.
@@ -242,6 +252,39 @@ impl Bin {
         let out_slots = state.slabs.forget()?.saturating_sub(state.depot_len);
         (state.depot_len, state.unneeded, state.unseen) = (0, 0, 0);
         Some(out_slots)
+    }
+
+    /// Gives the units of all slabs back, and forgets the depot's slots. `held` are all slots of the bin that are out, but of those
+    /// that lie in one unit some may be left out.
+    ///
+    /// # Safety
+    /// Nobody uses slots of the bin any more, nor has claimed any, and no cache hands out any.
+    pub(crate) unsafe fn close_slabs(
+        &self,
+        geometry: &Geometry<'_>,
+        depot: DepotMemory,
+        held: impl Iterator<Item = usize>,
+    ) {
+        let mut state = self.0.lock();
+        let count = core::mem::take(&mut state.depot_len);
+        (state.unneeded, state.unseen) = (0, 0);
+        let in_depot: &[usize] = if count == 0 || depot.0.is_null() {
+            &[]
+        } else {
+            // SAFETY: as in `take_from_depot`.
+            unsafe { core::slice::from_raw_parts(depot.0, count) }
+        };
+        let slabs = core::mem::replace(&mut state.slabs, Shelves::new());
+        // SAFETY: the same contract.
+        unsafe { slabs.close_all(geometry, held.chain(in_depot.iter().copied())) };
+    }
+
+    /// What is out now.
+    pub(crate) fn out(&self) -> Out {
+        let state = self.0.lock();
+        let (depot_slots, claimed_slots) = (state.depot_len, state.slabs.claimed_slots);
+        let slots = state.slabs.used_slots.saturating_sub(depot_slots + claimed_slots);
+        Out { slots, depot_slots, claimed_slots, slab_count: state.slabs.slab_count() }
     }
 
     /// In the child of a fork: who had claimed slots, or was giving the depot's pages back, is not here.

@@ -120,6 +120,14 @@ impl Caches {
         self.in_use += 1;
     }
 
+    /// Forgets all caches and what they counted, for who ends the heap: their threads may still have them, and nothing to do with them.
+    pub(super) fn forget_all(&mut self) {
+        for cache in self.iter() {
+            cache.is_linked.set(false);
+        }
+        *self = Self::new();
+    }
+
     /// Forgets a cache, but not what it counted.
     pub(super) fn unlink(&mut self, cache: &ThreadCache) {
         self.ended = self.ended.plus(cache.counts());
@@ -370,15 +378,21 @@ impl FamilyCore {
         }
     }
 
-    /// Takes all caches of a heap that ends back, whichever threads have them: none uses its own any more (E2 in `heaps`).
+    /// Shuts the doors of all caches of a heap that ends: their threads may be freeing without a handle (M6). What is in the middle
+    /// of a change for good stays out there.
+    pub(super) fn shut_caches(&self) {
+        let caches = self.caches.lock();
+        caches.iter().filter(|cache| cache.is_of_this_process()).for_each(|cache| cache.cache.shut());
+    }
+
+    /// Takes all caches of a heap that ends back, whichever threads have them, once they are shut: none uses its own any more (E2 in
+    /// `heaps`).
     pub(super) fn drain_caches(&'static self) {
         loop {
             let mut caches = self.caches.lock();
             let Some(cache) = caches.first else { return };
             // What is in the middle of a change stays out there.
             if cache.is_of_this_process() {
-                // M6: its thread may be freeing without a handle.
-                cache.cache.shut();
                 self.flush_all(cache.cache);
             }
             caches.unlink(cache);

@@ -18,7 +18,7 @@
 //! a core, but for a thread that takes its cache out of the list, under the lock of the caches. Then it has no
 //! large allocations, no caches in its list, and no slabs but those whose guards the system keeps. **E2** A cache
 //! is found by number and generation, of which none comes twice (G2): a thread that still has one of
-//! a dead heap can do nothing with it but give its place to another heap's; its door is shut (M6 in `magazine`). **E3** An orphan has no caches,
+//! a dead heap, with slots in it or without, can do nothing but give its place to another heap's; its door is shut (M6 in `magazine`). **E3** An orphan has no caches,
 //! and allocates nothing: what comes back goes to its bins, which then know what is live.
 
 use super::cores::Cores;
@@ -337,18 +337,18 @@ impl FamilyCore {
     #[inline(never)]
     fn end(&'static self) -> Option<&'static Self> {
         let heap = self.heap.as_ref()?;
-        self.drain_caches();
+        self.shut_caches();
         let has_large = self.large.was_used();
         let mut live = if has_large { self.large.figures().count } else { 0 };
         let mut slabs = 0;
-        for class in self.all_classes() {
-            if !self.used.may_have(class) {
-                continue;
+        if live > 0 || !self.forget_what_is_cached() {
+            self.drain_caches();
+            for class in self.used_classes() {
+                let (bin, geometry, depot) = self.bin(class);
+                bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
+                let out = bin.out();
+                (live, slabs) = (live + out.slots, slabs + out.slab_count);
             }
-            let (bin, geometry, depot) = self.bin(class);
-            bin.trim(&geometry, depot).unwrap_or_else(|twice| self.report_twice(twice, class));
-            let counts = bin.counts(&geometry);
-            (live, slabs) = (live + counts.out_slots, slabs + counts.slab_count);
         }
         if live > 0 {
             heap.life.orphan(live);

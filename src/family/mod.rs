@@ -13,6 +13,7 @@ mod caches;
 mod checked;
 mod cores;
 mod crossings;
+mod ending;
 mod figures;
 #[cfg(all(unix, not(any(miri, loom))))]
 mod fork;
@@ -434,6 +435,11 @@ impl FamilyCore {
         let tag = Directory::of(self.unit_shift).view().tag(address, self.unit_shift);
         // Relaxed: as in `tag`.
         tag != 0 && tag >> CLASS_BITS == self.number.load(Relaxed)
+    }
+
+    /// Those of its classes that may have slabs.
+    fn used_classes(&self) -> impl Iterator<Item = SizeClass> {
+        self.all_classes().filter(|&class| self.used.may_have(class))
     }
 
     /// All classes of the family, shortest slots first.

@@ -112,8 +112,8 @@ impl<'name> HeapBuilder<'name> {
     }
 
     /// How the lengths of slots are spaced; [`Classes::Natural`] by default. With [`Classes::Spaced`] less is left over in slots: for
-    /// maps, nodes and text. What is known of such a heap takes 5.5 KiB more (13 KiB with slabs of 2 MiB), a pair of calls is a
-    /// function call each, and in a scope of the heap every call asks what the scope is.
+    /// maps, nodes and text. What is known of such a heap takes 5.5 KiB more (13 KiB with slabs of 2 MiB), and a pair of calls is a
+    /// function call each, in scopes as well.
     ///
     /// ```
     /// use family_alloc::{Box, Classes, Heap};

@@ -48,6 +48,12 @@ pub(crate) const fn empty() -> &'static Cache {
     &EMPTY
 }
 
+/// Whether a cache is that of a thread that has none.
+#[inline(always)]
+pub(crate) fn is_empty(cache: &'static Cache) -> bool {
+    core::ptr::addr_eq(cache, &raw const EMPTY)
+}
+
 impl<const COUNT: usize> Cache<[Magazine; COUNT]> {
     /// A cache without slots, room or family.
     pub(crate) const fn empty() -> Self {
@@ -154,6 +160,12 @@ impl Cache {
     /// Says what the cache is a part of. Not for the empty cache (M3).
     pub(crate) fn set_whole(&self, whole: *const ()) {
         self.whole.set(whole);
+    }
+
+    /// Whether there is a magazine of a class. Of a family's own classes there always is, but for those beyond its longest slots.
+    #[inline(always)]
+    pub(crate) fn has(&self, class: SizeClass) -> bool {
+        class.index() < self.magazines.len()
     }
 
     #[inline(always)]

@@ -39,7 +39,7 @@ use crate::size_class::SizeClass;
 use crate::sync::{AtomicI32, AtomicPtr, AtomicUsize, Cell, Relaxed};
 
 pub(crate) use cache::Cache;
-pub(crate) use cache::{EMPTY, empty};
+pub(crate) use cache::{EMPTY, empty, is_empty};
 pub use slot::CacheSlot;
 pub(crate) use tally::{Counts, Tally};
 
@@ -174,6 +174,15 @@ impl Magazine {
     #[inline(always)]
     pub(crate) fn region_slots(&self) -> usize {
         self.region_slots.get() as usize
+    }
+
+    /// All slots of the array, and the first of the fresh range. For the owner, or who has a cache whose door is shut (M6).
+    pub(crate) fn held_slots(&self) -> impl Iterator<Item = usize> {
+        let (bottom, stored) = (self.bottom.load(Relaxed), self.stored());
+        // SAFETY: M2: so many initialised places, and nothing is stored to them meanwhile.
+        let array = if stored == 0 { &[] } else { unsafe { core::slice::from_raw_parts(bottom, stored) } };
+        let left = self.fresh_bytes.load(Relaxed);
+        array.iter().copied().chain((left > 0).then(|| self.fresh_end.get() - left))
     }
 
     /// Slots in the array and in the fresh range; exact for the owner, recent for others.

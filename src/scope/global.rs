@@ -185,7 +185,11 @@ unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
         };
         if !is_taken {
             hardly_ever();
-            // SAFETY: the caller promises that it is live, with this layout.
+            if class.index() >= NATURAL_COUNT {
+                // SAFETY: the caller promises that it is live, with this layout.
+                return unsafe { owner::deallocate_elsewhere::<Home>(memory, layout) };
+            }
+            // SAFETY: as above, and the index was just tested.
             unsafe { owner::deallocate::<Home>(memory, layout, tag, class.index()) };
         }
     }

@@ -12,6 +12,7 @@
 mod future;
 mod global;
 mod owner;
+mod spaced;
 #[cfg(feature = "tracing")]
 mod spans;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! | it is of | found by | meanwhile |
 //! | --- | --- | --- |
 //! | the scope, or outside of all scopes the home | its tag in the thread's cache | – |
+//! | the scope, with spaced classes | the same ([`spaced`]) | – |
 //! | a family of which the thread has a plain cache | the same, in the cache that is in the tag's place of `OWNERS` | a heap's cache is entered (M6) |
 //! | any family | the tag in any directory, or the large allocation that begins there | the heap is held: the block lets it be (G3 in `family::life`); an orphan lives by its blocks |
 //! | nobody | – | the home reports it |
@@ -14,8 +15,8 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::Scoped;
 use super::global::{allocate_here, class, slot, start};
+use super::{Scoped, spaced};
 use crate::checks::Checks;
 use crate::family::{
     FamilyCore, HeapOptions, Standing, note_large, number_of, owner_of_large, owner_of_slab, slot_of_none, softly,
@@ -25,7 +26,7 @@ use crate::front::{
 };
 use crate::header::{Directory, UNIT_SHIFTS, tags_suffice};
 use crate::large::GROWN_FROM_BYTES;
-use crate::magazine::{Cache, CacheSlot, empty};
+use crate::magazine::{Cache, CacheSlot, empty, is_empty};
 use crate::size_class::{Classes, NATURAL_COUNT};
 use crate::thread::{heaps, scopes};
 
@@ -108,8 +109,11 @@ fn allocate_of<H: Handle, const ZEROED: bool>(handle: H, layout: Layout) -> Opti
 /// What the cache that calls go to has not: null if memory is short.
 #[inline(never)]
 pub(super) fn allocate<Home: Family, const ZEROED: bool>(layout: Layout) -> *mut u8 {
+    let cache = Scoped::<Home>::cache();
+    if is_empty(cache) {
+        return allocate_otherwise::<Home, ZEROED>(layout);
+    }
     if let Some(class) = class(layout) {
-        let cache = Scoped::<Home>::cache();
         let magazine = cache.magazine(class);
         if !ZEROED {
             magazine.stock(cache.tally(), class);
@@ -125,6 +129,25 @@ pub(super) fn allocate<Home: Family, const ZEROED: bool>(layout: Layout) -> *mut
             return slot(address);
         }
     }
+    allocate_uncached::<Home, ZEROED>(layout)
+}
+
+/// Calls go to no cache with natural classes.
+#[inline(never)]
+fn allocate_otherwise<Home: Family, const ZEROED: bool>(layout: Layout) -> *mut u8 {
+    let memory = spaced::pop::<ZEROED>(layout);
+    if memory.is_null() { allocate_exhausted::<Home, ZEROED>(layout) } else { memory }
+}
+
+#[inline(never)]
+fn allocate_exhausted<Home: Family, const ZEROED: bool>(layout: Layout) -> *mut u8 {
+    let memory = spaced::carve::<ZEROED>(layout);
+    if memory.is_null() { allocate_uncached::<Home, ZEROED>(layout) } else { memory }
+}
+
+/// What no cache has.
+#[inline(never)]
+fn allocate_uncached<Home: Family, const ZEROED: bool>(layout: Layout) -> *mut u8 {
     let memory = match scopes::core() {
         Some(core) => allocate_in_scope::<ZEROED>(core, layout),
         None => allocate_home::<Home, ZEROED>(layout),
@@ -184,21 +207,21 @@ fn likely_tag<Home: Family>(address: usize) -> u32 {
 /// of the layout's natural class.
 ///
 /// # Safety
-/// `ptr` is live, of some family, and `layout` is the one it was allocated with.
+/// `ptr` is live, of some family, and `layout` is the one it was allocated with. `index` is below [`NATURAL_COUNT`].
 #[inline(never)]
 pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, layout: Layout, tag: u32, index: usize) {
+    // SAFETY: the same contract, here and below.
+    unsafe { core::hint::assert_unchecked(index < NATURAL_COUNT) };
     // All that is rare is a call at the end: nothing has to be kept for it here.
-    if index < NATURAL_COUNT {
-        let (class, address) = (Classes::Natural.class(index), ptr.as_ptr().expose_provenance());
-        let (cache, tag) = match tag {
-            0 => (scopes::last(), scopes::last().telling_tag(address)),
-            _ => (scopes::owner(number_of(tag)), tag),
-        };
-        if cache.take_back(tag, class, address) {
-            return;
-        }
+    let (class, address) = (Classes::Natural.class(index), ptr.as_ptr().expose_provenance());
+    let (cache, tag) = match tag {
+        0 => (scopes::last(), scopes::last().telling_tag(address)),
+        _ => (scopes::owner(number_of(tag)), tag),
+    };
+    if cache.take_back(tag, class, address) {
+        return;
     }
-    // SAFETY: the same contract.
+    // SAFETY: as above.
     unsafe { deallocate_by_tag::<Home>(ptr, layout, index) }
 }
 
@@ -206,13 +229,19 @@ pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, layout: Layout, 
 /// As for [`deallocate`].
 #[inline(never)]
 unsafe fn deallocate_by_tag<Home: Family>(ptr: NonNull<u8>, layout: Layout, index: usize) {
-    if index < NATURAL_COUNT {
-        let (class, address) = (Classes::Natural.class(index), ptr.as_ptr().expose_provenance());
-        let tag = likely_tag::<Home>(address);
-        let owner = scopes::owner(number_of(tag));
-        if owner.take_back(tag, class, address) {
-            return scopes::set_last(owner);
-        }
+    // SAFETY: the same contract.
+    unsafe { core::hint::assert_unchecked(index < NATURAL_COUNT) };
+    let (class, address) = (Classes::Natural.class(index), ptr.as_ptr().expose_provenance());
+    if spaced::push(layout, address) {
+        return;
+    }
+    let tag = likely_tag::<Home>(address);
+    let owner = scopes::owner(number_of(tag));
+    if owner.take_back(tag, class, address) {
+        return scopes::set_last(owner);
+    }
+    if spaced::take_back(tag, layout, address) {
+        return;
     }
     // SAFETY: the same contract.
     unsafe { deallocate_elsewhere::<Home>(ptr, layout) }
@@ -277,6 +306,11 @@ unsafe fn deallocate_found<Home: Family>(ptr: NonNull<u8>, layout: Layout) {
 /// As for `GlobalAlloc::realloc`, with a pointer of any family and both layouts.
 #[inline(never)]
 pub(super) unsafe fn reallocate<Home: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> *mut u8 {
+    // SAFETY: the same contract.
+    let resized = unsafe { spaced::reallocate::<Home>(ptr, old, new) };
+    if !resized.is_null() {
+        return resized;
+    }
     let home = Home::__core();
     if let Some(core) = scopes::core().filter(|core| is_slot_of(core, ptr, old)) {
         // SAFETY: the same contract; the tag says that it is the scope's, which is held.

@@ -2,10 +2,12 @@
 
 use core::alloc::{GlobalAlloc, Layout};
 
-use super::{Enter, Scoped};
+use super::{Enter, Entered, Scoped};
 use crate::front::Family;
 use crate::header::{note_memory, tags_suffice};
 use crate::heap::Heap;
+use crate::size_class::Classes;
+use crate::sync::TAKEN;
 
 crate::family! {
     struct Home;
@@ -92,7 +94,8 @@ fn scopes_are_right_where_tags_do_not_suffice() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
         return;
     }
-    let heaps = [Heap::new("one").unwrap(), Heap::builder("wide").slab_bytes(2 << 20).build().unwrap()];
+    let spaced = Heap::builder("spaced").classes(Classes::Spaced).build().unwrap();
+    let heaps = [Heap::new("one").unwrap(), Heap::builder("wide").slab_bytes(2 << 20).build().unwrap(), spaced];
     make_calls(&heaps, 0x1234_5678_9abc_def1);
     // A page at each end of what there is.
     note_memory(1 << 12, 1 << 12);
@@ -106,6 +109,123 @@ fn scopes_are_right_where_tags_do_not_suffice() {
     });
     assert!(heaps.iter().all(|heap| heap.stats().live_allocations == 0));
     assert_eq!((Home::stats().live_allocations, Narrow::stats().live_allocations), (0, 0));
+}
+
+crate::family! { struct Spacious { classes: Spaced } }
+
+/// Calls of a family with spaced classes, in its scope and from elsewhere, which its cache serves: no lock is taken. Of sizes whose
+/// natural class is longer, shorter and of the same index.
+#[test]
+fn a_cache_with_spaced_classes_serves_its_scope() {
+    const SIZES: [usize; 8] = [1, 24, 40, 56, 100, 640, 1000, 4000];
+    const ROUNDS: usize = 1000;
+    let alloc = |size: usize| {
+        // SAFETY: the size is not 0.
+        let memory = unsafe { SCOPED.alloc(Layout::from_size_align(size, 1).unwrap()) };
+        assert!(!memory.is_null());
+        memory
+    };
+    // SAFETY: each block is freed once, with the size that it was allocated with.
+    let free =
+        |memory: *mut u8, size: usize| unsafe { SCOPED.dealloc(memory, Layout::from_size_align(size, 1).unwrap()) };
+    std::thread::spawn(move || {
+        let builder = Heap::builder("spacious").classes(Classes::Spaced);
+        let (heap, natural) = (builder.build().unwrap(), Heap::new("beside").unwrap());
+        let enter: [(&str, &dyn Fn() -> Entered); 2] =
+            [("a heap", &|| heap.enter()), ("a family", &|| Spacious.enter())];
+        for (kind, enter) in enter {
+            for size in SIZES {
+                let layout = Layout::from_size_align(size, 1).unwrap();
+                let pair_inside = || {
+                    let _entered = enter();
+                    free(alloc(size), size);
+                };
+                let from_elsewhere = |elsewhere: &dyn Fn(*mut u8)| {
+                    let _entered = enter();
+                    elsewhere(alloc(size));
+                };
+                let outside = |memory| Heap::outside(|| free(memory, size));
+                let in_another = |memory| natural.scope(|| free(memory, size));
+                let resized = || {
+                    let _entered = enter();
+                    // SAFETY: live, with this layout; and a size within the class, or of another.
+                    let longer = unsafe { SCOPED.realloc(alloc(size), layout, 2 * size) };
+                    free(longer, 2 * size);
+                };
+                let ways: [(&str, &dyn Fn()); 4] = [
+                    ("inside", &pair_inside),
+                    ("freed outside", &|| from_elsewhere(&outside)),
+                    ("freed in another scope", &|| from_elsewhere(&in_another)),
+                    ("resized", &resized),
+                ];
+                for (way, pair) in ways {
+                    // The caches are earned, and as long as they get.
+                    (0..ROUNDS).for_each(|_| pair());
+                    let before = TAKEN.get();
+                    (0..ROUNDS).for_each(|_| pair());
+                    let taken = TAKEN.get() - before;
+                    // Now and then it is looked whether something may go back.
+                    assert!(taken <= ROUNDS / 50, "{taken} locks for {ROUNDS} pairs of {size} bytes of {kind}, {way}");
+                }
+            }
+        }
+        let stats = [heap.stats(), Spacious::stats()];
+        for stats in stats {
+            assert_eq!((stats.live_allocations, stats.thread_caches), (0, 1), "{stats}");
+            // A resize across classes is an allocation and a free more.
+            assert_eq!(stats.total_allocations, stats.total_frees);
+            assert!(stats.total_allocations >= (2 * 4 * ROUNDS * SIZES.len()) as u64, "{stats}");
+        }
+    })
+    .join()
+    .unwrap();
+}
+
+/// A scope that is entered before the thread has a cache of its heap, a cache that goes to another heap while its scope is open, and
+/// scopes of both kinds of classes in turn: each block is whose it should be.
+#[test]
+fn what_is_current_changes_with_scopes_and_caches() {
+    let size_of_class = |heap: &Heap| heap.live_bytes();
+    let alloc = || {
+        // SAFETY: the size is not 0.
+        let memory = unsafe { SCOPED.alloc(Layout::from_size_align(40, 8).unwrap()) };
+        assert!(!memory.is_null());
+        memory
+    };
+    // SAFETY: each block is freed once, with the layout that it was allocated with.
+    let free = |memory: *mut u8| unsafe { SCOPED.dealloc(memory, Layout::from_size_align(40, 8).unwrap()) };
+    std::thread::spawn(move || {
+        // As many as have places in a thread's table, twice, so that each takes the place of another.
+        let kinds = [Classes::Spaced, Classes::Natural];
+        let heaps: Vec<Heap> =
+            (0..64).map(|index| Heap::builder("in turn").classes(kinds[index / 8 % 2]).build().unwrap()).collect();
+        let slot_bytes = |index: usize| [40, 64][index / 8 % 2];
+        for round in 0..6 {
+            for (index, heap) in heaps.iter().enumerate() {
+                let _outer = heap.enter();
+                let kept: Vec<*mut u8> = (0..100).map(|_| alloc()).collect();
+                assert_eq!(size_of_class(heap), 100 * slot_bytes(index), "round {round}, heap {index}");
+                for step in [1, 8, 9, 31, 32, 33] {
+                    let other = (index + step) % heaps.len();
+                    // In the other's scope the cache of the outer one may go.
+                    let block = heaps[other].scope(|| {
+                        (0..100).for_each(|_| free(alloc()));
+                        alloc()
+                    });
+                    assert_eq!(size_of_class(&heaps[other]), slot_bytes(other), "round {round}, heap {other}");
+                    let own = alloc();
+                    assert_eq!(size_of_class(heap), 101 * slot_bytes(index), "round {round}, heap {index}");
+                    Heap::outside(|| free(own));
+                    free(block);
+                    assert_eq!(size_of_class(&heaps[other]), 0, "round {round}, heap {other}");
+                }
+                kept.into_iter().for_each(free);
+                assert_eq!(size_of_class(heap), 0, "round {round}, heap {index}");
+            }
+        }
+    })
+    .join()
+    .unwrap();
 }
 
 /// What heaps hold under the home may have used its limit up before it is first used itself.

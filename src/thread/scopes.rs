@@ -2,19 +2,21 @@
 //!
 //! | of each thread | outside of all scopes | in a scope |
 //! | --- | --- | --- |
-//! | a [`CacheSlot`]'s `current` of each home | the thread's cache of the home | the thread's cache of the scope's family |
+//! | a [`CacheSlot`]'s `current` of each home | the thread's cache of the home | the thread's cache of the scope's family, if it has natural classes |
+//! | `spaced` | – | the thread's cache of the scope's family, if it has spaced classes |
 //! | `core` | none | the family |
 //! | `depth` | 0 | how many scopes are open |
 //! | `entries` | – | which entry opened the scope at each depth, the first of all being 1; `count` counts them |
 //! | `homes` | the homes that the thread has allocated from | the same |
-//! | `owners` | the thread's caches of families, by number | the same |
+//! | `owners`, `spaced_owners` | the thread's caches of families, by number: those with natural classes, those with spaced ones | the same |
 //! | `last` | that of which the thread last freed something that was not the scope's or the home's | the same |
 //!
-//! A call looks at the first alone; a free of another family's block at the last two. There are only caches
-//! whose slots need nothing else, *plain* ones; the empty one stands for all others, and for one that the thread does not
-//! have or has not come to yet. **V1** A `current` is set only by [`set_home`], which notes the home in `homes`; and from then on
-//! whenever another family becomes current. **V2** Who enters a scope holds its family, so the cache is one of a heap that
-//! lives; and whoever gives a cache up takes it out of here.
+//! A call looks at the first, and at the second where that is the empty cache; a free of another family's block at the last
+//! two. There are only caches whose slots need nothing else, *plain* ones; the empty one stands for all others, and for one
+//! that the thread does not have or has not come to yet. Caches of the two kinds stand apart: one with spaced classes that was
+//! asked with natural ones would hand out slots that are too short. **V1** A `current` is set only by [`set_home`], which
+//! notes the home in `homes`; and from then on, as `spaced`, whenever another family becomes current. **V2** Who enters a
+//! scope holds its family, so the cache is one of a heap that lives; and whoever gives a cache up takes it out of here.
 
 use crate::checks::Checks;
 use crate::family::{FamilyCore, ThreadCache};
@@ -32,6 +34,8 @@ type Start = *const Cache<[Magazine; 0]>;
 
 /// Places of `owners`; families whose numbers differ by a multiple of this share one.
 const PLACES: usize = 32;
+/// The same, of `spaced_owners`: few families have spaced classes.
+const SPACED_PLACES: usize = 16;
 
 /// Homes that a thread may have a `current` of: more than programs have.
 const HOMES_MOST: usize = 4;
@@ -45,6 +49,9 @@ struct Here {
     homes: [Cell<Option<&'static FamilyCore>>; HOMES_MOST],
     owners: [Cell<Start>; PLACES],
     last: Cell<Start>,
+    // Pointers, because a constant of Rust 1.85 must not hold a reference to what changes.
+    spaced: Cell<*const Cache>,
+    spaced_owners: [Cell<*const Cache>; SPACED_PLACES],
 }
 
 thread_local! {
@@ -93,13 +100,21 @@ impl Here {
             homes: [const { Cell::new(None) }; HOMES_MOST],
             owners: [const { Cell::new(NONE) }; PLACES],
             last: Cell::new(NONE),
+            spaced: Cell::new(core::ptr::from_ref(empty())),
+            spaced_owners: [const { Cell::new(core::ptr::from_ref(empty())) }; SPACED_PLACES],
         }
     }
 
-    /// Where the thread's cache of the family with a number stands, if it does.
+    /// Where the thread's cache of the family with a number stands, if it does and has natural classes.
     #[inline(always)]
     fn place(&self, number: u32) -> &Cell<Start> {
         &self.owners[number as usize % PLACES]
+    }
+
+    /// The same, if it has spaced classes.
+    #[inline(always)]
+    fn spaced_place(&self, number: u32) -> &Cell<*const Cache> {
+        &self.spaced_owners[number as usize % SPACED_PLACES]
     }
 
     #[inline(always)]
@@ -111,36 +126,62 @@ impl Here {
     #[inline(always)]
     fn set(&self, core: Option<&'static FamilyCore>) -> Option<&'static FamilyCore> {
         let cache = core.map(|core| self.noted_cache_of(core));
+        self.set_spaced(empty());
         self.homes().for_each(|home| {
             let slot = home.slot();
             slot.set_current(cache.unwrap_or_else(|| own_cache(home, slot)));
         });
+        if let Some(core) = core.filter(|core| core.classes() == Classes::Spaced) {
+            self.set_spaced(self.noted_spaced_cache_of(core));
+        }
         self.core.replace(core)
+    }
+
+    #[inline(always)]
+    fn set_spaced(&self, cache: &'static Cache) {
+        self.spaced.set(core::ptr::from_ref(cache));
     }
 
     /// The thread's cache of a family if it stands in `owners`; or the empty one.
     #[inline(always)]
     fn noted_cache_of(&self, core: &'static FamilyCore) -> &'static Cache {
         // SAFETY: V2.
-        let cache = unsafe { whole(self.place(core.number()).get()) };
-        let is_of = ThreadCache::of(cache).is_some_and(|of| core::ptr::eq(of.family, core));
-        if is_of && cache.heap() == core.heap_id() { cache } else { empty() }
+        of_family(core, unsafe { whole(self.place(core.number()).get()) })
+    }
+
+    /// The thread's cache of a family if it stands in `spaced_owners`; or the empty one.
+    fn noted_spaced_cache_of(&self, core: &'static FamilyCore) -> &'static Cache {
+        // SAFETY: V2.
+        of_family(core, unsafe { &*self.spaced_place(core.number()).get() })
     }
 
     /// Notes the thread's cache of a family, which may share its place; returns it, or the empty one where it is not plain.
     fn note(&self, core: &'static FamilyCore) -> &'static Cache {
         let cache = cache_of(core);
         if start(cache) != NONE {
-            self.place(core.number()).set(start(cache));
+            self.put(core, cache);
         }
         cache
+    }
+
+    fn put(&self, core: &'static FamilyCore, cache: &'static Cache) {
+        match core.classes() {
+            Classes::Natural => self.place(core.number()).set(start(cache)),
+            Classes::Spaced => self.spaced_place(core.number()).set(core::ptr::from_ref(cache)),
+        }
     }
 
     fn set_home(&self, home: &'static FamilyCore) {
         let is_for = |place: &&Cell<Option<&'static FamilyCore>>| place.get().is_none_or(|of| core::ptr::eq(of, home));
         if let Some(place) = self.homes.iter().find(is_for) {
             place.set(Some(home));
-            home.slot().set_current(self.core.get().map_or_else(|| cache_of(home), |core| self.note(core)));
+            let (current, spaced) = match self.core.get() {
+                None => (own_cache(home, home.slot()), empty()),
+                Some(core) if core.classes() == Classes::Spaced => (empty(), self.note(core)),
+                Some(core) => (self.note(core), empty()),
+            };
+            home.slot().set_current(current);
+            self.set_spaced(spaced);
         }
     }
 
@@ -148,9 +189,22 @@ impl Here {
         let is_of = |place: &&Cell<Start>| place.get() == start(cache);
         let places = self.owners.iter().chain([&self.last]);
         places.filter(is_of).for_each(|place| place.set(NONE));
+        let places = self.spaced_owners.iter().chain([&self.spaced]);
+        let is_of = |place: &&Cell<*const Cache>| core::ptr::addr_eq(place.get(), cache);
+        places.filter(is_of).for_each(|place| place.set(core::ptr::from_ref(empty())));
         let slots = self.homes().map(FamilyCore::slot);
         slots.filter(|slot| core::ptr::addr_eq(slot.current(), cache)).for_each(|slot| slot.set_current(empty()));
     }
+}
+
+/// The cache, if it is the thread's of a family; or the empty one.
+#[inline(always)]
+fn of_family(core: &'static FamilyCore, cache: &'static Cache) -> &'static Cache {
+    let heap = core.heap_id();
+    // A heap's number and generation are enough, and no other cache has them; static families are told apart by what they are.
+    let is_of =
+        cache.heap() == heap && (heap != 0 || ThreadCache::of(cache).is_some_and(|of| core::ptr::eq(of.family, core)));
+    if is_of { cache } else { empty() }
 }
 
 /// Whether the calling thread is in a scope.
@@ -159,11 +213,27 @@ pub(crate) fn is_inside() -> bool {
     core().is_some()
 }
 
-/// The calling thread's plain cache of the family with a number, of another, or the empty one: its tags tell.
+/// The calling thread's plain cache of the family with a number, of another, or the empty one: its tags tell. With natural
+/// classes.
 #[inline(always)]
 pub(crate) fn owner(number: u32) -> &'static Cache {
     // SAFETY: V2.
     unsafe { whole(here(|here| here.place(number).get())) }
+}
+
+/// The same, with spaced classes.
+#[inline(always)]
+pub(crate) fn spaced_owner(number: u32) -> &'static Cache {
+    // SAFETY: V2.
+    unsafe { &*here(|here| here.spaced_place(number).get()) }
+}
+
+/// The plain cache that the calling thread's allocations go to, if it is in the scope of a family with spaced classes; or the
+/// empty one.
+#[inline(always)]
+pub(crate) fn spaced() -> &'static Cache {
+    // SAFETY: V2.
+    unsafe { &*here(|here| here.spaced.get()) }
 }
 
 /// What was last given to [`set_last`], if the thread still has it; or the empty cache.
@@ -225,27 +295,28 @@ pub(crate) fn note_owner(core: &'static FamilyCore) {
 
 /// Whether a family's slots can be served and taken back with nothing but their cache.
 fn is_plain(core: &FamilyCore) -> bool {
-    core.classes() == Classes::Natural && matches!(core.checks(), Checks::Default | Checks::Unchecked)
+    matches!(core.checks(), Checks::Default | Checks::Unchecked)
 }
 
 /// The calling thread's cache of a family, if its slots need nothing else; or the empty one.
 fn cache_of(core: &'static FamilyCore) -> &'static Cache {
-    match is_plain(core) {
-        true if core.is_heap() => heaps::cache_of(core),
-        _ => own_cache(core, core.slot()),
+    match (is_plain(core), core.is_heap()) {
+        (false, _) => empty(),
+        (true, true) => heaps::cache_of(core),
+        (true, false) => core.slot().get(core.class_count()),
     }
 }
 
-/// A static family's cache, if its slots need nothing else; or the empty one.
+/// A home's cache, if calls with natural classes may go to it; or the empty one.
 #[inline(always)]
 fn own_cache(core: &'static FamilyCore, slot: &CacheSlot) -> &'static Cache {
-    if is_plain(core) { slot.get(NATURAL_COUNT) } else { empty() }
+    if is_plain(core) && core.classes() == Classes::Natural { slot.get(NATURAL_COUNT) } else { empty() }
 }
 
 /// Notes that the calling thread has a cache of a family from now on.
 pub(super) fn note_cache(family: &'static FamilyCore, cache: &'static Cache) {
     if is_plain(family) {
-        here(|here| here.place(family.number()).set(start(cache)));
+        here(|here| here.put(family, cache));
     }
 }
 

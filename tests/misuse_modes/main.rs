@@ -77,6 +77,8 @@ enum Sizes {
     All,
     /// Served from slabs.
     Slabs,
+    /// Served from slabs, with spaced classes as well.
+    SpacedSlabs,
     /// Above the largest slot.
     Large,
     /// Larger than what is called an interior step in the case.
@@ -112,6 +114,7 @@ impl Sizes {
         match self {
             Self::All => &[24, 1792, 81_920, 4 * MIB],
             Self::Slabs => &[24, 1792, 81_920],
+            Self::SpacedSlabs => &[24, 56, 1792, 81_920],
             Self::AboveAStep => &[1792, 81_920, 4 * MIB],
             Self::Large => &[MIB / 4 + 4096, 4 * MIB],
             Self::Slack => &[22, 100, 5000, 70_000, 300_001],
@@ -124,6 +127,7 @@ impl Sizes {
         match self {
             Self::All => &[8, 100, 4096, 65_536, MIB, 4 * MIB],
             Self::Slabs => &[8, 100, 4096, 65_536, MIB],
+            Self::SpacedSlabs => &[8, 56, 100, 4096, 65_536],
             Self::AboveAStep => &[100, 4096, 65_536, MIB, 4 * MIB],
             Self::Large => &[MIB + 4096, 4 * MIB],
             Self::Slack => &[24, 100, 5000, 700_000, 5_000_000],

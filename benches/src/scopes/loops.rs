@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::hint::black_box;
 use std::ptr::null_mut;
 
-use family_alloc::{Enter, Heap, Scoped, family};
+use family_alloc::{Classes, Enter, Heap, Scoped, family};
 
 use crate::counted::{repeat, words};
 use crate::peers::Name;
@@ -19,7 +19,7 @@ family! {
 const SCOPED: Scoped<Home> = Scoped::new();
 
 /// How many loops there are.
-pub(crate) const COUNT: usize = 10;
+pub(crate) const COUNT: usize = 11;
 
 /// What they are called. The first does nothing: what it costs is taken off the others.
 pub(crate) const NAMES: [&str; COUNT] = [
@@ -32,6 +32,7 @@ pub(crate) const NAMES: [&str; COUNT] = [
     "batch_of_the_home",
     "batch_of_a_heap",
     "batch_of_a_family",
+    "batch_of_a_spaced_heap",
     "scope",
 ];
 
@@ -126,7 +127,7 @@ fn free_all(allocator: &impl GlobalAlloc, blocks: &[*mut u8; BATCH]) {
 
 /// The loops over one allocator, in whatever scope the thread is in.
 #[inline(always)]
-fn each(allocator: &impl GlobalAlloc, heap: &Heap, which: usize, times: usize) {
+fn each(allocator: &impl GlobalAlloc, [heap, spaced]: [&Heap; 2], which: usize, times: usize) {
     let free = |blocks: &[*mut u8; BATCH]| free_all(allocator, blocks);
     match which {
         0 => nothing(times),
@@ -139,6 +140,7 @@ fn each(allocator: &impl GlobalAlloc, heap: &Heap, which: usize, times: usize) {
         6 => batch(times, |blocks| Heap::outside(|| allocate_all(allocator, blocks)), free),
         7 => batch(times, |blocks| heap.scope(|| allocate_all(allocator, blocks)), free),
         8 => batch(times, |blocks| Other.scope(|| allocate_all(allocator, blocks)), free),
+        9 => batch(times, |blocks| spaced.scope(|| allocate_all(allocator, blocks)), free),
         _ => repeat(times, |value| heap.scope(|| _ = black_box(value))),
     }
 }
@@ -146,11 +148,15 @@ fn each(allocator: &impl GlobalAlloc, heap: &Heap, which: usize, times: usize) {
 /// Runs a loop in one of the ways.
 pub(crate) fn run(name: Name, which: usize, times: usize) {
     std::thread_local! {
-        static HEAPS: [Heap; 2] = ["own", "another"].map(|name| Heap::new(name).expect("there is memory for a heap"));
+        static HEAPS: [[Heap; 2]; 2] = ["own", "another"].map(|name| {
+            let heap = |classes| Heap::builder(name).classes(classes).build().expect("there is memory for a heap");
+            [Classes::Natural, Classes::Spaced].map(heap)
+        });
     }
-    HEAPS.with(|[own, another]| match name {
-        Name::Plain => each(&Home, another, which, times),
-        Name::Outside => each(&SCOPED, another, which, times),
-        Name::Inside => own.scope(|| each(&SCOPED, another, which, times)),
+    HEAPS.with(|[[own, own_spaced], [heap, spaced]]| match name {
+        Name::Plain => each(&Home, [heap, spaced], which, times),
+        Name::Outside => each(&SCOPED, [heap, spaced], which, times),
+        Name::Inside => own.scope(|| each(&SCOPED, [heap, spaced], which, times)),
+        Name::InsideSpaced => own_spaced.scope(|| each(&SCOPED, [heap, spaced], which, times)),
     });
 }

@@ -65,7 +65,7 @@ fn serve(name: Name) {
     extern "C" fn run<const WAY: usize>(which: usize, times: usize) {
         loops::run(ALL[WAY], which, times);
     }
-    let run = [run::<0>, run::<1>, run::<2>][name as usize];
+    let run = [run::<0>, run::<1>, run::<2>, run::<3>][name as usize];
     // A thread earns its caches before anything is counted.
     (0..loops::COUNT).for_each(|which| run(which, counter::ITERATIONS));
     counter::serve(run, &loops::NAMES);

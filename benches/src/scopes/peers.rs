@@ -11,10 +11,12 @@ pub(crate) enum Name {
     Outside,
     /// The same in the scope of a heap.
     Inside,
+    /// In the scope of a heap with spaced classes.
+    InsideSpaced,
 }
 
 /// All of them, in the order of the columns.
-pub(crate) const ALL: [Name; 3] = [Name::Plain, Name::Outside, Name::Inside];
+pub(crate) const ALL: [Name; 4] = [Name::Plain, Name::Outside, Name::Inside, Name::InsideSpaced];
 
 impl Name {
     /// The name in the tables.
@@ -23,6 +25,7 @@ impl Name {
             Self::Plain => "no-scopes",
             Self::Outside => "outside",
             Self::Inside => "in-a-scope",
+            Self::InsideSpaced => "in-a-spaced",
         }
     }
 
