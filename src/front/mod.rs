@@ -225,7 +225,7 @@ unsafe fn deallocate_full<H: Handle>(handle: H, address: usize, layout: Layout) 
     // Most often the array isn't full at all: it was time to look whether anything waits to be given back.
     if is_right
         && !(waiting::is_anything() && is_look_due())
-        && (magazine.resume_room(cache.tally(), false) || magazine.is_mostly_room(cache.tally(), class))
+        && magazine.renew(cache.tally(), class)
         && magazine.push(address)
     {
         return;

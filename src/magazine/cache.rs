@@ -111,6 +111,25 @@ impl Cache {
         }
     }
 
+    /// As [`take_back`](Self::take_back), where the room is used up, and the array most often not: it was time to look whether
+    /// memory waits, and somebody has.
+    #[cold]
+    pub(crate) fn take_back_again(&self, tag: u32, class: SizeClass, address: usize) -> bool {
+        let magazine = self.magazine(class);
+        if tag != magazine.tag() {
+            return false;
+        }
+        let push = || magazine.renew(&self.tally, class) && magazine.push(address);
+        if self.heap() == 0 {
+            return push();
+        }
+        self.enter() && {
+            let is_pushed = push();
+            self.leave();
+            is_pushed
+        }
+    }
+
     /// Keeps the owner out for good, for who has ended the heap: all handles are gone.
     pub(crate) fn shut(&self) {
         let mut waited = 0;

@@ -137,8 +137,13 @@ impl Magazine {
         true
     }
 
+    /// Goes on where the room is used up but not the array, and it was not time to look; `false`: it is time for an exchange.
+    pub(crate) fn renew(&self, tally: &Tally, class: SizeClass) -> bool {
+        self.resume_room(tally, false) || self.is_mostly_room(tally, class)
+    }
+
     /// Looks how much room there is; whether that is most of an array that is as long as it gets, or holds as much as it should.
-    pub(crate) fn is_mostly_room(&self, tally: &Tally, class: SizeClass) -> bool {
+    fn is_mostly_room(&self, tally: &Tally, class: SizeClass) -> bool {
         let (room, capacity) = (self.renew_room(tally), self.capacity());
         is_grown(class, capacity) && 4 * room >= 3 * capacity
     }

@@ -19,7 +19,8 @@ use super::global::{allocate_here, class, slot, start};
 use super::{Scoped, spaced};
 use crate::checks::Checks;
 use crate::family::{
-    FamilyCore, HeapOptions, Standing, note_large, number_of, owner_of_large, owner_of_slab, slot_of_none, softly,
+    FamilyCore, HeapOptions, Standing, is_look_due, note_large, number_of, owner_of_large, owner_of_slab, slot_of_none,
+    softly,
 };
 use crate::front::{
     Family, Handle, allocate_exact, allocate_zeroed_exact, deallocate_exact, is_cached_slot, resize_exact,
@@ -29,6 +30,7 @@ use crate::large::GROWN_FROM_BYTES;
 use crate::magazine::{Cache, CacheSlot, empty, is_empty};
 use crate::size_class::{Classes, NATURAL_COUNT};
 use crate::thread::{heaps, scopes};
+use crate::waiting;
 
 /// No slab has longer slots.
 const SLOT_BYTES_MAX: usize = 1 << (*UNIT_SHIFTS.end() - 1);
@@ -239,6 +241,9 @@ unsafe fn deallocate_by_tag<Home: Family>(ptr: NonNull<u8>, layout: Layout, inde
     let owner = scopes::owner(number_of(tag));
     if owner.take_back(tag, class, address) {
         return scopes::set_last(owner);
+    }
+    if !(waiting::is_anything() && is_look_due()) && owner.take_back_again(tag, class, address) {
+        return;
     }
     if spaced::take_back(tag, layout, address) {
         return;
