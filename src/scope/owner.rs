@@ -212,17 +212,16 @@ fn likely_tag<Home: Family>(address: usize) -> u32 {
 pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, layout: Layout, tag: u32, index: usize) {
     // SAFETY: the same contract, here and below.
     unsafe { core::hint::assert_unchecked(index < NATURAL_COUNT) };
-    // All that is rare is a call at the end: nothing has to be kept for it here.
+    // All that is rarer is a call at the end, here and below: nothing has to be kept for it.
     let (class, address) = (Classes::Natural.class(index), ptr.as_ptr().expose_provenance());
     let (cache, tag) = match tag {
         0 => (scopes::last(), scopes::last().telling_tag(address)),
         _ => (scopes::owner(number_of(tag)), tag),
     };
-    if cache.take_back(tag, class, address) {
-        return;
+    if !cache.take_back(tag, class, address) {
+        // SAFETY: as above.
+        unsafe { deallocate_by_tag::<Home>(ptr, layout, index) }
     }
-    // SAFETY: as above.
-    unsafe { deallocate_by_tag::<Home>(ptr, layout, index) }
 }
 
 /// # Safety
@@ -240,11 +239,18 @@ unsafe fn deallocate_by_tag<Home: Family>(ptr: NonNull<u8>, layout: Layout, inde
     if owner.take_back(tag, class, address) {
         return scopes::set_last(owner);
     }
-    if spaced::take_back(tag, layout, address) {
-        return;
-    }
     // SAFETY: the same contract.
-    unsafe { deallocate_elsewhere::<Home>(ptr, layout) }
+    unsafe { deallocate_spaced::<Home>(ptr, layout, tag) }
+}
+
+/// # Safety
+/// As for [`deallocate`]; the tag is that of the address, where one is found.
+#[inline(never)]
+unsafe fn deallocate_spaced<Home: Family>(ptr: NonNull<u8>, layout: Layout, tag: u32) {
+    if !spaced::take_back(tag, layout, ptr.as_ptr().expose_provenance()) {
+        // SAFETY: the same contract.
+        unsafe { deallocate_elsewhere::<Home>(ptr, layout) }
+    }
 }
 
 /// Frees a slot of the cache that calls go to, which has no room for it; or what no cache of the thread takes.
