@@ -111,14 +111,10 @@ impl Cache {
         }
     }
 
-    /// As [`take_back`](Self::take_back), where the room is used up, and the array most often not: it was time to look whether
-    /// memory waits, and somebody has.
-    #[cold]
-    pub(crate) fn take_back_again(&self, tag: u32, class: SizeClass, address: usize) -> bool {
+    /// As [`take_back`](Self::take_back) for a slot of the magazine, whose room is used up: most often the array is not, and it was time
+    /// to look whether memory waits. `false`: it is time for an exchange.
+    pub(crate) fn take_back_again(&self, class: SizeClass, address: usize) -> bool {
         let magazine = self.magazine(class);
-        if tag != magazine.tag() {
-            return false;
-        }
         let push = || magazine.renew(&self.tally, class) && magazine.push(address);
         if self.heap() == 0 {
             return push();

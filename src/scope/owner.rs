@@ -214,17 +214,34 @@ fn likely_tag<Home: Family>(address: usize) -> u32 {
 pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, layout: Layout, tag: u32, index: usize) {
     // SAFETY: the same contract, here and below.
     unsafe { core::hint::assert_unchecked(index < NATURAL_COUNT) };
-    // All that is rare is a call at the end: nothing has to be kept for it here.
+    // All that is rarer is a call at the end, here and below: nothing has to be kept for it.
     let (class, address) = (Classes::Natural.class(index), ptr.as_ptr().expose_provenance());
     let (cache, tag) = match tag {
         0 => (scopes::last(), scopes::last().telling_tag(address)),
         _ => (scopes::owner(number_of(tag)), tag),
     };
-    if cache.take_back(tag, class, address) {
-        return;
+    if tag != cache.magazine(class).tag() {
+        // SAFETY: as above.
+        unsafe { deallocate_by_tag::<Home>(ptr, layout, index) }
+    } else if !cache.take_back(tag, class, address) {
+        // SAFETY: as above.
+        unsafe { deallocate_again::<Home>(ptr, layout, cache, index) }
     }
-    // SAFETY: as above.
-    unsafe { deallocate_by_tag::<Home>(ptr, layout, index) }
+}
+
+/// Frees a slot of the family of one of the thread's caches, of which the room is used up, or the door shut.
+///
+/// # Safety
+/// As for [`deallocate`].
+#[cold]
+#[inline(never)]
+unsafe fn deallocate_again<Home: Family>(ptr: NonNull<u8>, layout: Layout, cache: &'static Cache, index: usize) {
+    let address = ptr.as_ptr().expose_provenance();
+    let is_due = waiting::is_anything() && is_look_due();
+    if is_due || !cache.take_back_again(Classes::Natural.class(index), address) {
+        // SAFETY: the same contract.
+        unsafe { deallocate_by_tag::<Home>(ptr, layout, index) }
+    }
 }
 
 /// # Safety
@@ -242,14 +259,18 @@ unsafe fn deallocate_by_tag<Home: Family>(ptr: NonNull<u8>, layout: Layout, inde
     if owner.take_back(tag, class, address) {
         return scopes::set_last(owner);
     }
-    if !(waiting::is_anything() && is_look_due()) && owner.take_back_again(tag, class, address) {
-        return;
-    }
-    if spaced::take_back(tag, layout, address) {
-        return;
-    }
     // SAFETY: the same contract.
-    unsafe { deallocate_elsewhere::<Home>(ptr, layout) }
+    unsafe { deallocate_spaced::<Home>(ptr, layout, tag) }
+}
+
+/// # Safety
+/// As for [`deallocate`]; the tag is that of the address, where one is found.
+#[inline(never)]
+unsafe fn deallocate_spaced<Home: Family>(ptr: NonNull<u8>, layout: Layout, tag: u32) {
+    if !spaced::take_back(tag, layout, ptr.as_ptr().expose_provenance()) {
+        // SAFETY: the same contract.
+        unsafe { deallocate_elsewhere::<Home>(ptr, layout) }
+    }
 }
 
 /// Frees a slot of the cache that calls go to, which has no room for it; or what no cache of the thread takes.

@@ -12,7 +12,7 @@ use super::owner::deallocate_elsewhere;
 use crate::family::number_of;
 use crate::front::Family;
 use crate::large::GROWN_FROM_BYTES;
-use crate::magazine::{Cache, Magazine, is_empty};
+use crate::magazine::{Cache, Magazine};
 use crate::size_class::{Classes, SizeClass};
 use crate::thread::scopes;
 
@@ -26,8 +26,8 @@ fn magazine(cache: &'static Cache, layout: Layout) -> Option<(SizeClass, &'stati
 /// A slot of the scope's family that its cache has ready, and with `ZEROED` clears; or null.
 #[inline(always)]
 pub(super) fn pop<const ZEROED: bool>(layout: Layout) -> *mut u8 {
-    let address = magazine(scopes::spaced(), layout).and_then(|(_, magazine)| magazine.pop());
-    let Some(address) = address else { return core::ptr::null_mut() };
+    let magazine = scopes::spaced().and_then(|cache| magazine(cache, layout));
+    let Some(address) = magazine.and_then(|(_, magazine)| magazine.pop()) else { return core::ptr::null_mut() };
     if ZEROED {
         // SAFETY: a slot of at least that length that was just allocated.
         unsafe { slot(address).write_bytes(0, layout.size()) };
@@ -37,7 +37,7 @@ pub(super) fn pop<const ZEROED: bool>(layout: Layout) -> *mut u8 {
 
 /// A slot that the cache has never handed out; or null.
 pub(super) fn carve<const ZEROED: bool>(layout: Layout) -> *mut u8 {
-    let cache = scopes::spaced();
+    let Some(cache) = scopes::spaced() else { return core::ptr::null_mut() };
     let Some((class, magazine)) = magazine(cache, layout) else { return core::ptr::null_mut() };
     if !ZEROED {
         magazine.stock(cache.tally(), class);
@@ -56,14 +56,15 @@ pub(super) fn carve<const ZEROED: bool>(layout: Layout) -> *mut u8 {
 /// Frees a slot of the family whose scope the thread is in; `false`: it is none of its cache's, or there is no room.
 #[inline(always)]
 pub(super) fn push(layout: Layout, address: usize) -> bool {
-    let cache = scopes::spaced();
-    !is_empty(cache)
-        && magazine(cache, layout)
-            .is_some_and(|(_, magazine)| cache.telling_tag(address) == magazine.tag() && magazine.push(address))
+    let Some(cache) = scopes::spaced() else { return false };
+    // The empty cache has a tag that no slab has.
+    magazine(cache, layout)
+        .is_some_and(|(_, magazine)| cache.telling_tag(address) == magazine.tag() && magazine.push(address))
 }
 
 /// Frees a slot of any family with spaced classes of which the thread has a cache, by the slot's tag; `false`: it is none, or
 /// there is no room.
+#[inline(always)]
 pub(super) fn take_back(tag: u32, layout: Layout, address: usize) -> bool {
     let (cache, class) = (scopes::spaced_owner(number_of(tag)), Classes::Spaced.of(layout, 1));
     cache.has(class) && cache.take_back(tag, class, address)
@@ -75,11 +76,11 @@ pub(super) fn take_back(tag: u32, layout: Layout, address: usize) -> bool {
 /// # Safety
 /// As for `GlobalAlloc::realloc`, with a pointer of any family and both layouts.
 pub(super) unsafe fn reallocate<Home: Family>(ptr: NonNull<u8>, old: Layout, new: Layout) -> *mut u8 {
-    let (cache, address) = (scopes::spaced(), ptr.as_ptr().expose_provenance());
-    let own = if is_empty(cache) { None } else { magazine(cache, old) };
-    let Some((old_class, before)) = own.filter(|(_, magazine)| cache.telling_tag(address) == magazine.tag()) else {
+    let (Some(cache), address) = (scopes::spaced(), ptr.as_ptr().expose_provenance()) else {
         return core::ptr::null_mut();
     };
+    let is_own = |&(_, magazine): &(SizeClass, &Magazine)| cache.telling_tag(address) == magazine.tag();
+    let Some((old_class, before)) = magazine(cache, old).filter(is_own) else { return core::ptr::null_mut() };
     // What is longer may grow on where no slots are.
     let popped = match magazine(cache, new) {
         Some((class, _)) if class == old_class => return ptr.as_ptr(),

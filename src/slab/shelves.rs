@@ -458,31 +458,36 @@ impl Shelves {
     /// Nobody uses slots of these slabs any more; the caller holds the bin's lock.
     pub(crate) unsafe fn close_all(self, geometry: &Geometry<'_>, held: impl Iterator<Item = usize>) {
         let mut left = self.slab_count();
-        let mut close = |slab: &'static SlabHeader| {
+        let close = |left: &mut usize, slab: &'static SlabHeader| {
             slab.used.set(0);
             geometry.close(slab);
-            left -= 1;
-            left
+            *left -= 1;
         };
         for list in [&self.partial, &self.thin] {
             let mut next = list.first();
             while let Some(slab) = next {
                 // Closed, it may be somebody else's at once.
                 next = slab.next.get();
-                close(slab);
+                close(&mut left, slab);
             }
         }
         // From here on one that is closed already has another tag.
         if let Some(current) = self.current.filter(|slab| geometry.owns(slab)) {
-            close(current);
+            close(&mut left, current);
+        }
+        if left == 0 {
+            return;
         }
         let (headers, mut last) = (Directory::of(geometry.unit_shift).headers(), usize::MAX);
         let units = held.filter(|slot| core::mem::replace(&mut last, slot >> geometry.unit_shift) != last);
         for slot in units {
             // SAFETY: a slot of the bin lies in a unit, which was a slab when it was handed out.
             let slab = unsafe { headers.slab(slot) };
-            if geometry.owns(slab) && close(slab) == 0 {
-                return;
+            if geometry.owns(slab) {
+                close(&mut left, slab);
+                if left == 0 {
+                    return;
+                }
             }
         }
         if left > 0 {

@@ -3,7 +3,7 @@
 //! | of each thread | outside of all scopes | in a scope |
 //! | --- | --- | --- |
 //! | a [`CacheSlot`]'s `current` of each home | the thread's cache of the home | the thread's cache of the scope's family, if it has natural classes |
-//! | `spaced` | – | the thread's cache of the scope's family, if it has spaced classes |
+//! | `spaced` | – | the thread's cache of the scope's family, if it has spaced classes; or what it was in another scope |
 //! | `core` | none | the family |
 //! | `depth` | 0 | how many scopes are open |
 //! | `entries` | – | which entry opened the scope at each depth, the first of all being 1; `count` counts them |
@@ -34,8 +34,8 @@ type Start = *const Cache<[Magazine; 0]>;
 
 /// Places of `owners`; families whose numbers differ by a multiple of this share one.
 const PLACES: usize = 32;
-/// The same, of `spaced_owners`: few families have spaced classes.
-const SPACED_PLACES: usize = 16;
+/// The same, of `spaced_owners`: few families have spaced classes, and none in the models, which have little room.
+const SPACED_PLACES: usize = if cfg!(loom) { 1 } else { 16 };
 
 /// Homes that a thread may have a `current` of: more than programs have.
 const HOMES_MOST: usize = 4;
@@ -49,6 +49,8 @@ struct Here {
     homes: [Cell<Option<&'static FamilyCore>>; HOMES_MOST],
     owners: [Cell<Start>; PLACES],
     last: Cell<Start>,
+    /// Whose cache it is that `spaced` was set to. It counts only while that family is the current one.
+    spaced_core: Cell<Option<&'static FamilyCore>>,
     // Pointers, because a constant of Rust 1.85 must not hold a reference to what changes.
     spaced: Cell<*const Cache>,
     spaced_owners: [Cell<*const Cache>; SPACED_PLACES],
@@ -100,6 +102,7 @@ impl Here {
             homes: [const { Cell::new(None) }; HOMES_MOST],
             owners: [const { Cell::new(NONE) }; PLACES],
             last: Cell::new(NONE),
+            spaced_core: Cell::new(None),
             spaced: Cell::new(core::ptr::from_ref(empty())),
             spaced_owners: [const { Cell::new(core::ptr::from_ref(empty())) }; SPACED_PLACES],
         }
@@ -117,42 +120,50 @@ impl Here {
         &self.spaced_owners[number as usize % SPACED_PLACES]
     }
 
+    /// The homes, and the thread's slots of them.
     #[inline(always)]
-    fn homes(&self) -> impl Iterator<Item = &'static FamilyCore> {
-        self.homes.iter().map_while(Cell::get)
+    fn slots(&self) -> impl Iterator<Item = (&'static FamilyCore, &CacheSlot)> {
+        self.homes.iter().map_while(Cell::get).map(|home| (home, home.slot()))
     }
 
     /// Makes a family current, or none; returns the one before.
     #[inline(always)]
     fn set(&self, core: Option<&'static FamilyCore>) -> Option<&'static FamilyCore> {
-        let cache = core.map(|core| self.noted_cache_of(core));
-        self.set_spaced(empty());
-        self.homes().for_each(|home| {
-            let slot = home.slot();
-            slot.set_current(cache.unwrap_or_else(|| own_cache(home, slot)));
-        });
-        if let Some(core) = core.filter(|core| core.classes() == Classes::Spaced) {
-            self.set_spaced(self.noted_spaced_cache_of(core));
+        match core {
+            None => self.slots().for_each(|(home, slot)| slot.set_current(own_cache(home, slot))),
+            Some(core) => {
+                // SAFETY: V2.
+                let cache = unsafe { whole(self.place(core.number()).get()) };
+                if is_of(core, cache) {
+                    self.slots().for_each(|(_, slot)| slot.set_current(cache));
+                } else {
+                    self.set_other(core);
+                }
+            }
         }
         self.core.replace(core)
     }
 
-    #[inline(always)]
-    fn set_spaced(&self, cache: &'static Cache) {
+    /// Lets calls go to the thread's cache of a family with spaced classes, if it stands in `spaced_owners`; or to none.
+    #[cold]
+    #[inline(never)]
+    fn set_other(&self, core: &'static FamilyCore) {
+        self.slots().for_each(|(_, slot)| slot.set_current(empty()));
+        // SAFETY: V2.
+        let cache = unsafe { &*self.spaced_place(core.number()).get() };
+        self.set_spaced(core, if is_of(core, cache) { cache } else { empty() });
+    }
+
+    fn set_spaced(&self, core: &'static FamilyCore, cache: &'static Cache) {
+        self.spaced_core.set(Some(core));
         self.spaced.set(core::ptr::from_ref(cache));
     }
 
-    /// The thread's cache of a family if it stands in `owners`; or the empty one.
+    /// The cache with spaced classes that calls go to, if the scope's family has such. Outside of all scopes it may be the empty one.
     #[inline(always)]
-    fn noted_cache_of(&self, core: &'static FamilyCore) -> &'static Cache {
-        // SAFETY: V2.
-        of_family(core, unsafe { whole(self.place(core.number()).get()) })
-    }
-
-    /// The thread's cache of a family if it stands in `spaced_owners`; or the empty one.
-    fn noted_spaced_cache_of(&self, core: &'static FamilyCore) -> &'static Cache {
-        // SAFETY: V2.
-        of_family(core, unsafe { &*self.spaced_place(core.number()).get() })
+    fn spaced(&self) -> Option<*const Cache> {
+        let address = |core: Option<&'static FamilyCore>| core.map_or(core::ptr::null(), core::ptr::from_ref);
+        (address(self.core.get()) == address(self.spaced_core.get())).then(|| self.spaced.get())
     }
 
     /// Notes the thread's cache of a family, which may share its place; returns it, or the empty one where it is not plain.
@@ -175,13 +186,14 @@ impl Here {
         let is_for = |place: &&Cell<Option<&'static FamilyCore>>| place.get().is_none_or(|of| core::ptr::eq(of, home));
         if let Some(place) = self.homes.iter().find(is_for) {
             place.set(Some(home));
-            let (current, spaced) = match self.core.get() {
-                None => (own_cache(home, home.slot()), empty()),
-                Some(core) if core.classes() == Classes::Spaced => (empty(), self.note(core)),
-                Some(core) => (self.note(core), empty()),
-            };
-            home.slot().set_current(current);
-            self.set_spaced(spaced);
+            home.slot().set_current(match self.core.get() {
+                None => own_cache(home, home.slot()),
+                Some(core) if core.classes() == Classes::Spaced => {
+                    self.set_spaced(core, self.note(core));
+                    empty()
+                }
+                Some(core) => self.note(core),
+            });
         }
     }
 
@@ -192,19 +204,17 @@ impl Here {
         let places = self.spaced_owners.iter().chain([&self.spaced]);
         let is_of = |place: &&Cell<*const Cache>| core::ptr::addr_eq(place.get(), cache);
         places.filter(is_of).for_each(|place| place.set(core::ptr::from_ref(empty())));
-        let slots = self.homes().map(FamilyCore::slot);
+        let slots = self.slots().map(|(_, slot)| slot);
         slots.filter(|slot| core::ptr::addr_eq(slot.current(), cache)).for_each(|slot| slot.set_current(empty()));
     }
 }
 
-/// The cache, if it is the thread's of a family; or the empty one.
+/// Whether a cache is the thread's of a family.
 #[inline(always)]
-fn of_family(core: &'static FamilyCore, cache: &'static Cache) -> &'static Cache {
+fn is_of(core: &'static FamilyCore, cache: &'static Cache) -> bool {
     let heap = core.heap_id();
     // A heap's number and generation are enough, and no other cache has them; static families are told apart by what they are.
-    let is_of =
-        cache.heap() == heap && (heap != 0 || ThreadCache::of(cache).is_some_and(|of| core::ptr::eq(of.family, core)));
-    if is_of { cache } else { empty() }
+    cache.heap() == heap && (heap != 0 || ThreadCache::of(cache).is_some_and(|of| core::ptr::eq(of.family, core)))
 }
 
 /// Whether the calling thread is in a scope.
@@ -228,12 +238,12 @@ pub(crate) fn spaced_owner(number: u32) -> &'static Cache {
     unsafe { &*here(|here| here.spaced_place(number).get()) }
 }
 
-/// The plain cache that the calling thread's allocations go to, if it is in the scope of a family with spaced classes; or the
-/// empty one.
+/// The plain cache, or the empty one, that the calling thread's allocations go to, if it is in the scope of a family with spaced
+/// classes. Outside of all scopes it may be the empty one.
 #[inline(always)]
-pub(crate) fn spaced() -> &'static Cache {
+pub(crate) fn spaced() -> Option<&'static Cache> {
     // SAFETY: V2.
-    unsafe { &*here(|here| here.spaced.get()) }
+    here(Here::spaced).map(|cache| unsafe { &*cache })
 }
 
 /// What was last given to [`set_last`], if the thread still has it; or the empty cache.
