@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   doors shut ──► each class: as many out as cached? ──yes──► its slabs are closed as they are
-//!                                     │ no: something is live, or there is much to look through
+//!                                     │ no: something is live or in the depot, or there is much to look through
 //!                                     └──► caches ──emptied──► bins, which then know what is live
 //! ```
 //!
@@ -40,11 +40,11 @@ impl FamilyCore {
         }
         let (cached, is_all) = self.cached_classes(&caches);
         for class in self.used_classes().filter(|&class| cached & bit(class) != 0) {
-            let (bin, geometry, depot) = self.bin(class);
+            let (bin, geometry, _) = self.bin(class);
             let held = caches.iter().flat_map(|cache| cache.cache.magazine(class).held_slots());
             let out_slots = bin.out().slots;
             // SAFETY: what is out is in caches that nobody uses any more, and nobody works on slots of a heap without a handle.
-            unsafe { bin.close_slabs(&geometry, depot, held) };
+            unsafe { bin.close_slabs(&geometry, held) };
             self.refund(out_slots * class.slot_bytes());
             if !(is_all && may_end) {
                 caches.iter().for_each(|cache| self.forget_class(cache.cache, class));
@@ -56,14 +56,15 @@ impl FamilyCore {
         is_all && may_end
     }
 
-    /// The classes of which nothing is live, as long as little enough is cached of them; and whether these are all that have slabs.
+    /// The classes of which nothing is live and nothing in the depot, as long as little enough is cached of them; and whether these are
+    /// all that have slabs.
     fn cached_classes(&self, caches: &Caches) -> (ClassSet, bool) {
         let (mut cached, mut is_all, mut slots, mut slabs) = (0, true, 0, 0);
         for class in self.used_classes() {
             let held: usize = caches.iter().map(|cache| cache.cache.magazine(class).held(class)).sum();
             let out = self.bin(class).0.out();
-            let (more_slots, more_slabs) = (slots + held + out.depot_slots, slabs + out.slab_count);
-            let is_cached = held == out.slots && out.claimed_slots == 0;
+            let (more_slots, more_slabs) = (slots + held, slabs + out.slab_count);
+            let is_cached = held == out.slots && out.depot_slots + out.claimed_slots == 0;
             if is_cached && more_slots <= SLOTS_AT_ONCE && more_slabs <= SLABS_AT_ONCE {
                 (cached, slots, slabs) = (cached | bit(class), more_slots, more_slabs);
             } else {
@@ -119,7 +120,7 @@ mod tests {
         }
     }
 
-    /// Caches of several threads, which go on to the next heap of the core, and a depot with slots of all of them.
+    /// Caches of several threads, which go on to the next heap of the core.
     #[test]
     fn what_is_cached_is_forgotten_with_its_slabs() {
         for (checks, classes) in [Checks::Default, Checks::Unchecked]
@@ -134,7 +135,6 @@ mod tests {
                     .map(|_| {
                         let (own, next, barrier) = (first.clone(), &next, &barrier);
                         scope.spawn(move || {
-                            // More than the caches hold, so that the depots get some.
                             (0..4).for_each(|_| assert!(churn(&own, 300, 0).is_empty()));
                             drop(own);
                             barrier.wait();
@@ -147,6 +147,10 @@ mod tests {
                 barrier.wait();
                 assert_eq!(core.caches.lock().in_use, 2);
                 core.shut_caches();
+                // What is in the depots is between the threads.
+                core.all_classes().map(|class| (class, core.bin(class))).for_each(|(class, (bin, geometry, depot))| {
+                    bin.trim(&geometry, depot).unwrap_or_else(|twice| core.report_twice(twice, class));
+                });
                 let live = first.allocate(Layout::new::<u64>()).unwrap().cast::<u8>();
                 let out = |class| core.bin(class).0.out().slots;
                 let before: Vec<usize> = core.all_classes().map(out).collect();
