@@ -21,7 +21,7 @@ use crate::capacity::{DEPOT_LEAST_SLOTS, SURPLUS_SLOTS, depot_slots};
 use crate::checks::Checks;
 pub(crate) use crate::depot::DepotMemory;
 use crate::region::PURGE_AFTER_MILLISECONDS;
-pub(crate) use crate::slab::{BinCounts, Fresh, Twice};
+pub(crate) use crate::slab::{BinCounts, Found, Fresh, Out, Taken, Twice};
 use crate::slab::{Claim, Geometry, Least, Shelves};
 use crate::sync::Lock;
 use crate::waiting;
@@ -34,34 +34,6 @@ const TAKEN_BACK_AT_ONCE: usize = 256;
 const LOOKED_AT_ONCE: usize = 32;
 /// Slots of an unused range that go to their slab while the lock is held.
 const GIVEN_AT_ONCE: usize = 64;
-
-/// What [`Bin::take`] found.
-pub(crate) enum Taken {
-    /// This many addresses were written to the buffer.
-    Recycled(usize),
-    /// Slots that were never used, in address order.
-    Fresh(Fresh),
-}
-
-/// What a bin has out.
-pub(crate) struct Out {
-    /// Slots in caches and with clients.
-    pub(crate) slots: usize,
-    pub(crate) depot_slots: usize,
-    /// Slots that somebody works on.
-    pub(crate) claimed_slots: usize,
-    pub(crate) slab_count: usize,
-}
-
-/// What a look for slabs found.
-pub(crate) enum Found {
-    /// Free slots whose pages may go back.
-    Claim(Claim),
-    /// Nothing so far, and there are more slabs.
-    Nothing,
-    /// Every slab has been looked at, or enough has gone back.
-    End,
-}
 
 /// One bin. Padded so that two bins never share a pair of cache lines.
 #[repr(align(128))]
@@ -254,37 +226,19 @@ impl Bin {
         Some(out_slots)
     }
 
-    /// Gives the units of all slabs back, and forgets the depot's slots. `held` are all slots of the bin that are out, but of those
-    /// that lie in one unit some may be left out.
+    /// As [`Shelves::close_all`], for who has the bin to itself.
     ///
     /// # Safety
-    /// Nobody uses slots of the bin any more, nor has claimed any, and no cache hands out any.
-    pub(crate) unsafe fn close_slabs(
-        &self,
-        geometry: &Geometry<'_>,
-        depot: DepotMemory,
-        held: impl Iterator<Item = usize>,
-    ) {
-        let mut state = self.0.lock();
-        let count = core::mem::take(&mut state.depot_len);
-        (state.unneeded, state.unseen) = (0, 0);
-        let in_depot: &[usize] = if count == 0 || depot.0.is_null() {
-            &[]
-        } else {
-            // SAFETY: as in `take_from_depot`.
-            unsafe { core::slice::from_raw_parts(depot.0, count) }
-        };
-        let slabs = core::mem::replace(&mut state.slabs, Shelves::new());
+    /// Nobody uses slots of the bin any more, nor has claimed any; no cache hands out any, and none is in the depot.
+    pub(crate) unsafe fn close_slabs(&self, geometry: &Geometry<'_>, held: impl Iterator<Item = usize>) {
         // SAFETY: the same contract.
-        unsafe { slabs.close_all(geometry, held.chain(in_depot.iter().copied())) };
+        unsafe { self.0.lock().slabs.close_all(geometry, held) };
     }
 
     /// What is out now.
     pub(crate) fn out(&self) -> Out {
         let state = self.0.lock();
-        let (depot_slots, claimed_slots) = (state.depot_len, state.slabs.claimed_slots);
-        let slots = state.slabs.used_slots.saturating_sub(depot_slots + claimed_slots);
-        Out { slots, depot_slots, claimed_slots, slab_count: state.slabs.slab_count() }
+        state.slabs.out(state.depot_len)
     }
 
     /// In the child of a fork: who had claimed slots, or was giving the depot's pages back, is not here.

@@ -1,58 +1,77 @@
-//! What threads have cached of a heap that ends with nothing live: forgotten with the slabs that it lies in, and not given back slot
-//! by slot.
+//! What threads have cached of a heap that ends: forgotten with the slabs that it lies in, where nothing else is out of these, and
+//! not given back slot by slot.
 //!
 //! ```text
-//!   doors shut ──► in each class as many out as cached? ──yes──► slabs closed as they are, caches in no list any more
-//!                                     │ no: something is live, or there is much to look through
+//!   doors shut ──► each class: as many out as cached? ──yes──► its slabs are closed as they are
+//!                                     │ no: something is live or in the depot, or there is much to look through
 //!                                     └──► caches ──emptied──► bins, which then know what is live
 //! ```
 //!
-//! Everything is counted and done under the lock of the caches, so that no thread gives its cache to another heap meanwhile. A cache
-//! that was forgotten still refers to slots. Nobody looks at them: its door is shut (M6 in `magazine`), it is
-//! found by a generation that has ended (E2 in `heaps`), and a thread that has it lets it go, or makes it another heap's,
-//! without a look at what it holds.
+//! Everything is counted and done under the lock of the caches, so that no thread gives its cache to another heap meanwhile. If it
+//! was so in all classes, the caches leave the list as they are, and still refer to slots. Nobody looks at them: their doors are
+//! shut (M6 in `magazine`), they are found by a generation that has ended (E2 in `heaps`), and a thread that has one
+//! lets it go, or makes it another heap's, without a look at what it holds.
 
 use super::FamilyCore;
 use super::caches::Caches;
+use crate::size_class::{COUNT_MAX, SizeClass};
 
 /// So many slabs are closed, and so many slots looked through, under one lock.
 const SLABS_AT_ONCE: usize = 128;
 const SLOTS_AT_ONCE: usize = 16 << 10;
 
-impl FamilyCore {
-    /// Forgets all that is out, if it is cached: of a heap that the caller has to itself, whose caches are shut, and which has no
-    /// large allocations. `false`: nothing has changed.
-    pub(super) fn forget_what_is_cached(&'static self) -> bool {
-        let mut caches = self.caches.lock();
-        let is_forgotten = self.is_all_cached(&caches);
-        if is_forgotten {
-            for class in self.used_classes() {
-                let (bin, geometry, depot) = self.bin(class);
-                let held = caches.iter().flat_map(|cache| cache.cache.magazine(class).held_slots());
-                let out_slots = bin.out().slots;
-                // SAFETY: what is out is in caches that nobody uses any more, and nobody works on slots of a heap without a handle.
-                unsafe { bin.close_slabs(&geometry, depot, held) };
-                self.refund(out_slots * class.slot_bytes());
-            }
-            caches.forget_all();
-        }
-        is_forgotten
-    }
+/// A bit for each class.
+type ClassSet = u128;
+const _: () = assert!(COUNT_MAX <= ClassSet::BITS as usize, "each class has a bit");
 
-    /// Whether nothing is live, though something is cached, and that is little enough.
-    fn is_all_cached(&self, caches: &Caches) -> bool {
+fn bit(class: SizeClass) -> ClassSet {
+    1 << class.index()
+}
+
+impl FamilyCore {
+    /// Forgets what is cached of classes of which nothing else is out: of a heap that the caller has to itself, and whose caches are
+    /// shut. Whether that was everything, and with `may_end` the caches are forgotten as well; else those that are left are still to
+    /// be taken back.
+    pub(super) fn forget_what_is_cached(&'static self, may_end: bool) -> bool {
+        let mut caches = self.caches.lock();
         // Where states are kept, slots that were freed twice are found when they go back.
         if caches.in_use == 0 || self.checks.keeps_states() || !caches.iter().all(|cache| cache.is_of_this_process()) {
             return false;
         }
-        let (mut slots, mut slabs) = (0, 0);
-        let is_cached = self.used_classes().all(|class| {
+        let (cached, is_all) = self.cached_classes(&caches);
+        for class in self.used_classes().filter(|&class| cached & bit(class) != 0) {
+            let (bin, geometry, _) = self.bin(class);
+            let held = caches.iter().flat_map(|cache| cache.cache.magazine(class).held_slots());
+            let out_slots = bin.out().slots;
+            // SAFETY: what is out is in caches that nobody uses any more, and nobody works on slots of a heap without a handle.
+            unsafe { bin.close_slabs(&geometry, held) };
+            self.refund(out_slots * class.slot_bytes());
+            if !(is_all && may_end) {
+                caches.iter().for_each(|cache| self.forget_class(cache.cache, class));
+            }
+        }
+        if is_all && may_end {
+            caches.forget_all();
+        }
+        is_all && may_end
+    }
+
+    /// The classes of which nothing is live and nothing in the depot, as long as little enough is cached of them; and whether these are
+    /// all that have slabs.
+    fn cached_classes(&self, caches: &Caches) -> (ClassSet, bool) {
+        let (mut cached, mut is_all, mut slots, mut slabs) = (0, true, 0, 0);
+        for class in self.used_classes() {
             let held: usize = caches.iter().map(|cache| cache.cache.magazine(class).held(class)).sum();
             let out = self.bin(class).0.out();
-            (slots, slabs) = (slots + held + out.depot_slots, slabs + out.slab_count);
-            held == out.slots && out.claimed_slots == 0
-        });
-        is_cached && slots <= SLOTS_AT_ONCE && slabs <= SLABS_AT_ONCE
+            let (more_slots, more_slabs) = (slots + held, slabs + out.slab_count);
+            let is_cached = held == out.slots && out.depot_slots + out.claimed_slots == 0;
+            if is_cached && more_slots <= SLOTS_AT_ONCE && more_slabs <= SLABS_AT_ONCE {
+                (cached, slots, slabs) = (cached | bit(class), more_slots, more_slabs);
+            } else {
+                is_all = false;
+            }
+        }
+        (cached, is_all)
     }
 }
 
@@ -101,7 +120,7 @@ mod tests {
         }
     }
 
-    /// Caches of several threads, which go on to the next heap of the core, and a depot with slots of all of them.
+    /// Caches of several threads, which go on to the next heap of the core.
     #[test]
     fn what_is_cached_is_forgotten_with_its_slabs() {
         for (checks, classes) in [Checks::Default, Checks::Unchecked]
@@ -116,7 +135,6 @@ mod tests {
                     .map(|_| {
                         let (own, next, barrier) = (first.clone(), &next, &barrier);
                         scope.spawn(move || {
-                            // More than the caches hold, so that the depots get some.
                             (0..4).for_each(|_| assert!(churn(&own, 300, 0).is_empty()));
                             drop(own);
                             barrier.wait();
@@ -129,14 +147,25 @@ mod tests {
                 barrier.wait();
                 assert_eq!(core.caches.lock().in_use, 2);
                 core.shut_caches();
+                // What is in the depots is between the threads.
+                core.all_classes().map(|class| (class, core.bin(class))).for_each(|(class, (bin, geometry, depot))| {
+                    bin.trim(&geometry, depot).unwrap_or_else(|twice| core.report_twice(twice, class));
+                });
                 let live = first.allocate(Layout::new::<u64>()).unwrap().cast::<u8>();
                 let out = |class| core.bin(class).0.out().slots;
                 let before: Vec<usize> = core.all_classes().map(out).collect();
-                assert!(!core.forget_what_is_cached(), "something is live");
-                assert_eq!(core.all_classes().map(out).collect::<Vec<_>>(), before);
+                let of_live = core.class_of(Layout::new::<u64>()).index();
+                assert!(!core.forget_what_is_cached(true), "something is live");
+                // Of its class what was cached is still out, and of all others nothing is.
+                let after: Vec<usize> = core.all_classes().map(out).collect();
+                assert!(before[of_live] > 1 && before.iter().sum::<usize>() > 1000);
+                let is_right =
+                    |(class, &left): (usize, &usize)| left == if class == of_live { before[class] } else { 0 };
+                assert!(after.iter().enumerate().all(is_right), "{before:?} {after:?}");
+                assert_eq!(first.stats().live_allocations, 1);
                 // SAFETY: allocated above with this layout.
                 unsafe { first.deallocate(live, Layout::new::<u64>()) };
-                assert!(before.iter().sum::<usize>() > 1000 && core.forget_what_is_cached());
+                assert!(core.forget_what_is_cached(true));
                 assert_nothing_is_left(core);
                 drop(first);
                 assert_nothing_is_left(core);

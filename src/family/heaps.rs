@@ -341,7 +341,7 @@ impl FamilyCore {
         let has_large = self.large.was_used();
         let mut live = if has_large { self.large.figures().count } else { 0 };
         let mut slabs = 0;
-        if live > 0 || !self.forget_what_is_cached() {
+        if !self.forget_what_is_cached(live == 0) {
             self.drain_caches();
             for class in self.used_classes() {
                 let (bin, geometry, depot) = self.bin(class);

@@ -61,14 +61,17 @@ impl FamilyCore {
             // Their slabs know what each slot is.
             return self.flush_all(cache);
         }
-        for class in self.all_classes() {
-            let magazine = cache.magazine(class);
-            if !magazine.is_as_begun() {
-                self.note_live(cache, class);
-                magazine.flush(cache.tally(), usize::MAX, |_| {});
-                magazine.take_fresh(cache.tally(), class);
-                magazine.note(class);
-            }
+        self.all_classes().for_each(|class| self.forget_class(cache, class));
+    }
+
+    /// Lets a cache forget what it holds of a class. Where the family keeps no states.
+    pub(super) fn forget_class(&self, cache: &Cache, class: SizeClass) {
+        let magazine = cache.magazine(class);
+        if !magazine.is_as_begun() {
+            self.note_live(cache, class);
+            magazine.flush(cache.tally(), usize::MAX, |_| {});
+            magazine.take_fresh(cache.tally(), class);
+            magazine.note(class);
         }
     }
 

@@ -46,8 +46,9 @@ use crate::tiny::Tiny;
 
 use bitmap::{BITS_ASIDE_FROM_BYTES, Shape};
 pub(crate) use noted::give_side_tables_back;
-pub(crate) use pages::Claim;
-pub(crate) use shelves::{BinCounts, Fresh, Shelves, Twice};
+pub(crate) use open::Out;
+pub(crate) use pages::{Claim, Found};
+pub(crate) use shelves::{BinCounts, Fresh, Shelves, Taken, Twice};
 pub(crate) use worth::Least;
 
 /// What all slabs of one bin have in common.

@@ -1,7 +1,7 @@
-//! A unit becomes a slab, and an empty slab a unit again.
+//! A unit becomes a slab, and an empty slab a unit again; and all slabs of a bin at once.
 
-use super::{Geometry, first_offset, slab_memory};
-use crate::header::{SlabHeader, WORN};
+use super::{Geometry, Shelves, first_offset, slab_memory};
+use crate::header::{Directory, SlabHeader, WORN};
 use crate::huge_pages::Pages;
 use crate::os;
 use crate::region::{Dumped, Unit, UnitPool, dump_again, forget_behind};
@@ -78,6 +78,70 @@ impl Geometry<'_> {
             self.pool.lock().give_emptied(slab);
         } else {
             self.pool.lock().give(slab, os::milliseconds());
+        }
+    }
+}
+
+/// What a bin has out.
+pub(crate) struct Out {
+    /// Slots in caches and with clients.
+    pub(crate) slots: usize,
+    pub(crate) depot_slots: usize,
+    /// Slots that somebody works on.
+    pub(crate) claimed_slots: usize,
+    pub(crate) slab_count: usize,
+}
+
+impl Shelves {
+    /// What is out, with so many of the bin's slots in its depot.
+    pub(crate) fn out(&self, depot_slots: usize) -> Out {
+        let slots = self.used_slots.saturating_sub(depot_slots + self.claimed_slots);
+        Out { slots, depot_slots, claimed_slots: self.claimed_slots, slab_count: self.slab_count() }
+    }
+
+    /// Gives the units of all slabs back, whatever is in them. `held` has a slot of each that is in no list.
+    ///
+    /// # Safety
+    /// Nobody uses slots of these slabs any more, nor has claimed any; the caller holds the bin's lock.
+    pub(crate) unsafe fn close_all(&mut self, geometry: &Geometry<'_>, held: impl Iterator<Item = usize>) {
+        let slabs = core::mem::replace(self, Self::new());
+        let mut left = slabs.slab_count();
+        let close = |left: &mut usize, slab: &'static SlabHeader| {
+            slab.used.set(0);
+            geometry.close(slab);
+            *left -= 1;
+        };
+        for list in [&slabs.partial, &slabs.thin] {
+            let mut next = list.first();
+            while let Some(slab) = next {
+                // Closed, it may be somebody else's at once.
+                next = slab.next.get();
+                close(&mut left, slab);
+            }
+        }
+        // From here on one that is closed already has another tag.
+        if let Some(current) = slabs.current.filter(|slab| geometry.owns(slab)) {
+            close(&mut left, current);
+        }
+        if left == 0 {
+            return;
+        }
+        let (headers, mut last) = (Directory::of(geometry.unit_shift).headers(), usize::MAX);
+        let units = held.filter(|slot| core::mem::replace(&mut last, slot >> geometry.unit_shift) != last);
+        for slot in units {
+            // SAFETY: a slot of the bin lies in a unit, which was a slab when it was handed out.
+            let slab = unsafe { headers.slab(slot) };
+            if geometry.owns(slab) {
+                close(&mut left, slab);
+                if left == 0 {
+                    return;
+                }
+            }
+        }
+        if left > 0 {
+            // Of a slot that was freed twice, unnoticed, another was missing.
+            // SAFETY: the same contract.
+            unsafe { geometry.close_all(left) };
         }
     }
 }

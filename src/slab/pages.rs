@@ -37,6 +37,16 @@ use crate::header::{STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT, UNIT_SHIFTS, purge
 use crate::os;
 use crate::states::LEAST_SHIFT;
 
+/// What a look for slabs found.
+pub(crate) enum Found {
+    /// Free slots whose pages may go back.
+    Claim(Claim),
+    /// Nothing so far, and there are more slabs.
+    Nothing,
+    /// Every slab has been looked at, or enough has gone back.
+    End,
+}
+
 /// Free slots of a slab that are being worked on without its bin's lock (P3).
 pub(crate) struct Claim {
     pub(crate) slab: &'static SlabHeader,

@@ -26,6 +26,14 @@ pub(crate) struct Fresh {
     pub(crate) zeroed: bool,
 }
 
+/// What [`Bin::take`](crate::bin::Bin::take) found.
+pub(crate) enum Taken {
+    /// This many addresses were written to the buffer.
+    Recycled(usize),
+    /// Slots that were never used, in address order.
+    Fresh(Fresh),
+}
+
 /// In which list of its bin a slab belongs (B1).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shelf {
@@ -450,51 +458,6 @@ impl Shelves {
             }
         }
         self.retire_last(geometry);
-    }
-
-    /// Gives the units of all slabs back, whatever is in them. `held` has a slot of each that is in no list.
-    ///
-    /// # Safety
-    /// Nobody uses slots of these slabs any more; the caller holds the bin's lock.
-    pub(crate) unsafe fn close_all(self, geometry: &Geometry<'_>, held: impl Iterator<Item = usize>) {
-        let mut left = self.slab_count();
-        let close = |left: &mut usize, slab: &'static SlabHeader| {
-            slab.used.set(0);
-            geometry.close(slab);
-            *left -= 1;
-        };
-        for list in [&self.partial, &self.thin] {
-            let mut next = list.first();
-            while let Some(slab) = next {
-                // Closed, it may be somebody else's at once.
-                next = slab.next.get();
-                close(&mut left, slab);
-            }
-        }
-        // From here on one that is closed already has another tag.
-        if let Some(current) = self.current.filter(|slab| geometry.owns(slab)) {
-            close(&mut left, current);
-        }
-        if left == 0 {
-            return;
-        }
-        let (headers, mut last) = (Directory::of(geometry.unit_shift).headers(), usize::MAX);
-        let units = held.filter(|slot| core::mem::replace(&mut last, slot >> geometry.unit_shift) != last);
-        for slot in units {
-            // SAFETY: a slot of the bin lies in a unit, which was a slab when it was handed out.
-            let slab = unsafe { headers.slab(slot) };
-            if geometry.owns(slab) {
-                close(&mut left, slab);
-                if left == 0 {
-                    return;
-                }
-            }
-        }
-        if left > 0 {
-            // Of a slot that was freed twice, unnoticed, another was missing.
-            // SAFETY: the same contract.
-            unsafe { geometry.close_all(left) };
-        }
     }
 
     /// Adds a slab whose list was empty to those that have one.

@@ -30,6 +30,23 @@ fn free(address: usize, class: SizeClass) {
     unsafe { deallocate(One, memory, layout(class)) };
 }
 
+/// Live allocations, bytes of slabs and cached slots. A call: the figures of all classes are long, and a model's stack is short.
+#[inline(never)]
+fn figures() -> (usize, usize, usize) {
+    let stats = One::stats();
+    (stats.live_allocations, stats.slab_bytes, stats.cached_slots)
+}
+
+/// As [`Family::reset`], in a call of its own too.
+///
+/// # Safety
+/// The same.
+#[inline(never)]
+unsafe fn reset() {
+    // SAFETY: the same contract.
+    unsafe { One::reset() };
+}
+
 /// Of a slab one slot is live and one free, whose pages somebody is giving back when the family is reset.
 pub fn what_is_claimed_is_waited_for() {
     explore(Sleep::Lightly, || {
@@ -42,12 +59,11 @@ pub fn what_is_claimed_is_waited_for() {
         });
         disown(kept);
         // SAFETY: nobody has anything of it; the other thread looks after the family and has no cache.
-        unsafe { One::reset() };
+        unsafe { reset() };
         keeper.join();
-        let stats = One::stats();
-        assert_eq!((stats.live_allocations, stats.slab_bytes, stats.cached_slots), (0, 0, 0));
+        assert_eq!(figures(), (0, 0, 0));
         let slots = [take(HALF), take(HALF), take(HALF)];
-        assert_eq!(One::stats().live_allocations, slots.len());
+        assert_eq!(figures().0, slots.len());
     });
 }
 
@@ -75,13 +91,12 @@ pub fn caches_of_others_are_emptied() {
         let left = take(QUARTER);
         disown(left);
         // SAFETY: the other thread waits, and nobody has anything of it.
-        unsafe { One::reset() };
-        let stats = One::stats();
-        assert_eq!((stats.live_allocations, stats.cached_slots, stats.slab_bytes), (0, 0, 0));
+        unsafe { reset() };
+        assert_eq!(figures(), (0, 0, 0));
         turn.store(2, Ordering::Release);
         take(QUARTER);
         take(QUARTER);
         other.join();
-        assert_eq!(One::stats().live_allocations, 4);
+        assert_eq!(figures().0, 4);
     });
 }
