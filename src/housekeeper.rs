@@ -4,16 +4,18 @@
 
 use std::io;
 use std::mem;
-use std::process;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::family::{LOOK_MILLISECONDS, Left, look_after_all};
+use crate::family::{LOOK_MILLISECONDS, Left, look_after_all, process};
 use crate::heap::Heap;
+use crate::os;
 
+/// The engine's clock is a coarse one, which may be so much behind.
+const CLOCK_MILLISECONDS: u64 = 10;
 /// Until the next look, if something waits to be given back.
-const LOOK: Duration = Duration::from_millis(LOOK_MILLISECONDS as u64);
+const LOOK: Duration = Duration::from_millis(LOOK_MILLISECONDS as u64 + CLOCK_MILLISECONDS);
 /// The same, if nothing is known to wait: only a look tells what families have done since.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -23,13 +25,16 @@ const STACK_BYTES: usize = 128 << 10;
 /// A thread that gives memory back which nobody has needed for a second, also while the program is silent.
 ///
 /// Without one, whoever calls a family next does that, four times a second at most. So a program whose threads all sleep
-/// right after its peak keeps what it held then. This thread looks after all families, static ones and heaps, as often;
-/// while nothing is left to give back it looks once a second, and families in which nothing has happened cost it a load.
+/// right after its peak keeps what it held then. This thread looks after all families, static ones and heaps, about as
+/// often; while nothing is left to give back it looks once a second, and families in which nothing has happened cost it a load.
+/// Large families with pages that cannot go back keep it looking a few times a second.
 /// What it gives back is the same, and so is what it leaves: what the caches of other threads hold, and pages with
 /// a live allocation.
 ///
 /// Libraries should leave it to the program to start one. A second does no harm, and nothing else. The
-/// thread ends when this is dropped, or with the program after [`detach`](Self::detach). A child of a fork has none.
+/// thread ends when this is dropped, or with the program after [`detach`](Self::detach). A child of a fork has none, and may
+/// start one. Signals go to other threads: all are blocked in this one. What a look finds wrong is reported by this
+/// thread, so a [fault handler](crate::set_fault_handler) may run on it.
 /// As an option, it is what jemalloc calls `background_thread`.
 ///
 /// ```
@@ -67,8 +72,8 @@ impl Housekeeper {
         Heap::outside(|| {
             let (running, ended) = mpsc::channel();
             let builder = thread::Builder::new().name("family-alloc".into()).stack_size(STACK_BYTES);
-            let thread = builder.spawn(move || keep_house(&ended))?;
-            Ok(Self { thread: Some((running, thread)), process: process::id() })
+            let thread = os::without_signals(|| builder.spawn(move || keep_house(&ended)))?;
+            Ok(Self { thread: Some((running, thread)), process: process() })
         })
     }
 
@@ -82,8 +87,11 @@ impl Housekeeper {
     /// }
     /// ```
     pub fn detach(mut self) {
-        if let Some((running, _)) = self.thread.take() {
+        if let Some((running, thread)) = self.thread.take() {
             mem::forget(running);
+            if self.process != process() {
+                mem::forget(thread);
+            }
         }
     }
 }
@@ -92,11 +100,14 @@ impl Drop for Housekeeper {
     /// Ends the thread, and waits until it has.
     fn drop(&mut self) {
         let Some((running, thread)) = self.thread.take() else { return };
-        drop(running);
-        if self.process == process::id() {
-            // It does not panic, and what it would say nobody waits for.
-            let _ = thread.join();
+        if self.process != process() {
+            // The thread may have had the channel's lock, and another may stand where it stood.
+            mem::forget((running, thread));
+            return;
         }
+        drop(running);
+        // It does not panic, and what it would say nobody waits for.
+        let _ = thread.join();
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::child;
 use common::memory::resident_bytes;
 use family_alloc::allocator_api2::alloc::Allocator;
-use family_alloc::{Heap, Housekeeper, Vec, family};
+use family_alloc::{Family, Heap, Housekeeper, Vec, family};
 
 const MIB: usize = 1 << 20;
 /// Longer than it takes, on a machine that is busy with other work as well.
@@ -89,37 +89,116 @@ fn around_what_stays_pages_go_back_in_silence() {
     });
 }
 
-/// A thread that is left out of its process by `fork` can't be waited for.
+/// What is freed by other calls than a free, when the families have done nothing for long.
+#[test]
+#[cfg_attr(any(miri, feature = "portable"), ignore = "this backend gives no pages back")]
+fn whatever_frees_is_seen() {
+    family! { struct Shrunk; struct Reset; struct Cached { cache_bytes: 8 << 20 } }
+    fn forget_all<A: Allocator + Clone>(allocator: &A, size: usize) {
+        (0..16 * MIB / size).for_each(|_| {
+            let mut buffer = Vec::with_capacity_in(size, allocator.clone());
+            buffer.resize(size, 1_u8);
+            std::mem::forget(buffer);
+        });
+    }
+    child::isolated("whatever_frees_is_seen", || {
+        let before = resident_bytes();
+        let _housekeeper = Housekeeper::start().unwrap();
+        let mut shrunk: Vec<u8, Shrunk> = Vec::with_capacity_in(16 * MIB, Shrunk);
+        shrunk.resize(16 * MIB, 1);
+        let heap = Heap::new("reset").unwrap();
+        forget_all(&heap, 2 * MIB + 5000);
+        forget_all(&Reset, 1000);
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            // Of many sizes, so that the cache is full.
+            for size in (0..60).flat_map(|_| (6..16).map(|shift| 1_usize << shift)) {
+                let some: [_; 256] = std::array::from_fn(|_| {
+                    let mut buffer = Vec::with_capacity_in(size, Cached);
+                    buffer.resize(size, 1_u8);
+                    buffer
+                });
+                drop(some);
+            }
+            let _ = ends.recv();
+        });
+        sleep(Duration::from_secs(8));
+        let (cached, full) = (Cached::stats().cached_bytes, resident_bytes() - before);
+        assert!(cached > 2 * MIB && full > 48 * MIB, "{cached} bytes are cached of {full}");
+        shrunk.truncate(MIB);
+        shrunk.shrink_to_fit();
+        // SAFETY: what was allocated is forgotten, and no other thread has called the heap.
+        unsafe { heap.reset() };
+        // SAFETY: as above, of this family.
+        unsafe { Reset::reset() };
+        drop(end);
+        thread.join().unwrap();
+        wait_for(before + 4 * MIB, "after other calls than a free");
+        drop((shrunk, heap));
+    });
+}
+
+/// A thread that `fork` leaves behind can't be waited for, nor let go: another may stand where it stood.
 #[test]
 #[cfg_attr(miri, ignore = "no process can be started there")]
-fn a_child_of_a_fork_does_not_wait_for_the_thread() {
-    let housekeeper = Housekeeper::start().unwrap();
-    // SAFETY: the child ends the guard, and then itself, without a destructor.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        // SAFETY: a number.
-        unsafe { libc::alarm(30) };
+fn a_child_of_a_fork_leaves_the_thread_alone_and_starts_another() {
+    let in_child = |use_it: fn(Housekeeper)| {
+        let housekeeper = Housekeeper::start().unwrap();
+        // SAFETY: the child starts and ends threads, which the system's allocator is ready for, and ends without a destructor.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: a number.
+            unsafe { libc::alarm(30) };
+            let is_well = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                use_it(housekeeper);
+                drop(Housekeeper::start().unwrap());
+            }));
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(if is_well.is_ok() { 7 } else { 1 }) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "status {status}");
         drop(housekeeper);
-        // SAFETY: ends the child.
-        unsafe { libc::_exit(7) };
+    };
+    for _ in 0..20 {
+        in_child(drop);
+        in_child(Housekeeper::detach);
     }
-    let mut status = 0;
-    // SAFETY: waits for the child.
-    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "status {status}");
-    drop(housekeeper);
+}
+
+/// A program that blocks a signal in all its threads, to wait for it in one, is not ended by it in this thread.
+#[test]
+#[cfg_attr(miri, ignore = "signals")]
+fn signals_go_to_other_threads() {
+    child::isolated("signals_go_to_other_threads", || {
+        let _housekeeper = Housekeeper::start().unwrap();
+        // A thread has its name once it runs.
+        while housekeepers().next().is_none() {
+            sleep(Duration::from_millis(10));
+        }
+        let task = housekeepers().next().unwrap();
+        let status = std::fs::read_to_string(task.join("status")).unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
+        let blocked = u64::from_str_radix(blocked, 16).unwrap();
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGALRM] {
+            assert!(blocked & 1 << (signal - 1) != 0, "signal {signal} of {blocked:x}");
+        }
+        let own = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        assert!(own.lines().any(|line| line.starts_with("SigBlk:") && line.ends_with("0000000000000000")));
+    });
+}
+
+/// The folders of the threads that are housekeepers'.
+fn housekeepers() -> impl Iterator<Item = std::path::PathBuf> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten().map(|task| task.path());
+    tasks.filter(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "family-alloc"))
 }
 
 #[test]
 fn the_thread_ends_with_its_guard() {
-    let tasks = || std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    let count = || {
-        tasks()
-            .filter(|task| {
-                std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "family-alloc")
-            })
-            .count()
-    };
+    let count = || housekeepers().count();
     child::isolated("the_thread_ends_with_its_guard", || {
         assert_eq!(count(), 0);
         // A thread names itself, and the system may need a moment to forget one that has ended.

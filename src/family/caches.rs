@@ -44,6 +44,12 @@ pub(super) fn begin_child() {
     PROCESS.fetch_add(1, Relaxed);
 }
 
+/// The number of forks that led to this process, of those since the first family was used.
+#[cfg(all(feature = "std", unix, not(any(miri, loom))))]
+pub(super) fn process() -> u32 {
+    PROCESS.load(Relaxed)
+}
+
 /// A thread's cache with what connects it to its family and its thread.
 pub(crate) struct ThreadCache {
     /// Knows the whole, to which a slot refers by this.

@@ -25,6 +25,13 @@ pub(super) fn install() {
     unsafe { libc::pthread_atfork(Some(hold_all), Some(release_all), Some(begin_child)) };
 }
 
+/// A number that a child does not share with its parent.
+#[cfg(feature = "std")]
+pub(crate) fn process() -> u32 {
+    install();
+    caches::process()
+}
+
 /// Takes every lock in the order of `sync`.
 extern "C" fn hold_all() {
     NUMBERS.hold();

@@ -43,13 +43,26 @@ pub(crate) enum Left {
 }
 
 impl FamilyCore {
-    /// A call of this family came further than a thread's cache. No lock may be held.
+    /// Something happens in this family: somebody is to look after it.
     #[inline]
-    pub(crate) fn visited(&self, now: u64) {
+    fn stir(&self) {
         // Relaxed, here and below: these only say that somebody should look; what is looked at is under its locks.
         if self.restless.load(Relaxed) != RESTLESS {
             self.restless.store(RESTLESS, Relaxed);
         }
+    }
+
+    /// Something was freed that may have to go back some time. To be said where that is no call that [`visited`](Self::visited)
+    /// knows of, or comes after it.
+    pub(crate) fn stir_to_give_back(&self) {
+        self.stir();
+        waiting::add();
+    }
+
+    /// A call of this family came further than a thread's cache. No lock may be held.
+    #[inline]
+    pub(crate) fn visited(&self, now: u64) {
+        self.stir();
         let last = LOOKED.load(Relaxed);
         if (now as u32).wrapping_sub(last) >= LOOK_MILLISECONDS {
             look(now, last);
@@ -123,10 +136,10 @@ fn look(now: u64, last: u32) -> Left {
         let Some(family) = family.hold() else { continue };
         let restless = family.restless.load(Relaxed);
         let here = family.keep_house(now);
-        // Should another thread have said meanwhile that it comes, it is looked after next time.
-        let still = if here == Left::Nothing { restless - 1 } else { RESTLESS };
-        let _ = family.restless.compare_exchange(restless, still, Relaxed, Relaxed);
-        left = left.max(here).max(if still > 0 { Left::Waiting } else { Left::Nothing });
+        let still = if here == Left::Nothing { restless.saturating_sub(1) } else { RESTLESS };
+        // Should another thread have said meanwhile that something happens, it is looked after next time.
+        let is_noted = family.restless.compare_exchange(restless, still, Relaxed, Relaxed).is_ok();
+        left = left.max(here).max(if still > 0 || !is_noted { Left::Waiting } else { Left::Nothing });
     }
     for (unit_shift, pool) in shared_pools() {
         // What heaps have left that ended.

@@ -8,7 +8,6 @@ use crate::header::Directory;
 use crate::large::{Large, Mismatch, mapped_bytes};
 use crate::os;
 use crate::size_class::SizeClass;
-use crate::waiting;
 
 impl FamilyCore {
     /// Bytes of the large allocation for a layout: a slot's where the allocation grew out of one. No mapping is `usize::MAX` bytes long.
@@ -59,7 +58,7 @@ impl FamilyCore {
         }
         // SAFETY: the caller gives it up.
         let freed = unsafe { self.large.deallocate(memory, bytes, now) };
-        waiting::add();
+        self.stir_to_give_back();
         match freed {
             Ok(()) => {
                 self.refund(bytes);
@@ -111,6 +110,8 @@ impl FamilyCore {
                     None => self.refund(old_bytes - large.bytes),
                 }
                 self.live_bytes_seen.add(large.bytes.wrapping_sub(old_bytes) as isize);
+                // What it was moved from, or is shorter by, is free.
+                self.stir_to_give_back();
                 Some(large)
             }
             Err(mismatch) => self.report_invalid_large(memory.addr().get(), old, mismatch),

@@ -59,6 +59,8 @@ pub(crate) use caches::ThreadCache;
 pub use crossings::{LimitCrossing, LimitHandler, set_limit_handler};
 #[cfg(feature = "_faults")]
 pub use figures::reserved_bytes_of_all;
+#[cfg(all(feature = "std", unix, not(any(miri, loom))))]
+pub(crate) use fork::process;
 #[cfg(loom)]
 pub(crate) use heaps::forget_all;
 #[cfg(any(feature = "std", loom))]
@@ -77,6 +79,12 @@ pub(crate) use owners::{note_large, owner_of_large, owner_of_slab};
 pub(crate) use owners::{put as note_owner, with_number as owner_with_number};
 pub(crate) use registry::Held;
 pub use registry::{Families, FamilyRef, families};
+
+/// A number that a child of a fork does not share with its parent: here there are none.
+#[cfg(all(feature = "std", not(all(unix, not(any(miri, loom))))))]
+pub(crate) fn process() -> u32 {
+    0
+}
 
 /// Bits of a tag that hold the class; the family's number stands above.
 const CLASS_BITS: u32 = 7;
@@ -353,6 +361,7 @@ impl FamilyCore {
     /// Gives everything that a cache holds back to the bins.
     pub(crate) fn flush_all(&'static self, cache: &Cache) {
         self.all_classes().for_each(|class| self.flush_class(cache, class));
+        self.stir_to_give_back();
     }
 
     /// Gives all that a cache holds of a class back to its bin.

@@ -14,7 +14,6 @@ use crate::magazine::Cache;
 use crate::os;
 use crate::size_class::SizeClass;
 use crate::sync::{Relaxed, let_others_work};
-use crate::waiting;
 
 impl FamilyCore {
     /// Frees all that is live.
@@ -39,7 +38,7 @@ impl FamilyCore {
         let bytes = unsafe { self.large.reset(os::milliseconds()) };
         self.refund(bytes);
         self.count_as_freed();
-        waiting::add();
+        self.stir_to_give_back();
     }
 
     /// Empties all caches, whichever threads have them, where none of these calls the family meanwhile. They stay where they are.

@@ -26,9 +26,10 @@
 //! | [`random`](fn@random) | 64 random bits |
 //! | [`milliseconds`] | a clock that never goes back |
 //! | [`stay_loaded`] | keeps the library that this code is part of in memory, and the one that holds an address, as far as the system has to be asked for that |
+//! | [`without_signals`] | does something while the calling thread takes no signals |
 //!
 //! All lengths are multiples of the page size and all addresses page-aligned; nothing here is retried or remembered. Any call
-//! but the first and the last four may fail, and each is made to by tests ([`faults`]).
+//! but the first and the last five may fail, and each is made to by tests ([`faults`]).
 //!
 //! | backend | used |
 //! | --- | --- |
@@ -69,6 +70,8 @@ mod pageless;
 mod pieces;
 mod random;
 mod sanitizer;
+#[cfg(feature = "std")]
+mod signals;
 #[cfg(test)]
 mod tests;
 #[cfg(all(feature = "valgrind", unix, not(any(miri, feature = "portable"))))]
@@ -87,6 +90,8 @@ pub(crate) use loaded::is_ending;
 pub(crate) use loaded::stay_loaded;
 pub(crate) use random::random;
 pub(crate) use sanitizer::{add_root, clear_free, poison, poisons, remove_root, scans, unpoison};
+#[cfg(feature = "std")]
+pub(crate) use signals::without_signals;
 
 /// Whether what is purged, or guarded, is not there until it is committed again: where the system counts what is committed.
 pub(crate) const DECOMMITS: bool = cfg!(all(feature = "std", windows, not(any(miri, feature = "portable"))));
