@@ -501,6 +501,7 @@ fn what_dangles_comes_back_as_nothing() {
 /// was a panic under a lock.
 #[test]
 #[cfg(debug_assertions)]
+#[cfg_attr(miri, ignore = "no process can be started there")]
 fn an_unchecked_family_says_in_debug_builds_what_is_no_slot_of_its_own() {
     const NAME: &str = "an_unchecked_family_says_in_debug_builds_what_is_no_slot_of_its_own";
     let Some(case) = child::case() else {

@@ -36,6 +36,8 @@ pub(crate) use side::give_side_back;
 pub(crate) const PURGE_AFTER_MILLISECONDS: u64 = 1000;
 /// Units that are on their way to the system at once.
 const PURGE_BATCH: u32 = 8;
+/// What goes back at one look of units that have been free for long, however long they are: a millisecond or two.
+const AGED_BYTES: usize = 16 << 20;
 /// Under a limit on address space, units that a family has for each that it reserves more than it needs.
 const LIMITED_SHARE: usize = 8;
 
@@ -441,13 +443,19 @@ pub(crate) fn all_units(pool: &Lock<UnitPool>) -> impl Iterator<Item = usize> + 
     })
 }
 
-/// Gives the pages of a few units back to the system that have been free for long; returns whether it did. `also` gets the address of each.
+/// Gives the pages of some units back to the system that have been free for long, [`AGED_BYTES`] or a few more; returns whether
+/// it did. `also` gets the address of each.
 pub(crate) fn purge_aged(pool: &Lock<UnitPool>, now: u64, also: impl Fn(usize)) -> bool {
-    let mut units = pool.lock();
-    let Some(batch) = units.aged(now).and_then(|region| units.take_dirty(region, u64::MAX)) else { return false };
-    drop(units);
-    purge(pool, &batch, now, also);
-    true
+    let mut bytes = 0;
+    while bytes < AGED_BYTES {
+        let mut units = pool.lock();
+        // What the system refuses begins to wait anew, so this ends.
+        let Some(batch) = units.aged(now).and_then(|region| units.take_dirty(region, u64::MAX)) else { break };
+        bytes += (batch.units.count_ones() as usize) << units.unit_shift;
+        drop(units);
+        purge(pool, &batch, now, &also);
+    }
+    bytes > 0
 }
 
 /// Gives the pages of all free units back to the system; returns the bytes of those units. `also` gets the address of each.
