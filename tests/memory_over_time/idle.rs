@@ -8,7 +8,7 @@ use super::common::doors::layout;
 use super::common::memory::{minor_faults, page_bytes};
 use super::common::random::Random;
 use super::{
-    Block, Door, Heap, KIB, MIB, Shorts, alone, assert_near_system, free, park, shuffle, spawn, touched, trickle,
+    Blobs, Block, Door, Heap, KIB, MIB, alone, assert_near_system, free, park, shuffle, spawn, touched, trickle,
 };
 
 #[test]
@@ -84,7 +84,7 @@ fn memory_that_waiting_threads_freed_comes_back_within_five_seconds() {
 #[test]
 fn memory_that_waiting_threads_freed_in_short_slabs_comes_back_within_five_seconds() {
     alone("idle::memory_that_waiting_threads_freed_in_short_slabs_comes_back_within_five_seconds", |heap| {
-        assert_workers_leave_little(heap, &Shorts);
+        assert_workers_leave_little(heap, &Blobs);
     });
 }
 
