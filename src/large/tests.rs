@@ -112,7 +112,8 @@ fn only_memory_that_reads_zero_serves_who_wants_it() {
         // A run that was used is cleared; a single mapping is a new one, which may be where the first was if that was not kept.
         let is_same = zero.memory == first.memory;
         assert!(is_same == (set.has_runs() && bytes <= RUN_BYTES_MAX) || KEPT_BYTES == 0);
-        assert!(contents(zero).iter().all(|&byte| byte == 0));
+        let step = if cfg!(miri) { 5000 } else { 1 };
+        assert!(contents(zero).iter().step_by(step).all(|&byte| byte == 0));
         // L3: the longer one is gone by now.
         if bytes <= SPARE_BYTES.min(KEPT_BYTES) && !is_same {
             let again = large(&set, bytes);
