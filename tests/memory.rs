@@ -322,7 +322,7 @@ fn what_has_grown_into_a_mapping_grows_on_in_place_and_needs_no_more_pages() {
         let faults = minor_faults();
         free(doors, memory);
         let (memory, moves) = climb();
-        // Where addresses are short the first range is, and what grows moves once more, into the second.
+        // Where addresses are short the first range has 4 MiB, which 6 MiB cannot grow in: it moves once more, into the second.
         let most = if usize::BITS < 64 { 2 } else { 1 };
         assert_eq!(moves, most, "out of its slot into what is kept, and no further");
         assert!(minor_faults() - faults < 20, "the pages of the first one serve the second");
