@@ -190,7 +190,8 @@ mod tests {
     fn slabs_of_all_lengths_hand_out_each_slot_once() {
         for unit_shift in [16, 17, 18, 19, 20, 21] {
             let spaced = Classes::Spaced.all(1 << unit_shift).filter(|class| class.slot_bytes() <= 1 << 14);
-            let step = if cfg!(miri) { 40 } else { 1 };
+            // The space of each pool stays, and where addresses are short there are 32 places for the longest.
+            let step = if cfg!(miri) || usize::BITS < 64 { 40 } else { 1 };
             for class in (2..10).map(SizeClass::natural).chain(spaced).skip(step / 8).step_by(step) {
                 let pool = Lock::new(UnitPool::new(unit_shift));
                 let (checks, huge_pages) = (Checks::Default, HugePages::Never);
