@@ -52,7 +52,7 @@ fn leaves_nothing<F: Family>(test: impl FnOnce(F)) {
     test(F::default());
     let stats = F::stats();
     assert_eq!((stats.live_allocations, stats.live_bytes), (0, 0), "{stats}");
-    assert!(stats.reserved_bytes + stats.kept_bytes > 0, "the collection was in its family: {stats}");
+    assert!(stats.total_allocations > 0, "the collection was in its family: {stats}");
 }
 
 /// How many values are moved about; under Miri few.
@@ -348,16 +348,17 @@ mod hashbrown_tables {
     }
 
     fn sets_combine<F: Family + Allocator>(family: F) {
+        const COUNT: usize = if cfg!(miri) { 120 } else { 6000 };
         let set = |step: usize| {
             let mut set: HashSet<usize, DefaultHashBuilder, F> = HashSet::new_in(family);
-            set.extend((0..6000).step_by(step));
+            set.extend((0..COUNT).step_by(step));
             set
         };
         let (twos, threes) = (set(2), set(3));
-        assert_eq!(twos.intersection(&threes).count(), 1000);
-        assert_eq!(twos.union(&threes).count(), 4000);
+        assert_eq!(twos.intersection(&threes).count(), COUNT / 6);
+        assert_eq!(twos.union(&threes).count(), COUNT / 6 * 4);
         let drained: usize = twos.into_iter().count();
-        assert_eq!(drained, 3000);
+        assert_eq!(drained, COUNT / 2);
     }
 
     fn a_table_finds_by_hash<F: Family + Allocator>(family: F) {
@@ -374,7 +375,7 @@ mod hashbrown_tables {
             let entry = table.find_entry(hash(&key), |entry| entry.0 == key).expect("inserted above");
             assert_eq!(entry.remove().0.0, key);
         }
-        assert_eq!(table.len(), 2500);
+        assert_eq!(table.len() as u64, FEW / 2);
     }
 
     #[test]

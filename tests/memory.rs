@@ -45,10 +45,12 @@ fn trim_gives_emptied_slabs_back() {
                 let slots = allocate_dirty(doors, size, 40 * MIB);
                 let full = resident_bytes();
                 free_all(doors, slots);
-                let given_back = (doors.trim)();
-                let less = full.saturating_sub(resident_bytes());
+                // Where that takes longer than a second, some has gone back by now.
+                let (held, given_back, left) = (resident_bytes(), (doors.trim)(), resident_bytes());
+                let less = full.saturating_sub(left);
                 assert!(less >= 36 * MIB, "{}, {size}: {less} bytes of 40 MiB went back", doors.name);
-                assert!(given_back >= 36 * MIB, "{}, {size}: trim says {given_back} bytes", doors.name);
+                let went = held.saturating_sub(left);
+                assert!(given_back + 4 * MIB >= went, "{}, {size}: trim says {given_back} bytes of {went}", doors.name);
                 assert_eq!((doors.stats)().kept_bytes, 0);
                 assert_eq!((doors.trim)(), 0, "a second trim finds nothing");
             }
@@ -320,7 +322,7 @@ fn what_has_grown_into_a_mapping_grows_on_in_place_and_needs_no_more_pages() {
         let faults = minor_faults();
         free(doors, memory);
         let (memory, moves) = climb();
-        // Where addresses are short the first range is, and what grows moves once more, into the second.
+        // Where addresses are short the first range has 4 MiB, which 6 MiB cannot grow in: it moves once more, into the second.
         let most = if usize::BITS < 64 { 2 } else { 1 };
         assert_eq!(moves, most, "out of its slot into what is kept, and no further");
         assert!(minor_faults() - faults < 20, "the pages of the first one serve the second");

@@ -87,7 +87,7 @@ impl FamilyCore {
 
     /// Gives pages of slots back that nobody has needed for a second, a few slabs at a time; whether there may be more at once.
     fn purge_unneeded(&self, now: u64) -> bool {
-        let mut effort = Effort::new(now);
+        let mut effort = Effort::new(self.unit_shift, now);
         for class in self.all_classes() {
             let (bin, geometry, depot) = self.bin(class);
             let purged = purge::purge_unneeded(bin, &geometry, depot, now, &mut effort);

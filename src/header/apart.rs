@@ -32,7 +32,7 @@ pub(crate) fn note_memory(start: usize, bytes: usize) {
 fn note(start: usize, bytes: usize, of: Option<&Directory>) {
     let mut noted = NOTED.lock();
     let (below, above) = *noted;
-    *noted = (below.max(!start), above.max(start + bytes - 1));
+    *noted = (below.max(!start), above.max(last_of(start, bytes)));
     let (first, last) = (!noted.0, noted.1);
     let is_in_use = |directory: &Directory| directory.is_in_use() || of.is_some_and(|of| core::ptr::eq(of, directory));
     let is_inside =
@@ -51,6 +51,13 @@ fn note(start: usize, bytes: usize, of: Option<&Directory>) {
         directory.last.store(start, Release);
     }
 }
+
+/// The last byte. The last region of 32-bit address space ends where addresses do, and not before.
+const fn last_of(start: usize, bytes: usize) -> usize {
+    start + (bytes - 1)
+}
+
+const _: () = assert!(last_of(usize::MAX - 4095, 4096) == usize::MAX, "no address is behind it");
 
 impl Directory {
     /// Forgets all memory that was noted, for the next execution of a model.

@@ -1,6 +1,6 @@
 //! Large allocations of one family, beside a model of what is live.
 
-use super::kept::PIECE_COUNT;
+use super::kept::{KEPT_BYTES, PIECE_COUNT};
 use super::set::SPARE_BYTES;
 use super::*;
 
@@ -48,10 +48,11 @@ fn kept(set: &Larges) -> usize {
 
 #[test]
 fn all_of_many_are_found_and_none_that_is_gone() {
+    const COUNT: usize = if cfg!(miri) { 60 } else { 2000 };
     let set = larges();
-    let mut live: Vec<Large> = (0..2000).map(|_| large(&set, 40_000)).collect();
+    let mut live: Vec<Large> = (0..COUNT).map(|_| large(&set, 40_000)).collect();
     let bytes = live[0].bytes;
-    assert_eq!(counted(&set), (2000, 2000 * bytes));
+    assert_eq!(counted(&set), (COUNT, COUNT * bytes));
     for round in 0..3 {
         let gone: Vec<Large> = live.iter().skip(round).step_by(3).copied().collect();
         live.retain(|large| !gone.iter().any(|gone| gone.memory == large.memory));
@@ -66,9 +67,8 @@ fn all_of_many_are_found_and_none_that_is_gone() {
     live.into_iter().for_each(|large| free(&set, large));
     assert_eq!(counted(&set), (0, 0));
     let kept_bytes = kept(&set);
-    // On WebAssembly what is freed serves everybody at once.
-    let least = if cfg!(target_family = "wasm") { 0 } else { PIECE_COUNT * bytes };
-    assert!((least..=2000 * bytes).contains(&kept_bytes), "{kept_bytes} bytes are kept");
+    let least = (PIECE_COUNT * bytes).min(KEPT_BYTES);
+    assert!((least..=COUNT * bytes).contains(&kept_bytes), "{kept_bytes} bytes are kept");
     assert_eq!((set.release_kept(None), kept(&set)), (kept_bytes, 0));
 }
 
@@ -109,11 +109,13 @@ fn only_memory_that_reads_zero_serves_who_wants_it() {
         contents(first)[..].fill(1);
         free(&set, first);
         let zero = set.allocate(layout(bytes, 1), true, 0).unwrap();
-        // A run that was used is cleared; a single mapping is a new one.
-        assert_eq!(zero.memory == first.memory, set.has_runs() && bytes <= RUN_BYTES_MAX);
-        assert!(contents(zero).iter().all(|&byte| byte == 0));
+        // A run that was used is cleared; a single mapping is a new one, which may be where the first was if that was not kept.
+        let is_same = zero.memory == first.memory;
+        assert!(is_same == (set.has_runs() && bytes <= RUN_BYTES_MAX) || KEPT_BYTES == 0);
+        let step = if cfg!(miri) { 5000 } else { 1 };
+        assert!(contents(zero).iter().step_by(step).all(|&byte| byte == 0));
         // L3: the longer one is gone by now.
-        if bytes <= SPARE_BYTES && zero.memory != first.memory {
+        if bytes <= SPARE_BYTES.min(KEPT_BYTES) && !is_same {
             let again = large(&set, bytes);
             assert!(again.memory == first.memory);
             free(&set, again);

@@ -16,6 +16,7 @@
 mod advice;
 mod charge;
 mod dumps;
+mod leaving;
 mod side;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use crate::waiting;
 
 pub(crate) use charge::{commit_up_to, committed_bytes, forget_behind};
 pub(crate) use dumps::{Dumped, dump_again, dump_more};
+pub(crate) use leaving::{purge_aged, purge_all};
 pub(crate) use side::give_side_back;
 
 /// How long an empty slab keeps its pages: a program that empties and fills again within that time does not pay for them twice.
@@ -439,51 +441,6 @@ pub(crate) fn all_units(pool: &Lock<UnitPool>) -> impl Iterator<Item = usize> + 
         drop(of_pool);
         (side_units..end).map(move |unit| start + (unit << unit_shift))
     })
-}
-
-/// Gives the pages of a few units back to the system that have been free for long; returns whether it did. `also` gets the address of each.
-pub(crate) fn purge_aged(pool: &Lock<UnitPool>, now: u64, also: impl Fn(usize)) -> bool {
-    let mut units = pool.lock();
-    let Some(batch) = units.aged(now).and_then(|region| units.take_dirty(region, u64::MAX)) else { return false };
-    drop(units);
-    purge(pool, &batch, now, also);
-    true
-}
-
-/// Gives the pages of all free units back to the system; returns the bytes of those units. `also` gets the address of each.
-pub(crate) fn purge_all(pool: &Lock<UnitPool>, now: u64, also: impl Fn(usize)) -> usize {
-    let mut bytes = 0;
-    // Each unit once: what the system refuses is dirty again.
-    let mut left = pool.lock().dirty_count;
-    while left > 0 {
-        let mut units = pool.lock();
-        let Some(batch) = units.dirty().and_then(|region| units.take_dirty(region, u64::MAX)) else { break };
-        drop(units);
-        left = left.saturating_sub(batch.units.count_ones() as usize);
-        bytes += purge(pool, &batch, now, &also);
-    }
-    bytes
-}
-
-/// Gives the pages of a batch back to the system, without the pool's lock; returns the bytes of the units that it has taken.
-fn purge(pool: &Lock<UnitPool>, batch: &Batch, now: u64, also: impl Fn(usize)) -> usize {
-    let unit_shift = pool.lock().unit_shift;
-    let (mut left, mut purged) = (batch.units, 0);
-    while left != 0 {
-        let bit = lowest(left);
-        left &= !bit;
-        // The region's memory stays where it is.
-        let memory = unit_memory(batch.region, bit, unit_shift);
-        // SAFETY: a unit that holds nobody's slots and that nobody can take; it was committed when it was a slab.
-        if unsafe { os::purge(memory, 1 << unit_shift) } {
-            purged |= bit;
-            // SAFETY: a unit of the region, and nobody else's meanwhile.
-            forget_behind(unsafe { Directory::of(unit_shift).header(memory.addr().get()) }, 0);
-        }
-        also(memory.addr().get());
-    }
-    pool.lock().put_back(batch, purged, now);
-    (purged.count_ones() as usize) << unit_shift
 }
 
 fn unit_memory(region: &RegionHeader, bit: u64, unit_shift: u32) -> NonNull<u8> {

@@ -423,7 +423,7 @@ mod tests {
             let pool = Lock::new(UnitPool::new(unit_shift));
             let natural = (2..unit_shift as usize).map(SizeClass::natural);
             let spaced = Classes::Spaced.all(1 << unit_shift).filter(|class| class.slot_bytes() >= 4);
-            let step = if cfg!(miri) { 9 } else { 1 };
+            let step = if cfg!(miri) { 17 } else { 1 };
             for class in natural.chain(spaced).step_by(step) {
                 let geometry = Geometry::plain(class, unit_shift, &pool);
                 let slab = geometry.open(1).unwrap();

@@ -93,6 +93,10 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(
+        all(windows, not(any(miri, feature = "portable"))),
+        ignore = "memory is committed in steps there, so no worn unit is looked for"
+    )]
     fn what_is_built_again_touches_no_more_memory() {
         for (class, part) in [(4, 3), (4, 70), (5, 40), (6, 10), (9, 50), (12, 30)] {
             let pool = Lock::new(UnitPool::new(16));
@@ -130,6 +134,10 @@ mod tests {
 
     /// Also where the first dirty unit is one that was hardly used, a slab of another class.
     #[test]
+    #[cfg_attr(
+        all(windows, not(any(miri, feature = "portable"))),
+        ignore = "memory is committed in steps there, so no worn unit is looked for"
+    )]
     fn a_worn_unit_is_opened_once_for_who_takes_and_gives_in_turn() {
         for unit_shift in [16, 21] {
             let pool = Lock::new(UnitPool::new(unit_shift));
@@ -165,11 +173,14 @@ mod tests {
             assert_eq!((shelves.slab_count(), shelves.used_slots), (0, 0));
         }
     }
+
     #[test]
     fn slabs_of_all_lengths_hand_out_each_slot_once() {
         for unit_shift in [16, 17, 18, 19, 20, 21] {
             let spaced = Classes::Spaced.all(1 << unit_shift).filter(|class| class.slot_bytes() <= 1 << 14);
-            for class in (2..10).map(SizeClass::natural).chain(spaced) {
+            // The space of each pool stays, and where addresses are short there are 32 places for the longest.
+            let step = if cfg!(miri) || usize::BITS < 64 { 40 } else { 1 };
+            for class in (2..10).map(SizeClass::natural).chain(spaced).skip(step / 8).step_by(step) {
                 let pool = Lock::new(UnitPool::new(unit_shift));
                 let geometry = Geometry::plain(class, unit_shift, &pool);
                 let (mut shelves, a_slab) = (Shelves::new(), geometry.slot_count_from(0));

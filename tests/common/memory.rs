@@ -29,9 +29,8 @@ pub(crate) fn resident_bytes() -> usize {
 /// Bytes of address space mapped now.
 #[cfg(target_os = "linux")]
 pub(crate) fn mapped_bytes() -> usize {
-    let mut buffer = [0; 256];
-    let text = read_file(c"/proc/self/statm", &mut buffer);
-    number(text) * page_bytes()
+    let mut buffer = [0; 4096];
+    kibibytes(read_file(c"/proc/self/status", &mut buffer), b"VmSize:")
 }
 
 /// The same on Windows.

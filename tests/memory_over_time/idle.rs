@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::common::doors::layout;
 use super::common::memory::{minor_faults, page_bytes};
 use super::common::random::Random;
-use super::{Block, Heap, KIB, MIB, alone, assert_near_system, free, park, shuffle, spawn, touched, trickle};
+use super::{
+    Blobs, Block, Door, Heap, KIB, MIB, alone, assert_near_system, free, park, shuffle, spawn, touched, trickle,
+};
 
 #[test]
 fn a_sleeping_thread_holds_little() {
@@ -34,8 +36,7 @@ fn a_sleeping_thread_holds_little() {
 }
 
 /// 256 MiB of small blocks, freed at random by workers that then wait.
-fn park_workers(heap: &mut Heap) {
-    let door = heap.door(0);
+fn park_workers(door: Door) {
     let mut blocks: Vec<Block> = (0..256 * MIB / 256).map(|_| touched(door, layout(256, 8))).collect();
     shuffle(&mut blocks, &mut Random::new(1));
     let blocks = Arc::new(Mutex::new(blocks));
@@ -65,7 +66,7 @@ fn park_workers(heap: &mut Heap) {
 #[test]
 fn slots_cached_by_waiting_threads_pin_little_after_trim() {
     fn program(heap: &mut Heap) {
-        park_workers(heap);
+        park_workers(heap.door(0));
         heap.trim();
         heap.note("after trim");
     }
@@ -75,10 +76,7 @@ fn slots_cached_by_waiting_threads_pin_little_after_trim() {
 #[test]
 fn memory_that_waiting_threads_freed_comes_back_within_five_seconds() {
     alone("idle::memory_that_waiting_threads_freed_comes_back_within_five_seconds", |heap| {
-        park_workers(heap);
-        heap.note_within("trickle", 5, || trickle(heap.door(0)));
-        let left = heap.more();
-        assert!(left <= 11 * MIB, "{} KiB of 256 MiB are left after 5 s of use", left / KIB);
+        assert_workers_leave_little(heap, heap.door(0));
     });
 }
 
@@ -97,6 +95,22 @@ fn a_thread_that_hardly_calls_after_its_peak_gives_it_back() {
         let left = heap.more();
         assert!(left <= 11 * MIB, "{} KiB of 96 MiB are left after a few hundred calls", left / KIB);
     });
+}
+
+/// However short slabs are, as much goes back at once.
+#[test]
+fn memory_that_waiting_threads_freed_in_short_slabs_comes_back_within_five_seconds() {
+    alone("idle::memory_that_waiting_threads_freed_in_short_slabs_comes_back_within_five_seconds", |heap| {
+        assert_workers_leave_little(heap, &Blobs);
+    });
+}
+
+#[track_caller]
+fn assert_workers_leave_little(heap: &Heap, door: Door) {
+    park_workers(door);
+    heap.note_within("trickle", 5, || trickle(door));
+    let left = heap.more();
+    assert!(left <= 11 * MIB, "{} KiB of 256 MiB are left after 5 s of use", left / KIB);
 }
 
 /// A peak of mixed sizes in threads that stay, freed at random.
