@@ -168,10 +168,11 @@ fn enter_handler() -> bool {
 /// Sets what is called when a misuse has been found, after its line was written and before the process aborts; for test
 /// harnesses and crash reporters. The last one set counts.
 ///
-/// What is found wrong only in a slab's list, when a slot goes back to it or its free slots are put in order (possible with `Unchecked`
-/// and `Default`), is not told. Otherwise it runs on the thread that made the call, with no lock of this crate held. It must not use the
-/// family that found the fault, which may be in the middle of an exchange. It cannot save the process: if it returns or
-/// unwinds, the process aborts. A further fault on the same thread while it runs aborts at once. A
+/// What is found wrong only in a slab's list, when a slot goes back to it or its free slots are put in order (possible with
+/// `Unchecked` and `Default`), is not told. Otherwise it runs on the thread that made the call, or that
+/// looks after all families, with no lock of this crate held. It must not use the family that found the
+/// fault, which may be in the middle of an exchange. It cannot save the process: if it returns or unwinds,
+/// the process aborts. A further fault on the same thread while it runs aborts at once. A
 /// library that has the handler stays loaded (glibc).
 ///
 /// ```
