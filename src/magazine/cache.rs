@@ -101,21 +101,19 @@ impl Cache {
         if tag != magazine.tag() {
             return false;
         }
-        if self.heap() == 0 {
-            return magazine.push(address);
-        }
-        self.enter() && {
-            let is_pushed = magazine.push(address);
-            self.leave();
-            is_pushed
-        }
+        self.through_the_door(|| magazine.push(address))
     }
 
     /// As [`take_back`](Self::take_back) for a slot of the magazine, whose room is used up: most often the array is not, and it was time
     /// to look whether memory waits. `false`: it is time for an exchange.
     pub(crate) fn take_back_again(&self, class: SizeClass, address: usize) -> bool {
         let magazine = self.magazine(class);
-        let push = || magazine.renew(&self.tally, class) && magazine.push(address);
+        self.through_the_door(|| magazine.renew(&self.tally, class) && magazine.push(address))
+    }
+
+    /// Does something with the cache if its door is not shut, which only a heap's ever is (M6); `false`: it is shut.
+    #[inline(always)]
+    fn through_the_door(&self, push: impl FnOnce() -> bool) -> bool {
         if self.heap() == 0 {
             return push();
         }

@@ -240,7 +240,7 @@ unsafe fn deallocate_again<Home: Family>(ptr: NonNull<u8>, layout: Layout, cache
     let is_due = waiting::is_anything() && is_look_due();
     if is_due || !cache.take_back_again(Classes::Natural.class(index), address) {
         // SAFETY: the same contract.
-        unsafe { deallocate_by_tag::<Home>(ptr, layout, index) }
+        unsafe { deallocate_elsewhere::<Home>(ptr, layout) }
     }
 }
 
