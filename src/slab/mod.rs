@@ -18,6 +18,7 @@ mod colour;
 mod commit;
 mod lines;
 mod list;
+mod mixed;
 mod noted;
 mod open;
 mod page_set;

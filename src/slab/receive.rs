@@ -2,22 +2,15 @@
 //!
 //! Those that lie one after another are found by [`run_length`] and their bits set together. The others come back one by one, in a
 //! loop that does no more than set a bit and count: what is rare, a slab that had no free slot or has no other slot, is left to
-//! the way that runs take.
-
-use core::mem::MaybeUninit;
+//! the way that runs take. Those of several slabs in turn are [put together](super::mixed) first.
 
 use super::bitmap::{Shape, WORD_BITS};
+use super::mixed::{are_mixed, put_together};
 use super::runs::run_length;
 use super::{Geometry, Shelves};
-use crate::header::{Directory, UNIT_COUNT};
+use crate::header::Directory;
 use crate::os;
 use crate::size_class::{Classes, SizeClass};
-
-/// Slots that are sorted at once.
-const SORTED_AT_ONCE: usize = 256;
-/// Where so many slabs have taken fewer than [`LEAST_EACH`] slots each the rest is sorted.
-const FEW_SLABS: usize = 8;
-const LEAST_EACH: usize = 4;
 
 impl Shelves {
     /// Takes slots back where free lists are bitmaps.
@@ -29,11 +22,14 @@ impl Shelves {
             // SAFETY: the same contract.
             return unsafe { self.receive_one(geometry, slot) };
         }
-        // SAFETY: the same contract.
-        let done = unsafe { self.receive_in_order(geometry, slots, true) };
-        if done < slots.len() {
+        if are_mixed(slots, geometry.unit_shift) {
+            put_together(slots, geometry.unit_shift, |slots| {
+                // SAFETY: the same contract, of each slot once.
+                unsafe { self.receive_in_order(geometry, slots) };
+            });
+        } else {
             // SAFETY: the same contract.
-            unsafe { self.receive_sorted(geometry, &slots[done..]) };
+            unsafe { self.receive_in_order(geometry, slots) };
         }
     }
 
@@ -55,43 +51,25 @@ impl Shelves {
         }
     }
 
-    /// As [`receive`](Self::receive), sorted by unit.
+    /// As [`receive`](Self::receive), one after the other.
     ///
     /// # Safety
     /// As for [`receive`](Self::receive).
-    #[cold]
-    #[inline(never)]
-    unsafe fn receive_sorted(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
-        for mixed in slots.chunks(SORTED_AT_ONCE) {
-            let mut place = [const { MaybeUninit::uninit() }; SORTED_AT_ONCE];
-            let sorted = sort_by_unit(mixed, geometry.unit_shift, &mut place);
-            // SAFETY: the same slots.
-            unsafe { self.receive_in_order(geometry, sorted, false) };
-        }
-    }
-
-    /// As [`receive`](Self::receive), one after the other. Returns how many are done: with `may_stop` not all of them where one
-    /// slab's are few and among those of others.
-    ///
-    /// # Safety
-    /// As for [`receive`](Self::receive).
-    unsafe fn receive_in_order(&mut self, geometry: &Geometry<'_>, slots: &[usize], may_stop: bool) -> usize {
+    unsafe fn receive_in_order(&mut self, geometry: &Geometry<'_>, slots: &[usize]) {
         let shape = geometry.shape();
-        let mut done = 0;
-        loop {
-            let rest = &slots[done..];
-            let (count, stops) = match geometry.class.classes() {
+        let mut rest = slots;
+        while !rest.is_empty() {
+            let count = match geometry.class.classes() {
                 // SAFETY: the same contract.
-                Classes::Natural => unsafe { receive_ones::<false>(geometry, shape, rest, may_stop) },
+                Classes::Natural => unsafe { receive_ones::<false>(geometry, shape, rest) },
                 // SAFETY: the same contract.
-                Classes::Spaced => unsafe { receive_ones::<true>(geometry, shape, rest, may_stop) },
+                Classes::Spaced => unsafe { receive_ones::<true>(geometry, shape, rest) },
             };
-            done += count;
-            if stops || done == slots.len() {
-                return done;
+            rest = &rest[count..];
+            if !rest.is_empty() {
+                // SAFETY: the same contract.
+                rest = &rest[unsafe { self.receive_run(geometry, shape, rest) }..];
             }
-            // SAFETY: the same contract.
-            done += unsafe { self.receive_run(geometry, shape, &slots[done..]) };
         }
     }
 
@@ -123,21 +101,16 @@ impl Shelves {
 }
 
 /// Takes slots back one by one; returns how many there were before a run, or one whose slab changes its list (B1), or whose bit is
-/// not where its slab has bits now; and whether it has stopped, which it only does with `may_stop`, because each slab had few.
+/// not where its slab has bits now.
 ///
 /// # Safety
 /// As for [`Shelves::receive`]; `IS_SPACED` says which classes the geometry's is one of.
 #[inline(never)]
-unsafe fn receive_ones<const IS_SPACED: bool>(
-    geometry: &Geometry<'_>,
-    shape: Shape,
-    slots: &[usize],
-    may_stop: bool,
-) -> (usize, bool) {
+unsafe fn receive_ones<const IS_SPACED: bool>(geometry: &Geometry<'_>, shape: Shape, slots: &[usize]) -> usize {
     // The same class, of which the compiler knows the kind.
     let class = if IS_SPACED { Classes::Spaced } else { Classes::Natural }.class(geometry.class.index());
     let (headers, page) = (Directory::of(geometry.unit_shift).headers(), os::page_bytes());
-    let (mut count, mut slabs) = (0, 0);
+    let mut count = 0;
     while let Some(&first) = slots.get(count) {
         // SAFETY: a slot of the bin lies in a unit, which was a slab when it was handed out.
         let slab = unsafe { headers.slab(first) };
@@ -181,32 +154,8 @@ unsafe fn receive_ones<const IS_SPACED: bool>(
             slab.free[0].set(slab.free[0].get() | groups);
         }
         count += given;
-        slabs += 1;
-        if may_stop && slabs == FEW_SLABS && count < FEW_SLABS * LEAST_EACH {
-            return (count, true);
-        }
     }
-    (count, false)
-}
-
-/// The same slots, those of one unit together: sorted by where in its region the unit is, by counting (Knuth 5.2).
-#[inline(never)]
-fn sort_by_unit<'a>(
-    slots: &[usize],
-    unit_shift: u32,
-    place: &'a mut [MaybeUninit<usize>; SORTED_AT_ONCE],
-) -> &'a [usize] {
-    let unit = |&slot: &usize| (slot >> unit_shift) % UNIT_COUNT;
-    let mut next = [0_u16; UNIT_COUNT + 1];
-    slots.iter().for_each(|slot| next[unit(slot) + 1] += 1);
-    (1..UNIT_COUNT).for_each(|unit| next[unit + 1] += next[unit]);
-    for slot in slots {
-        let next = &mut next[unit(slot)];
-        place[usize::from(*next)].write(*slot);
-        *next += 1;
-    }
-    // SAFETY: each of the first places was written to once: as many as there are slots.
-    unsafe { core::slice::from_raw_parts(place.as_ptr().cast(), slots.len()) }
+    count
 }
 
 /// Whether a slot is the one before or behind another.
@@ -302,18 +251,6 @@ mod tests {
                     slots = taken;
                 }
             }
-        }
-    }
-
-    #[test]
-    fn slots_of_a_unit_are_sorted_together_and_keep_their_order() {
-        let mut draw = Draw(3);
-        for count in [0, 1, 2, 100, SORTED_AT_ONCE] {
-            let slots: Vec<usize> = (0..count).map(|_| draw.below(1 << 26)).collect();
-            let mut expected = slots.clone();
-            expected.sort_by_key(|slot| (slot >> 16) % UNIT_COUNT);
-            let mut place = [const { MaybeUninit::uninit() }; SORTED_AT_ONCE];
-            assert_eq!(sort_by_unit(&slots, 16, &mut place), expected);
         }
     }
 }
