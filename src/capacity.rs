@@ -38,7 +38,7 @@ const MANY_BYTES: usize = 32 << 10;
 /// Slots in a hardened magazine, at most: each exchange fills and compares what it brings.
 const HARDENED_SLOTS: usize = 128;
 /// A magazine holds at most one part in so many of what the cache may hold.
-const MAGAZINE_PART: usize = 4;
+const MAGAZINE_PART: usize = 2;
 /// A magazine that may hold so much need not grow for a thread that is served by it alone.
 const GROWN_BYTES: usize = 64 << 10;
 /// From here on a thread caches nothing: a lock costs less than what such slots keep.
@@ -182,7 +182,7 @@ mod tests {
             for cache_bytes in [16 << 10, CACHE_BYTES, 16 << 20] {
                 let most = magazine_slots(class, Checks::Default, cache_bytes);
                 assert_eq!(most == 0, slot_bytes >= 64 << 10, "{class:?}");
-                assert!(most <= 2 || most * slot_bytes <= cache_bytes / 4, "{class:?}");
+                assert!(most <= 2 || most * slot_bytes <= cache_bytes / MAGAZINE_PART, "{class:?}");
                 let first = first_slots(class, Checks::Default, most);
                 assert!(first <= most && (first <= 1 || first * slot_bytes <= 2048), "{class:?}");
                 let fresh = fresh_slots(class, most, most);
