@@ -184,7 +184,7 @@ impl Shelves {
         self.idle_slots() + self.claimed_slots
     }
 
-    /// Whether slabs of this bin are huge pages, most of them.
+    /// Whether slabs of this bin are huge pages, most of them, as far as their number says.
     pub(crate) fn are_huge(&self, geometry: &Geometry<'_>) -> bool {
         geometry.may_be_huge() && geometry.pages_of_slab(self.slab_count as usize) == Pages::Huge
     }
@@ -192,7 +192,7 @@ impl Shelves {
     /// As [`Bin::take_tail`](crate::bin::Bin::take_tail).
     pub(crate) fn take_tail(&mut self, geometry: &Geometry<'_>, any: bool) -> Option<Range<usize>> {
         let slab = self.current?;
-        let may_have_memory = self.are_huge(geometry) || !slab.zeroed.get();
+        let may_have_memory = geometry.may_have_become_huge() || !slab.zeroed.get();
         if geometry.has_guards() || !may_have_memory || !(any || self.tail == Tail::Unused) {
             return None;
         }
