@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use crate::capacity::depot_slots;
     use crate::huge_pages::HugePages;
-    use crate::size_class::{Classes, SizeClass};
+    use crate::size_class::SizeClass;
 
     #[test]
     fn a_depot_takes_nothing_while_its_pages_leave() {
@@ -299,11 +299,14 @@ mod tests {
     /// Where slots have states those of purged pages stay in the list, and others take them like all that are free. So a page can be
     /// purged of which all slots are claimed again, with their neighbours on the pages beside: they are nobody else's meanwhile (P3).
     #[test]
-    #[cfg(not(any(miri, feature = "portable")))]
+    #[cfg(all(unix, feature = "std", not(any(miri, loom, feature = "portable"))))]
     fn purged_slots_that_are_claimed_are_not_handed_out() {
         // Two slots have a part on the second page: they begin on the first, and end on the third.
         let wanted = os::page_bytes() / 4 * 3;
-        let class = Classes::Spaced.all(2 << 20).find(|class| class.slot_bytes() == wanted).expect("a class");
+        let class = crate::size_class::Classes::Spaced
+            .all(2 << 20)
+            .find(|class| class.slot_bytes() == wanted)
+            .expect("a class");
         let pool = Lock::new(UnitPool::new(21).with_states(true));
         let plain = Geometry::plain(class, 21, &pool);
         let geometry = Geometry { checks: Checks::Checked, huge_pages: HugePages::Adaptive, ..plain };
