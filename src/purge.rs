@@ -296,6 +296,43 @@ mod tests {
         assert!(!is_resident(), "it went with its unit");
     }
 
+    /// Where slots have states those of purged pages stay in the list, and others take them like all that are free. So a page can be
+    /// purged of which all slots are claimed again, with their neighbours on the pages beside: they are nobody else's meanwhile (P3).
+    #[test]
+    #[cfg(all(unix, feature = "std", not(any(miri, loom, feature = "portable"))))]
+    fn purged_slots_that_are_claimed_are_not_handed_out() {
+        // Two slots have a part on the second page: they begin on the first, and end on the third.
+        let wanted = os::page_bytes() / 4 * 3;
+        let class = crate::size_class::Classes::Spaced
+            .all(2 << 20)
+            .find(|class| class.slot_bytes() == wanted)
+            .expect("a class");
+        let pool = Lock::new(UnitPool::new(21).with_states(true));
+        let plain = Geometry::plain(class, 21, &pool);
+        let geometry = Geometry { checks: Checks::Checked, huge_pages: HugePages::Adaptive, ..plain };
+        const NONE: DepotMemory = DepotMemory(core::ptr::null_mut());
+        let bin = Bin::new();
+        let take = || bin.take_one(&geometry, NONE).unwrap().unwrap().0;
+        let slots: [usize; 5] = core::array::from_fn(|_| take());
+        let claim = |freed: &[usize]| {
+            // SAFETY: taken above, and not used.
+            unsafe { bin.give(&geometry, NONE, freed) }.unwrap();
+            let Found::Claim(mut claim) = bin.claim(&geometry, Some(&mut 1)) else { panic!("a page is free") };
+            geometry.give_pages_back(&mut claim);
+            claim
+        };
+        assert_eq!(bin.settle(&geometry, &claim(&slots[1..3])), 1);
+        let claimed = claim(&[slots[0], slots[3]]);
+        assert_eq!(claimed.slots, 4, "all that are free");
+        let other = take();
+        assert!(!slots.contains(&other), "{other:x} of {slots:x?} is claimed");
+        assert_eq!(bin.settle(&geometry, &claimed), 2);
+        let mut again: [usize; 4] = core::array::from_fn(|_| take());
+        again.sort_unstable();
+        assert_eq!(again, slots[..4]);
+        assert_eq!((bin.counts(&geometry).out_slots, bin.counts(&geometry).purged_slots), (6, 0));
+    }
+
     /// A fork takes no thread with it but one: what others had claimed nobody settles in the child.
     #[test]
     #[cfg(all(unix, not(any(miri, loom))))]

@@ -126,6 +126,7 @@ fn cargo(arguments: &[&str]) -> (bool, String) {
 }
 
 #[test]
+#[cfg_attr(any(not(debug_assertions), feature = "portable"), ignore = "what it builds is the same in each of these")]
 fn what_is_declared_is_taken_or_refused_with_a_reason() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     write("Cargo.toml", MANIFEST.replace("{crate}", root.to_str().expect("a path in UTF-8")).as_bytes());
@@ -157,6 +158,7 @@ fn what_is_declared_is_taken_or_refused_with_a_reason() {
 /// A wrapper of the compiler that says yes to each program of `build.rs`, as one that caches or
 /// distributes may: nothing is concluded.
 #[test]
+#[cfg_attr(any(not(debug_assertions), feature = "portable"), ignore = "what it builds is the same in each of these")]
 fn a_wrapper_that_takes_everything_is_not_believed() {
     use std::os::unix::fs::PermissionsExt;
 

@@ -203,7 +203,9 @@ fn states_of_closed_slabs_go_back() {
             slots.iter_mut().for_each(|slot| *slot = allocate(doors, 16));
             free_most(doors, &mut slots, |_, _| false);
             let left = resident_bytes().saturating_sub(before);
-            assert!(left <= MIB, "{}: {left} bytes stay of 24 MiB", doors.name);
+            // Where a page is longer than a slab's states they share it with others', and stay.
+            let shared = if page_bytes() > 4096 { states_of(doors, 24 * MIB, 16) } else { 0 };
+            assert!(left <= MIB + shared, "{}: {left} bytes stay of 24 MiB", doors.name);
             assert_eq!((doors.stats)().live_allocations, 0);
         }
     });
@@ -229,7 +231,8 @@ fn what_nobody_needs_goes_back_by_itself() {
             }
             let left = resident_bytes().saturating_sub(before);
             println!("{}: {} KiB left", doors.name, (left - lists) >> 10);
-            assert!(left <= lists + 4 * MIB, "{}: {left} bytes stay of 64 MiB", doors.name);
+            let pinned = pages_of(&kept.iter().map(|&(_, &slot)| slot).collect::<Vec<_>>());
+            assert!(left <= lists + pinned + 3 * MIB, "{}: {left} bytes stay of 64 MiB", doors.name);
             kept.into_iter().for_each(|(_, &slot)| free(doors, slot));
         }
     });

@@ -7,6 +7,7 @@ mod common;
 use common::child;
 use common::doors::{Doors, layout, slots_of_slab};
 use common::forbid;
+use common::memory::page_bytes;
 use common::pattern;
 use family_alloc::{Checks, Classes, Family, family};
 
@@ -34,18 +35,20 @@ fn without_mmap_there_is_what_there_was() {
     child::isolated("without_mmap_there_is_what_there_was", || {
         family! { struct Before; struct After; }
         let (before, after) = (Doors::of::<Before>(), Doors::of::<After>());
-        let first = (before.allocate)(layout(4096, 1)).expect("memory");
+        // Slots that leave nothing out before them.
+        let slot = page_bytes();
+        let first = (before.allocate)(layout(slot, 1)).expect("memory");
         // Where `System` gets memory by `mmap` only, a list cannot grow from here on.
-        let mut rest = Vec::with_capacity(64 * Before::SLAB_BYTES / 4096);
+        let mut rest = Vec::with_capacity(64 * Before::SLAB_BYTES / slot);
         forbid::call(forbid::MMAP);
         assert!((before.allocate)(layout(3 * MIB, 1)).is_none(), "large");
         assert!((after.allocate)(layout(64, 1)).is_none(), "a new family");
         assert!((after.allocate)(layout(3 * MIB, 1)).is_none(), "a new family, large");
-        rest.extend(std::iter::from_fn(|| (before.allocate)(layout(4096, 1))));
+        rest.extend(std::iter::from_fn(|| (before.allocate)(layout(slot, 1))));
         let reserved = (before.stats)().reserved_bytes - Before::SLAB_BYTES;
-        assert_eq!((rest.len() + 1) * 4096, reserved, "all slabs that were reserved are used to their end");
+        assert_eq!((rest.len() + 1) * slot, reserved, "all slabs that were reserved are used to their end");
         free(before, first);
-        let again = (before.allocate)(layout(4096, 1)).expect("a slot was freed");
+        let again = (before.allocate)(layout(slot, 1)).expect("a slot was freed");
         free(before, again);
         rest.into_iter().for_each(|slot| free(before, slot));
         assert_empty(before);

@@ -251,6 +251,57 @@ fn what_is_seen_meanwhile_does_not_go_back() {
     check::<D>();
 }
 
+/// Slots that one thread allocates and another frees: whoever looks meanwhile never sees more frees than allocations, and
+/// what was seen leaves nothing behind. A thread that only frees has allocated nothing, whatever its array holds.
+#[test]
+fn what_others_free_was_allocated_before() {
+    fn check<F: Family>() {
+        let counted = Counted::default();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (sender, receiver) = std::sync::mpsc::sync_channel::<Vec<(usize, usize)>>(2);
+            let (counted, stop) = (&counted, &stop);
+            let frees = scope.spawn(move || {
+                let mut slots = Slots::new(counted, 1);
+                for passed in receiver {
+                    slots.live = passed;
+                    slots.free_all::<F>();
+                }
+                // With its cache, which is looked at once more.
+                counted.assert_is_told::<F>();
+            });
+            let allocates = scope.spawn(move || {
+                let mut slots = Slots::new(counted, 2);
+                while !stop.load(Ordering::Relaxed) {
+                    (0..40).for_each(|_| slots.allocate::<F>(64));
+                    sender.send(std::mem::take(&mut slots.live)).unwrap();
+                }
+            });
+            let _stop = AtTheEnd(stop);
+            for _ in 0..times(20_000) {
+                let (now, allocated) = (F::stats(), counted.allocations.load(Ordering::SeqCst));
+                assert!(now.total_frees <= now.total_allocations, "{now:?}");
+                // As above.
+                assert!(now.total_allocations <= allocated + 4, "{now:?}, of {allocated}");
+            }
+            stop.store(true, Ordering::Relaxed);
+            allocates.join().unwrap();
+            frees.join().unwrap();
+        });
+        counted.assert_is_told::<F>();
+    }
+    family! {
+        struct A;
+        struct B { checks: Checked }
+        struct C { checks: Hardened }
+        struct D { checks: Unchecked }
+    }
+    check::<A>();
+    check::<B>();
+    check::<C>();
+    check::<D>();
+}
+
 #[test]
 #[cfg_attr(
     any(miri, feature = "portable"),

@@ -125,6 +125,7 @@ fn build(programs: &[(&str, String)]) -> PathBuf {
 }
 
 #[test]
+#[cfg_attr(any(not(debug_assertions), feature = "portable"), ignore = "what it builds is the same in each of these")]
 fn a_level_of_a_drop_and_a_type_cost_little_more_than_with_the_system() {
     let types = [("few_global", 1, "Global"), ("many_global", 1 + TYPES, "Global")]
         .into_iter()

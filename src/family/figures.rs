@@ -91,7 +91,7 @@ impl FamilyCore {
         stats.is_orphan = self.is_orphan();
         let caches = self.caches.lock();
         stats.thread_caches = caches.in_use;
-        (stats.total_allocations, stats.total_frees) = caches.counts().plus(self.counts_beside()).as_pair();
+        (stats.total_allocations, stats.total_frees) = caches.counts().plus(self.counts_beside()).in_order().as_pair();
         for class in self.all_classes() {
             let (bin, geometry, _) = self.bin(class);
             let counts = bin.counts(&geometry);

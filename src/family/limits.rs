@@ -21,7 +21,7 @@ use super::FamilyCore;
 use super::crossings::{self, LimitCrossing};
 use super::life::Settled;
 use super::registry::{FamilyRef, families};
-use crate::sync::{AcqRel, AtomicU8, AtomicUsize, Cell, Relaxed, thread_local};
+use crate::sync::{AcqRel, Acquire, AtomicU8, AtomicUsize, Cell, Relaxed, Release, thread_local};
 
 /// What of a family has to do with limits.
 pub(super) struct Limits {
@@ -142,29 +142,37 @@ impl Limits {
     }
 
     fn limit(&self) -> usize {
-        // Relaxed: a number that publishes nothing, as all here.
+        // Relaxed: a number that publishes nothing.
         usize::MAX - self.below_max.load(Relaxed)
     }
 
-    /// Adds up to `bytes`, a multiple of `unit` and at least one; returns how many, 0 if there is no room.
-    fn charge(&self, bytes: usize, unit: usize) -> usize {
-        if self.limit() == usize::MAX {
-            self.charged.fetch_add(bytes, Relaxed);
-            return bytes;
+    /// Adds up to `bytes`, a multiple of `unit` and at least one; returns how many, 0 if there is no room, and under which limit.
+    fn charge(&self, bytes: usize, unit: usize) -> (usize, usize) {
+        let limit = self.limit();
+        if limit == usize::MAX {
+            // Acquire, here and below: pairs with `look`, so that who charges after a limit's setter has looked sees the limit.
+            self.charged.fetch_add(bytes, Acquire);
+            return (bytes, limit);
         }
         let mut charged = self.charged.load(Relaxed);
         loop {
             // What was freed twice, unnoticed, was refunded twice.
-            let room = self.limit().saturating_sub(usize::try_from(charged as isize).unwrap_or(0));
+            let room = limit.saturating_sub(usize::try_from(charged as isize).unwrap_or(0));
             let granted = bytes.min(room - room % unit);
             if granted == 0 {
-                return 0;
+                return (0, limit);
             }
-            match self.charged.compare_exchange(charged, charged.wrapping_add(granted), Relaxed, Relaxed) {
-                Ok(_) => return granted,
+            match self.charged.compare_exchange(charged, charged.wrapping_add(granted), Acquire, Relaxed) {
+                Ok(_) => return (granted, limit),
                 Err(now) => charged = now,
             }
         }
+    }
+
+    /// Sees what was charged by those who have not seen the limit that was set just now.
+    fn look(&self) {
+        // Release: pairs with the charges, which all change the same number: each comes before or after this.
+        self.charged.fetch_add(0, Release);
     }
 }
 
@@ -196,6 +204,17 @@ impl FamilyCore {
     /// The family and those above it.
     fn lineage(&'static self) -> impl Iterator<Item = &'static Self> {
         core::iter::successors(Some(self), |family| family.limits.parent.get())
+    }
+
+    /// As [`Limits::charge`], and again where a lower limit was set meanwhile.
+    fn charge_here(&self, bytes: usize, unit: usize) -> usize {
+        loop {
+            let (granted, limit) = self.limits.charge(bytes, unit);
+            if granted == 0 || self.limit() >= limit || !self.is_above() {
+                return granted;
+            }
+            self.refund_here(granted);
+        }
     }
 
     /// Adds bytes for which there is no room.
@@ -238,7 +257,7 @@ impl FamilyCore {
     pub(super) fn charge(&'static self, bytes: usize, unit: usize) -> Option<Charge> {
         let mut granted = bytes;
         for (depth, family) in self.lineage().enumerate() {
-            let here = match family.limits.charge(granted, unit) {
+            let here = match family.charge_here(granted, unit) {
                 0 if IS_SOFT.with(Cell::get) => {
                     family.overcharge(granted);
                     granted
@@ -289,6 +308,7 @@ impl FamilyCore {
     /// Sets the limit. What is above it stays.
     pub(crate) fn set_limit(&self, bytes: usize) {
         self.limits.below_max.store(usize::MAX - bytes, Relaxed);
+        self.limits.look();
         self.settle();
     }
 

@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use super::Family;
-use crate::header::{Directory, SlabHeader};
+use crate::header::{Directory, SlabHeader, UNIT_COUNT, side_table};
 
 crate::family! {
     struct Plain;
@@ -138,4 +138,46 @@ fn a_flipped_bit_of_a_tag_is_reported() {
     let out = String::from_utf8_lossy(&output.stdout);
     println!("{out}");
     assert!(output.status.success(), "{}: {out}", output.status);
+}
+
+/// A slab with free slots of which a wild write takes all bits: where they stand in the header, where they stand in the side
+/// table, and where only the header knows that there are some. It has fewer than it counts then, and is told by its address.
+#[test]
+fn a_slab_with_fewer_free_slots_than_it_counts_is_told() {
+    const NAME: &str = "front::flips::a_slab_with_fewer_free_slots_than_it_counts_is_told";
+    const PLACE: &str = "FAMILY_ALLOC_TEST_PLACE";
+    if let Ok(place) = std::env::var(PLACE) {
+        let in_header = place == "header";
+        let slots = allocate::<Plain>(if in_header { 20 } else { 1000 });
+        let header = Directory::of(Plain::SLAB_BYTES.trailing_zeros()).slab(slots[0]).expect("a live slot");
+        free::<Plain>(slots.into_iter().skip(1).step_by(2));
+        Plain::trim();
+        assert_eq!(header.side_ready.get(), !in_header);
+        if place == "side table" {
+            assert_ne!(header.free[0].get(), 0, "some groups have bits");
+            let (memory, shift) = (header.memory(), Plain::SLAB_BYTES.trailing_zeros());
+            let unit = (memory.addr() >> shift) % UNIT_COUNT;
+            let region = memory.map_addr(|address| address & !((UNIT_COUNT << shift) - 1));
+            let words = region.wrapping_add(side_table(shift, unit).start).cast::<[u64; 16]>();
+            // SAFETY: where the bits of a thousand slots stand, in a process that has one thread.
+            unsafe { words.write_volatile([0; 16]) };
+        } else {
+            header.free.iter().for_each(|word| word.set(0));
+        }
+        let slab = header.memory().addr();
+        // On a line of its own, whatever the harness has begun.
+        println!("\nfamily_alloc: write after free of {slab:#x} ({SLOT}-byte class, family {})", Plain::NAME);
+        allocate::<Plain>(2000);
+        return;
+    }
+    for place in ["header", "groups", "side table"] {
+        let mut program = std::process::Command::new(std::env::current_exe().expect("this program"));
+        program.args(["--exact", NAME, "--nocapture", "--test-threads=1"]).env(PLACE, place);
+        let output = program.output().expect("it starts again");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let expected =
+            out.lines().find(|line| line.starts_with("family_alloc: ")).unwrap_or_else(|| panic!("{out}{err}"));
+        assert!(err.lines().any(|line| line == expected), "{place}: {expected}\n{err}");
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{place}");
+    }
 }

@@ -48,10 +48,22 @@ impl Counts {
         Self { allocations: self.allocations.saturating_sub(1), ..self }
     }
 
-    /// The larger of each.
+    /// The later of each.
     pub(crate) fn at_least(self, other: Self) -> Self {
-        Self { allocations: self.allocations.max(other.allocations), frees: self.frees.max(other.frees) }
+        Self { allocations: later(self.allocations, other.allocations), frees: later(self.frees, other.frees) }
     }
+
+    /// As sums over several threads can be. What one of them freed may have been allocated by another whose count had
+    /// been read by then: it was allocated all the same.
+    pub(crate) fn in_order(self) -> Self {
+        Self { allocations: later(self.allocations, self.frees), ..self }
+    }
+}
+
+/// The larger of two counts that are near each other. An allocation count that is read while its thread frees is too low
+/// by what it frees meanwhile, and of a thread that has allocated nothing that is less than 0: a large number here.
+fn later(one: Count, other: Count) -> Count {
+    if one.wrapping_sub(other) <= Count::MAX / 2 { one } else { other }
 }
 
 /// What of M5 is not in the magazines.
@@ -112,7 +124,8 @@ impl Cache {
     }
 
     /// What the owner has allocated and freed by now; exact for the owner, and for others while it is
-    /// in no call. `classes` are the family's. Frees never go back. `None`: it is in the middle of a change.
+    /// in no call. `classes` are the family's. Frees never go back, and allocations are too few by what
+    /// is freed meanwhile, or one too many. `None`: it is in the middle of a change.
     pub(crate) fn counts(&self, classes: impl Iterator<Item = SizeClass> + Clone) -> Option<Counts> {
         (0..TRIES).find_map(|_| self.try_counts(classes.clone()))
     }
@@ -136,5 +149,23 @@ impl Cache {
         }
         let frees = freed.wrapping_sub(room as Count);
         Some(Counts { allocations: frees.wrapping_add(taken).wrapping_sub(held as Count), frees })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_below_nothing_is_no_large_one() {
+        let counts = |allocations, frees| Counts { allocations, frees };
+        let none_but_frees = counts(Count::MAX - 2, 40);
+        assert_eq!(none_but_frees.at_least(Counts::NONE).as_pair(), (0, 40));
+        assert_eq!(Counts::NONE.at_least(none_but_frees).as_pair(), (0, 40));
+        assert_eq!(counts(50, 60).at_least(counts(51, 59)).as_pair(), (51, 60));
+        assert_eq!(counts(50, 60).in_order().as_pair(), (60, 60));
+        assert_eq!(none_but_frees.in_order().as_pair(), (40, 40));
+        assert_eq!(counts(70, 60).in_order().as_pair(), (70, 60));
+        assert_eq!(counts(0, 0).surely().as_pair(), (0, 0));
     }
 }

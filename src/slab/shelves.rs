@@ -1,6 +1,7 @@
 //! The slabs of one bin: which have free slots, which is carved from, and how many slots are where. All of it belongs to the bin's lock (S1).
 //!
-//! **B1** A slab is in `partial` exactly while `recycled > 0`, and in `thin` exactly while it has purged slots and is not in `partial`. **B2**
+//! **B1** A slab is in `partial` exactly while `recycled > 0`, and in `thin` exactly while it has purged slots and is not in `partial`; where
+//! free lists are no bitmaps never, for purged slots are in them, or claimed. **B2**
 //! `used_slots` is the sum of `used` over the slabs, and `claimed_slots` are among them. **B3** A slab with fresh slots is `current`: no other could
 //! ever be carved again. **B4** `carved_slots` is the sum of `fresh` over the slabs, `purged_slots` that of their purged slots; free slots that
 //! may hold memory are `carved_slots − used_slots − purged_slots`.
@@ -250,7 +251,8 @@ impl Shelves {
     fn shelf(geometry: &Geometry<'_>, slab: &SlabHeader) -> Shelf {
         match (geometry.recycled(slab), slab.purged.get()) {
             (0, 0) => Shelf::Full,
-            (0, _) => Shelf::Thin,
+            (0, _) if geometry.has_bitmap() => Shelf::Thin,
+            (0, _) => Shelf::Full,
             _ => Shelf::Partial,
         }
     }
@@ -326,7 +328,7 @@ impl Shelves {
             }
             if geometry.recycled(slab) == 0 {
                 self.partial.remove(slab);
-                if slab.purged.get() > 0 {
+                if Self::shelf(geometry, slab) == Shelf::Thin {
                     self.thin.push_front(slab);
                 }
             }

@@ -24,7 +24,7 @@ models! {
     heaps: a_dead_heap_serves_nobody a_thread_goes_on_to_the_next_heap a_reference_finds_no_other_heap
         a_cache_takes_a_block_or_the_heap_ends an_orphan_ends_with_its_last_block an_orphan_comes_after_its_last_handle depots_come_while_a_heap_is_used
         two_threads_end_an_orphan;
-    limits: who_settles_last_is_right;
+    limits: who_settles_last_is_right a_limit_is_set_while_there_is_none a_lower_limit_is_set;
     lock: excludes_and_publishes wakes_every_sleeper;
     registry: two_families_at_once one_family_by_two_threads depots_come_with_the_number;
     reset: what_is_claimed_is_waited_for caches_of_others_are_emptied;

@@ -31,3 +31,33 @@ pub fn who_settles_last_is_right() {
         heap.let_go();
     });
 }
+
+/// A thread allocates while the limit that it would cross is set: it is refused, or whoever set the limit knows.
+fn set_meanwhile(first_limit: Option<usize>) {
+    explore(Sleep::Lightly, move || {
+        forget_all();
+        let heap = begin_within("one", first_limit.unwrap_or(usize::MAX));
+        // The bin's slab is open.
+        let slot = take(heap);
+        give(heap, slot);
+        let other = spawn(move || heap.take_one(HALF).map(|(slot, _)| slot));
+        heap.set_limit(0);
+        let was_over = heap.is_over_limit();
+        let slot = other.join();
+        assert_eq!(heap.is_over_limit(), slot.is_some(), "what is said in the end is true");
+        assert!(was_over || slot.is_none(), "nothing is allocated above a limit that was set");
+        if let Some(slot) = slot {
+            give(heap, slot);
+        }
+        assert!(!heap.is_over_limit());
+        heap.let_go();
+    });
+}
+
+pub fn a_limit_is_set_while_there_is_none() {
+    set_meanwhile(None);
+}
+
+pub fn a_lower_limit_is_set() {
+    set_meanwhile(Some(HALF.slot_bytes()));
+}
