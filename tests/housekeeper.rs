@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::child;
 use common::memory::resident_bytes;
 use family_alloc::allocator_api2::alloc::Allocator;
-use family_alloc::{Family, Heap, Housekeeper, Vec, family};
+use family_alloc::{Box, Family, Heap, Housekeeper, Vec, families, family};
 
 const MIB: usize = 1 << 20;
 /// Longer than it takes, on a machine that is busy with other work as well.
@@ -166,6 +166,49 @@ fn a_child_of_a_fork_leaves_the_thread_alone_and_starts_another() {
         in_child(drop);
         in_child(Housekeeper::detach);
     }
+}
+
+/// A child has the handle of whoever looked after a heap when it was forked, but not that thread: the heap ends with its other handles
+/// all the same.
+#[test]
+#[cfg_attr(miri, ignore = "no process can be started there")]
+fn a_heap_that_is_looked_after_ends_in_the_child_of_a_fork() {
+    child::isolated("a_heap_that_is_looked_after_ends_in_the_child_of_a_fork", || {
+        let _housekeeper = Housekeeper::start().unwrap();
+        let (mut children, mut left) = (0, 0);
+        for _ in 0..3 {
+            let heap = Heap::new("forked").unwrap();
+            // Each slab keeps some slots, so that its pages go back one by one while the heap is held.
+            let mut live: std::vec::Vec<_> =
+                (0..150_000).map(|_| Some(Box::new_in([1_u8; 1024], heap.clone()))).collect();
+            live.iter_mut().enumerate().filter(|(index, _)| index % 64 != 0).for_each(|(_, block)| *block = None);
+            sleep(Duration::from_millis(900));
+            let (mut heap, since) = (Some(heap), Instant::now());
+            let mut forked = std::vec::Vec::new();
+            while since.elapsed() < Duration::from_millis(1500) {
+                sleep(Duration::from_millis(2));
+                // SAFETY: the child frees, and ends without a destructor.
+                let child = unsafe { libc::fork() };
+                if child == 0 {
+                    live.clear();
+                    drop(heap.take());
+                    let is_left = families().any(|family| family.name() == "forked");
+                    // SAFETY: ends the child.
+                    unsafe { libc::_exit(if is_left { 1 } else { 0 }) };
+                }
+                forked.push(child);
+            }
+            children += forked.len();
+            for child in forked {
+                let mut status = 0;
+                // SAFETY: waits for the child.
+                assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+                assert!(libc::WIFEXITED(status), "status {status}");
+                left += libc::WEXITSTATUS(status);
+            }
+        }
+        assert_eq!(left, 0, "heaps that did not end, of {children}");
+    });
 }
 
 /// A program that blocks a signal in all its threads, to wait for it in one, is not ended by it in this thread.

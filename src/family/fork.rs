@@ -1,8 +1,10 @@
 //! `fork` in the middle of everything: all locks are held while the process is copied, so the child finds none of them taken by
 //! a thread that it does not have.
 //!
-//! The child has only the forking thread; what the caches of the others held stays out there, counted as cached.
+//! The child has only the forking thread; what the caches of the others held stays out there, counted as cached. A heap that another
+//! thread was looking after is let go for it.
 
+use super::FamilyCore;
 use super::caches;
 use super::heaps::{self, shared_pools};
 use super::names;
@@ -64,6 +66,8 @@ extern "C" fn begin_child() {
         family.survive_fork();
         family.all_bins().for_each(Bin::begin_child);
     }
+    // Some may end by this, and all must have begun for that.
+    cores().for_each(FamilyCore::end_look_left_behind);
 }
 
 /// Frees what [`hold_all`] took, in the parent and in the child.

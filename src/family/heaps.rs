@@ -268,8 +268,17 @@ impl FamilyCore {
 
     /// One handle more, if the heap of this generation lives. A static family always does.
     pub(super) fn hold_if(&'static self, generation: u32) -> bool {
+        self.is_held(|life| life.hold_if(generation))
+    }
+
+    /// The same for who looks after the house, until [`end_look`](Self::end_look); `false` also if another does.
+    pub(super) fn hold_to_look(&'static self, generation: u32) -> bool {
+        self.is_held(|life| life.hold_to_look(generation))
+    }
+
+    fn is_held(&'static self, hold: impl FnOnce(&Life) -> Result<(), bool>) -> bool {
         let Some(heap) = &self.heap else { return true };
-        match heap.life.hold_if(generation) {
+        match hold(&heap.life) {
             Ok(()) => true,
             Err(is_last) => {
                 if is_last {
@@ -277,6 +286,13 @@ impl FamilyCore {
                 }
                 false
             }
+        }
+    }
+
+    /// Ends what [`hold_to_look`](Self::hold_to_look) has begun.
+    pub(super) fn end_look(&'static self) {
+        if self.heap.as_ref().is_some_and(|heap| heap.life.end_look()) {
+            self.end_lineage();
         }
     }
 
@@ -328,6 +344,14 @@ impl FamilyCore {
     pub(super) fn survive_fork(&self) {
         if let Some(heap) = self.heap.as_ref().filter(|heap| heap.life.is_ending()) {
             heap.life.orphan(usize::MAX);
+        }
+    }
+
+    /// In the child of a fork: ends the handle of a thread that was looking after the heap, and is not here.
+    #[cfg(all(unix, not(any(miri, loom))))]
+    pub(super) fn end_look_left_behind(&'static self) {
+        if self.heap.as_ref().is_some_and(|heap| heap.life.end_look_left_behind()) {
+            self.end_lineage();
         }
     }
 

@@ -133,7 +133,7 @@ fn look(now: u64, last: u32) -> Left {
     }
     let mut left = Left::Nothing;
     for family in families().filter(|family| family.core.restless.load(Relaxed) != 0) {
-        let Some(family) = family.hold() else { continue };
+        let Some(family) = family.hold_to_look() else { continue };
         let restless = family.restless.load(Relaxed);
         let here = family.keep_house(now);
         let still = if here == Left::Nothing { restless.saturating_sub(1) } else { RESTLESS };

@@ -58,7 +58,10 @@ pub(super) struct Life {
 /// handles, it is ending.
 const ALIVE: usize = 1 << (usize::BITS - 2);
 const ORPHAN: usize = 1 << (usize::BITS - 1);
-const COUNT: usize = ALIVE - 1;
+/// One of the handles is that of who looks after the house: in one word with the count, so that the child of a fork, which does not have that
+/// thread, knows of it and ends it.
+const LOOKED_AFTER: usize = 1 << (usize::BITS - 3);
+const COUNT: usize = LOOKED_AFTER - 1;
 
 /// What a heap is to somebody who has a live block of it, and no handle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -145,18 +148,28 @@ impl Life {
     /// One handle more, if this generation lives. On `Err` the caller may have come to hold the last
     /// handle of another one, and has ended it: `Err(true)`.
     pub(super) fn hold_if(&self, generation: u32) -> Result<(), bool> {
+        self.hold_marked(generation, 0)
+    }
+
+    /// The same for who looks after the house, until [`end_look`](Self::end_look): one at a time. `Err(false)` also if another does.
+    pub(super) fn hold_to_look(&self, generation: u32) -> Result<(), bool> {
+        self.hold_marked(generation, LOOKED_AFTER)
+    }
+
+    #[inline(always)]
+    fn hold_marked(&self, generation: u32, mark: usize) -> Result<(), bool> {
         let mut state = self.state.load(Relaxed);
         loop {
-            if state & COUNT == 0 {
+            if state & COUNT == 0 || state & mark != 0 {
                 return Err(false);
             }
             // Acquire: pairs with the Releases in `begin` and `orphan`.
-            match self.state.compare_exchange(state, state + 1, Acquire, Relaxed) {
+            match self.state.compare_exchange(state, state + (mark | 1), Acquire, Relaxed) {
                 Ok(_) => break,
                 Err(now) => state = now,
             }
         }
-        if self.generation() == generation { Ok(()) } else { Err(self.end_one()) }
+        if self.generation() == generation { Ok(()) } else { Err(self.end_marked(mark)) }
     }
 
     /// What the heap is to who has a live block of it (G3).
@@ -164,7 +177,7 @@ impl Life {
     pub(super) fn hold_by_block(&self) -> Standing {
         let (mut state, mut waited) = (self.state.load(Relaxed), 0);
         loop {
-            if state.wrapping_sub(ALIVE + 1) < COUNT {
+            if state.wrapping_sub(ALIVE + 1) < ALIVE - 1 {
                 // Acquire: pairs with the Release in `begin`.
                 match self.state.compare_exchange(state, state + 1, Acquire, Relaxed) {
                     Ok(_) => return Standing::Alive,
@@ -217,8 +230,25 @@ impl Life {
     /// Ends a handle; whether it was the last.
     #[inline]
     pub(super) fn end_one(&self) -> bool {
+        self.end_marked(0)
+    }
+
+    /// Ends the handle of who looks after the house; whether it was the last.
+    pub(super) fn end_look(&self) -> bool {
+        self.end_marked(LOOKED_AFTER)
+    }
+
+    /// The same in the child of a fork, if another thread has left one behind.
+    #[cfg(all(unix, not(any(miri, loom))))]
+    pub(super) fn end_look_left_behind(&self) -> bool {
+        // Relaxed: there are no other threads.
+        self.state.load(Relaxed) & LOOKED_AFTER != 0 && self.end_look()
+    }
+
+    #[inline(always)]
+    fn end_marked(&self, mark: usize) -> bool {
         // Release: what was done with this handle comes before what is done by who ends the last.
-        if self.state.fetch_sub(1, Release) & COUNT != 1 {
+        if self.state.fetch_sub(mark | 1, Release) & COUNT != 1 {
             return false;
         }
         // Acquire: pairs with the Releases above. A load, because ThreadSanitizer knows no fences.

@@ -161,6 +161,23 @@ impl Drop for Held {
     }
 }
 
+/// A family while somebody looks after its house, which is one thread at a time if it is a heap.
+pub(super) struct LookedAfter(&'static FamilyCore);
+
+impl core::ops::Deref for LookedAfter {
+    type Target = &'static FamilyCore;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Drop for LookedAfter {
+    fn drop(&mut self) {
+        self.0.end_look();
+    }
+}
+
 impl FamilyRef {
     /// A family that is in use.
     pub(super) fn of(core: &'static FamilyCore) -> Self {
@@ -170,6 +187,11 @@ impl FamilyRef {
     /// The family, to work on it. `None`: a heap that has ended.
     pub(crate) fn hold(self) -> Option<Held> {
         self.core.hold_if(self.generation).then(|| Held(self.core))
+    }
+
+    /// The family, to look after its house. `None`: a heap that has ended, or that another thread looks after.
+    pub(super) fn hold_to_look(self) -> Option<LookedAfter> {
+        self.core.hold_to_look(self.generation).then(|| LookedAfter(self.core))
     }
 
     /// The name, for a report that ends the process: a heap never ends from now on.

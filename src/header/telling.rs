@@ -29,6 +29,11 @@ impl Telling {
         Self { base: Cell::new((&raw const NO_TAG).cast()), mask: AtomicUsize::new(0), shift: unit_shift - TAG_SHIFT }
     }
 
+    /// Whether it tells of units of so many bytes.
+    pub(crate) fn is_for(&self, unit_shift: u32) -> bool {
+        self.shift == unit_shift - TAG_SHIFT
+    }
+
     /// Notes where the table begins, before anyone has a cache that looks into it.
     pub(super) fn set_table(&self, table: *const u8) {
         self.base.set(table);
@@ -50,26 +55,60 @@ impl Telling {
     #[inline(always)]
     pub(crate) fn tag(&self, address: usize) -> u32 {
         // Relaxed: who frees a slot of such a family got it after `begin`; for any other address 0 will do as well.
-        self.tag_by(address, self.mask.load(Relaxed))
+        self.entry(self.masked(address >> self.shift))
     }
 
-    /// The same, for anybody.
+    /// The same, where the length of the slabs is known when the program is compiled.
+    #[inline(always)]
+    pub(crate) fn tag_by(&self, unit_shift: u32, address: usize) -> u32 {
+        debug_assert!(self.is_for(unit_shift) || core::ptr::eq(self, &raw const CLOSED));
+        self.entry(self.masked(address >> (unit_shift - TAG_SHIFT)))
+    }
+
+    /// The tag of an address, for anybody.
     #[inline(always)]
     pub(crate) fn tag_of_any(&self, address: usize) -> u32 {
         // Acquire: pairs with the Release in `begin`, so that the base is seen.
         match self.mask.load(Acquire) {
             0 => 0,
-            mask => self.tag_by(address, mask),
+            mask => self.entry((address >> self.shift) & mask),
         }
     }
 
+    /// The tag at a multiple of four, modulo the mask that was seen.
     #[inline(always)]
-    fn tag_by(&self, address: usize, mask: usize) -> u32 {
-        let entry = self.base.get().wrapping_add((address >> self.shift) & mask).cast::<AtomicU32>();
+    fn entry(&self, offset: usize) -> u32 {
+        // Relaxed: as said of the mask.
+        let entry = self.base.get().wrapping_add(offset).cast::<AtomicU32>();
         // SAFETY: the one closed tag, or with the table's mask inside the table, as in `View::tag`.
         let tag = unsafe { &*entry };
         // Relaxed: as in `View::tag`.
         tag.load(Relaxed)
+    }
+
+    /// What the mask leaves of a number. An `and` with memory loads as any load does, but compilers make none of an atomic.
+    #[inline(always)]
+    fn masked(&self, number: usize) -> usize {
+        #[cfg(counts_in_one)]
+        {
+            let mut masked = number;
+            // SAFETY: one aligned load of what is borrowed, which others store to as a whole.
+            unsafe {
+                core::arch::asm!(
+                    "and {masked}, qword ptr [{telling} + {mask}]",
+                    masked = inout(reg) masked,
+                    telling = in(reg) core::ptr::from_ref(self),
+                    mask = const core::mem::offset_of!(Self, mask),
+                    options(pure, readonly, nostack),
+                );
+            }
+            masked
+        }
+        #[cfg(not(counts_in_one))]
+        {
+            // Relaxed: as in `tag`.
+            number & self.mask.load(Relaxed)
+        }
     }
 }
 

@@ -44,6 +44,12 @@ impl Class {
         Self::with_last(bytes - 1)
     }
 
+    /// How long the slot for at most [`SHORT_BYTES`] is, if it need not be aligned to more than 8.
+    #[inline(always)]
+    pub(super) const fn short_bytes(bytes: usize) -> usize {
+        bytes.next_multiple_of(LEAST_BYTES)
+    }
+
     /// The longest class of at most so many bytes, at least 8, aligned to 8.
     pub(super) const fn within(bytes: usize) -> Self {
         // The least one that is longer: the one before it is not.

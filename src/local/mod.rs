@@ -27,7 +27,7 @@ use core::ptr::NonNull;
 use arena::Arena;
 use blocks::Blocks;
 pub use builder::LocalHeapBuilder;
-use class::{ALIGN_MAX, Class, SHORT_BYTES, SLOT_BYTES_MAX};
+use class::{ALIGN_MAX, Class, LEAST_BYTES, SHORT_BYTES, SLOT_BYTES_MAX};
 use source::{Source, Supply};
 
 use crate::front::Engine;
@@ -272,8 +272,15 @@ impl fmt::Debug for LocalHeap {
 impl Engine for &LocalHeap {
     #[inline(always)]
     fn allocate(&self, layout: Layout) -> Option<NonNull<[u8]>> {
+        if layout.align() <= LEAST_BYTES && self.arena.carves_at_once(layout.size()) {
+            return self.arena.carve_at_once(&self.supply, layout.size());
+        }
         match kind(layout) {
             Kind::Nothing => Some(dangling(layout)),
+            // Or it would have been carved.
+            Kind::Slot(class) if layout.align() <= LEAST_BYTES && layout.size() <= SHORT_BYTES => {
+                self.arena.allocate_listed(&self.supply, class)
+            }
             Kind::Slot(class) => self.arena.allocate(&self.supply, class),
             Kind::Block => self.blocks.allocate(&self.supply, layout, false),
         }

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use super::quarantine::Random;
 use super::{Magazine, Tally};
 use crate::header::{CLOSED, Telling, View};
-use crate::size_class::{COUNT_MAX, SizeClass};
+use crate::size_class::{COUNT_MAX, Classes, SizeClass};
 use crate::sync::{Acquire, AtomicU32, Cell, Relaxed, Release, give_way};
 
 /// A cache's door: open, or its thread is in for one free, or who ended the heap has shut it for good.
@@ -33,8 +33,10 @@ pub struct Cache<M: ?Sized = [Magazine]> {
     pub(super) magazines: M,
 }
 
-const _: () =
-    assert!(core::mem::offset_of!(Cache<[Magazine; 1]>, magazines) == size_of::<Cache<[Magazine; 0]>>(), "no gap");
+/// What stands in a cache before its magazines.
+pub(crate) const HEAD_BYTES: usize = size_of::<Cache<[Magazine; 0]>>();
+
+const _: () = assert!(core::mem::offset_of!(Cache<[Magazine; 1]>, magazines) == HEAD_BYTES, "no gap");
 
 // SAFETY: M1: every cache but the empty one belongs to one thread, which alone uses its cells; the empty one is never stored
 // to (M3). What others read is atomic.
@@ -74,7 +76,7 @@ impl<const COUNT: usize> Cache<[Magazine; COUNT]> {
 impl Cache {
     /// Bytes of a cache of so many classes.
     pub(crate) const fn bytes(count: usize) -> usize {
-        size_of::<Cache<[Magazine; 0]>>() + count * size_of::<Magazine>()
+        HEAD_BYTES + count * size_of::<Magazine>()
     }
 
     /// Lets the owner use the cache of a heap of which it holds no handle, until it [leaves](Self::leave). `false`: that heap has
@@ -89,8 +91,11 @@ impl Cache {
     /// Ends what [`enter`](Self::enter) has begun.
     #[inline(always)]
     fn leave(&self) {
+        // Settled, or where the door stands would be kept in a register from before.
+        // SAFETY: this cache's head.
+        let head = unsafe { &*settled(core::ptr::from_ref(self).cast::<Cache<[Magazine; 0]>>()) };
         // Release: pairs with the Acquire in `shut`.
-        self.door.store(OPEN, Release);
+        head.door.store(OPEN, Release);
     }
 
     /// Puts a slot into its magazine, for the owner, who may hold no handle, if the slot's tag says that it belongs there and
@@ -101,7 +106,29 @@ impl Cache {
         if tag != magazine.tag() {
             return false;
         }
-        self.through_the_door(|| magazine.push(address))
+        self.take_back_into(magazine, address)
+    }
+
+    /// The same, for a slot of a magazine of this cache, whose tag has been compared.
+    #[inline(always)]
+    pub(crate) fn take_back_into(&self, magazine: &Magazine, address: usize) -> bool {
+        self.through_the_door(|| magazine.push_behind::<HEAD_BYTES>(address))
+    }
+
+    /// The same, for the cache of a heap.
+    #[inline(always)]
+    pub(crate) fn take_back_by_door(&self, magazine: &Magazine, address: usize) -> bool {
+        self.enter() && {
+            let is_pushed = magazine.push_behind::<HEAD_BYTES>(address);
+            self.leave();
+            is_pushed
+        }
+    }
+
+    /// Whether it is a heap's.
+    #[inline(always)]
+    pub(crate) fn is_of_heap(&self) -> bool {
+        self.heap() != 0
     }
 
     /// As [`take_back`](Self::take_back) for a slot of the magazine, whose room is used up: most often the array is not, and it was time
@@ -188,6 +215,31 @@ impl Cache {
         unsafe { &*magazine }
     }
 
+    /// How many bytes behind the first magazine that of a class begins.
+    #[inline(always)]
+    pub(crate) const fn offset(class: SizeClass) -> usize {
+        class.index() * size_of::<Magazine>()
+    }
+
+    /// The natural class whose magazine begins there.
+    pub(crate) const fn class_at(offset: usize) -> SizeClass {
+        Classes::Natural.class(offset / size_of::<Magazine>())
+    }
+
+    /// The magazine that begins there: for who has found one of the class already, in this cache or another.
+    ///
+    /// # Safety
+    /// The [`offset`](Self::offset) of a class that the cache [has](Self::has).
+    #[inline(always)]
+    pub(crate) unsafe fn magazine_at(&self, offset: usize) -> &Magazine {
+        // SAFETY: before a magazine of this cache, as the caller promises.
+        let before = settled(unsafe { core::ptr::from_ref(self).cast::<u8>().add(offset) });
+        // SAFETY: as above.
+        let magazine = unsafe { before.add(HEAD_BYTES) };
+        // SAFETY: as above; the owner's, as the cache (M1).
+        unsafe { &*magazine.cast() }
+    }
+
     #[inline(always)]
     pub(crate) fn view(&self) -> View {
         self.view.get()
@@ -197,6 +249,17 @@ impl Cache {
     #[inline(always)]
     pub(crate) fn telling_tag(&self, address: usize) -> u32 {
         self.telling.get().tag(address)
+    }
+
+    /// Whether the family's slabs are so long. Not of the empty cache.
+    pub(crate) fn has_units_of(&self, unit_shift: u32) -> bool {
+        self.telling.get().is_for(unit_shift)
+    }
+
+    /// The same, for slabs of a length that is known when the program is compiled: that of the cache's family.
+    #[inline(always)]
+    pub(crate) fn telling_tag_by(&self, unit_shift: u32, address: usize) -> u32 {
+        self.telling.get().tag_by(unit_shift, address)
     }
 
     #[inline(always)]
@@ -240,7 +303,7 @@ impl Cache {
 /// base plus displacement, and a pair takes 5.0 ns instead of 2.3.
 #[inline(always)]
 #[allow(clippy::pointers_in_nomem_asm_block, reason = "the pointer passes through, nothing is read through it there")]
-fn settled(magazine: *const Magazine) -> *const Magazine {
+fn settled<T>(magazine: *const T) -> *const T {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         let mut magazine = magazine;

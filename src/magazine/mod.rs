@@ -39,7 +39,7 @@ use crate::size_class::SizeClass;
 use crate::sync::{AtomicI32, AtomicPtr, AtomicUsize, Cell, Relaxed};
 
 pub(crate) use cache::Cache;
-pub(crate) use cache::{EMPTY, empty, is_empty};
+pub(crate) use cache::{EMPTY, HEAD_BYTES, empty, is_empty};
 pub use slot::CacheSlot;
 pub(crate) use tally::{Counts, Tally};
 

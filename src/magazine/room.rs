@@ -19,12 +19,18 @@ impl Magazine {
     /// path after so many also where it allocates as many and the array is never full. Not for the empty cache (M3).
     #[inline(always)]
     pub(crate) fn push(&self, address: usize) -> bool {
+        self.push_behind::<0>(address)
+    }
+
+    /// The same, where so many bytes before the magazine the address stands that is in a register.
+    #[inline(always)]
+    pub(crate) fn push_behind<const BYTES: usize>(&self, address: usize) -> bool {
         #[cfg(not(counts_in_one))]
         return self.push_if_owned(address);
         #[cfg(counts_in_one)]
         {
             // Below 0 it stays there until somebody looks, so that a second try is refused as well.
-            let has_room = self.count_down();
+            let has_room = self.count_down::<BYTES>();
             if has_room {
                 self.push_below_end(address);
             }
@@ -37,14 +43,14 @@ impl Magazine {
     /// memory and branch on the result at once.
     #[cfg(counts_in_one)]
     #[inline(always)]
-    fn count_down(&self) -> bool {
+    fn count_down<const BYTES: usize>(&self) -> bool {
         // SAFETY: M1: the owner's own `room`. One store of four aligned bytes: others read the one value or the other.
         unsafe {
             core::arch::asm!(
                 "sub dword ptr [{magazine} + {room}], 1",
                 "js {used_up}",
-                magazine = in(reg) core::ptr::from_ref(self),
-                room = const core::mem::offset_of!(Magazine, room),
+                magazine = in(reg) core::ptr::from_ref(self).wrapping_byte_sub(BYTES),
+                room = const core::mem::offset_of!(Magazine, room) + BYTES,
                 used_up = label { return false },
                 options(nostack),
             );

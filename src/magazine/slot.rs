@@ -11,6 +11,8 @@ pub struct CacheSlot {
     cache: Cell<*const Cache<[Magazine; 0]>>,
     /// The cache that global allocations go to whose home the family is: see `thread::scopes`.
     current: Cell<*const Cache<[Magazine; 0]>>,
+    /// The cache that global allocations that were another family's went back to: see there.
+    other: Cell<*const Cache<[Magazine; 0]>>,
     /// Slow calls since `since`, and the milliseconds, modulo 2³², of the first of them.
     calls: Cell<u32>,
     since: Cell<u32>,
@@ -21,7 +23,13 @@ impl CacheSlot {
     #[must_use]
     pub const fn new() -> Self {
         let empty = (&raw const EMPTY).cast();
-        Self { cache: Cell::new(empty), current: Cell::new(empty), calls: Cell::new(0), since: Cell::new(0) }
+        Self {
+            cache: Cell::new(empty),
+            current: Cell::new(empty),
+            other: Cell::new(empty),
+            calls: Cell::new(0),
+            since: Cell::new(0),
+        }
     }
 
     /// The thread's cache of the family, which has so many classes, or the empty one.
@@ -45,6 +53,18 @@ impl CacheSlot {
         self.current.set(core::ptr::from_ref(cache).cast());
     }
 
+    /// What was last given to [`set_other`](Self::set_other), if the thread still has it; or the empty cache.
+    #[inline(always)]
+    pub(crate) fn other(&self) -> &'static Cache {
+        // SAFETY: as in `current`.
+        unsafe { &*Cache::of_classes(self.other.get(), NATURAL_COUNT) }
+    }
+
+    /// Notes a cache with the natural classes that took back a global allocation, though these go to another.
+    pub(crate) fn set_other(&self, cache: &'static Cache) {
+        self.other.set(core::ptr::from_ref(cache).cast());
+    }
+
     /// What the thread's cache of the family is a part of; `None` for the empty one.
     pub(crate) fn whole(&self) -> Option<NonNull<()>> {
         NonNull::new(self.get(0).whole().cast_mut())
@@ -59,6 +79,7 @@ impl CacheSlot {
     pub(crate) fn clear(&self) {
         self.cache.set((&raw const EMPTY).cast());
         self.current.set((&raw const EMPTY).cast());
+        self.other.set((&raw const EMPTY).cast());
         self.calls.set(0);
     }
 

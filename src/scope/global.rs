@@ -10,7 +10,7 @@ use crate::checks::Checks;
 use crate::front::{Family, Handle, allocate_if_cached, deallocate_if_cached};
 use crate::header::tags_suffice;
 use crate::large::GROWN_FROM_BYTES;
-use crate::magazine::Cache;
+use crate::magazine::{Cache, HEAD_BYTES};
 use crate::size_class::{Classes, NATURAL_COUNT, SizeClass};
 use crate::thread::scopes;
 
@@ -178,9 +178,10 @@ unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
         } else {
             class.index() < NATURAL_COUNT && {
                 let (cache, address) = (Self::cache(), ptr.expose_provenance());
-                let magazine = cache.magazine(class);
+                // SAFETY: the empty cache has all natural classes, and so has one that calls go to.
+                let magazine = unsafe { cache.magazine_at(Cache::offset(class)) };
                 tag = cache.telling_tag(address);
-                tag == magazine.tag() && magazine.push(address)
+                tag == magazine.tag() && magazine.push_behind::<HEAD_BYTES>(address)
             }
         };
         if !is_taken {
@@ -190,7 +191,7 @@ unsafe impl<Home: Family> GlobalAlloc for Scoped<Home> {
                 return unsafe { owner::deallocate_elsewhere::<Home>(memory, layout) };
             }
             // SAFETY: as above, and the index was just tested.
-            unsafe { owner::deallocate::<Home>(memory, layout, tag, class.index()) };
+            unsafe { owner::deallocate::<Home>(memory, layout.size(), layout.align(), tag, Cache::offset(class)) };
         }
     }
 

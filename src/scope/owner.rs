@@ -27,8 +27,10 @@ use crate::front::{
 };
 use crate::header::{Directory, UNIT_SHIFTS, tags_suffice};
 use crate::large::GROWN_FROM_BYTES;
-use crate::magazine::{Cache, CacheSlot, empty, is_empty};
-use crate::size_class::{Classes, NATURAL_COUNT};
+use crate::magazine::{Cache, CacheSlot, HEAD_BYTES, Magazine, empty, is_empty};
+use crate::size_class::Classes;
+#[cfg(doc)]
+use crate::size_class::NATURAL_COUNT;
 use crate::thread::{heaps, scopes};
 use crate::waiting;
 
@@ -194,38 +196,83 @@ fn owner_of<Home: Family>(ptr: NonNull<u8>, layout: Layout) -> Option<&'static F
 /// The logarithm of a heap's slabs' bytes, unless it is built with others.
 const HEAP_UNIT_SHIFT: u32 = HeapOptions::DEFAULT.slab_bytes.trailing_zeros();
 
+/// How long the home's slabs are.
+#[inline(always)]
+const fn home_unit_shift<Home: Family>() -> u32 {
+    Home::SLAB_BYTES.trailing_zeros()
+}
+
 /// The tag of an address, where the slabs lie that there are most often: those as long as the home's, and heaps'.
 #[inline(always)]
 fn likely_tag<Home: Family>(address: usize) -> u32 {
     let tag = |unit_shift| Directory::of(unit_shift).telling().tag_of_any(address);
-    match tag(const { Home::SLAB_BYTES.trailing_zeros() }) {
+    match tag(home_unit_shift::<Home>()) {
         0 => tag(HEAP_UNIT_SHIFT),
         found => found,
     }
 }
 
+/// What comes back to a family that is not the one that calls go to.
+#[derive(Clone, Copy)]
+struct Back {
+    ptr: NonNull<u8>,
+    size: usize,
+    align: usize,
+    /// In the directory of the cache that calls go to; 0 where that has none.
+    tag: u32,
+    /// Where in a cache the magazine of the layout's natural class is.
+    offset: usize,
+}
+
 /// Frees what the cache that calls go to does not take: most often a slot of another family of which the thread has a cache.
-/// What is known already is passed on: the tag in the directory of that cache, which is 0 where there is none, and the index
-/// of the layout's natural class.
+/// What is known already is passed on: see [`Back`]. All that is rarer is a call at the end, of which each argument is where it was.
 ///
 /// # Safety
-/// `ptr` is live, of some family, and `layout` is the one it was allocated with. `index` is below [`NATURAL_COUNT`].
+/// `ptr` is live, of some family, and was allocated with the layout of `size` and `align`. `offset` is that of its natural class, which
+/// has an index below [`NATURAL_COUNT`].
 #[inline(never)]
-pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, layout: Layout, tag: u32, index: usize) {
-    // SAFETY: the same contract, here and below.
-    unsafe { core::hint::assert_unchecked(index < NATURAL_COUNT) };
-    // All that is rarer is a call at the end, here and below: nothing has to be kept for it.
-    let (class, address) = (Classes::Natural.class(index), ptr.as_ptr().expose_provenance());
-    let (cache, tag) = match tag {
-        0 => (scopes::last(), scopes::last().telling_tag(address)),
-        _ => (scopes::owner(number_of(tag)), tag),
-    };
-    if tag != cache.magazine(class).tag() {
-        // SAFETY: as above.
-        unsafe { deallocate_by_tag::<Home>(ptr, layout, index) }
-    } else if !cache.take_back(tag, class, address) {
-        // SAFETY: as above.
-        unsafe { deallocate_again::<Home>(ptr, layout, cache, index) }
+pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, size: usize, align: usize, tag: u32, offset: usize) {
+    let (back, address) = (Back { ptr, size, align, tag, offset }, ptr.as_ptr().expose_provenance());
+    if tag != 0 {
+        let cache = scopes::owner(number_of(tag));
+        // SAFETY: the same contract.
+        return unsafe { push::<Home>(back, cache, |_| tag, |magazine| cache.take_back_into(magazine, address)) };
+    }
+    // The family of which something was freed last that is in slabs of another length than those of the cache that calls go to. How
+    // long they are, `deallocate_by_tag` has made sure of.
+    let cache = Home::default().slot().other();
+    if cache.is_of_heap() {
+        let tag = |address| cache.telling_tag_by(HEAP_UNIT_SHIFT, address);
+        // SAFETY: the same contract.
+        unsafe { push::<Home>(back, cache, tag, |magazine| cache.take_back_by_door(magazine, address)) }
+    } else {
+        let tag = |address| cache.telling_tag_by(home_unit_shift::<Home>(), address);
+        // SAFETY: the same contract.
+        unsafe { push::<Home>(back, cache, tag, |magazine| magazine.push_behind::<HEAD_BYTES>(address)) }
+    }
+}
+
+/// Frees a slot to one of the thread's caches, if its tag says that it is of that; or goes on looking.
+///
+/// # Safety
+/// As for [`deallocate`]. The cache has all natural classes.
+#[inline(always)]
+unsafe fn push<Home: Family>(
+    back: Back,
+    cache: &'static Cache,
+    tag: impl FnOnce(usize) -> u32,
+    push: impl FnOnce(&Magazine) -> bool,
+) {
+    let Back { ptr, size, align, tag: given, offset } = back;
+    // SAFETY: the caller's promise.
+    let magazine = unsafe { cache.magazine_at(offset) };
+    // No magazine has the tag 0.
+    if tag(ptr.as_ptr().expose_provenance()) != magazine.tag() {
+        // SAFETY: the same contract.
+        unsafe { deallocate_by_tag::<Home>(ptr, size, align, given, offset) }
+    } else if !push(magazine) {
+        // SAFETY: the same contract.
+        unsafe { deallocate_again::<Home>(ptr, size, align, given, offset, cache) }
     }
 }
 
@@ -235,11 +282,20 @@ pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, layout: Layout, 
 /// As for [`deallocate`].
 #[cold]
 #[inline(never)]
-unsafe fn deallocate_again<Home: Family>(ptr: NonNull<u8>, layout: Layout, cache: &'static Cache, index: usize) {
+unsafe fn deallocate_again<Home: Family>(
+    ptr: NonNull<u8>,
+    size: usize,
+    align: usize,
+    _tag: u32,
+    offset: usize,
+    cache: &'static Cache,
+) {
     let address = ptr.as_ptr().expose_provenance();
     let is_due = waiting::is_anything() && is_look_due();
-    if is_due || !cache.take_back_again(Classes::Natural.class(index), address) {
+    if is_due || !cache.take_back_again(Cache::class_at(offset), address) {
         // SAFETY: the same contract.
+        let layout = unsafe { Layout::from_size_align_unchecked(size, align) };
+        // SAFETY: as above.
         unsafe { deallocate_elsewhere::<Home>(ptr, layout) }
     }
 }
@@ -247,17 +303,27 @@ unsafe fn deallocate_again<Home: Family>(ptr: NonNull<u8>, layout: Layout, cache
 /// # Safety
 /// As for [`deallocate`].
 #[inline(never)]
-unsafe fn deallocate_by_tag<Home: Family>(ptr: NonNull<u8>, layout: Layout, index: usize) {
+unsafe fn deallocate_by_tag<Home: Family>(ptr: NonNull<u8>, size: usize, align: usize, tag: u32, offset: usize) {
     // SAFETY: the same contract.
-    unsafe { core::hint::assert_unchecked(index < NATURAL_COUNT) };
-    let (class, address) = (Classes::Natural.class(index), ptr.as_ptr().expose_provenance());
+    let layout = unsafe { Layout::from_size_align_unchecked(size, align) };
+    let address = ptr.as_ptr().expose_provenance();
     if spaced::push(layout, address) {
+        return;
+    }
+    let last = scopes::last();
+    // SAFETY: such a cache has all natural classes.
+    let magazine = unsafe { last.magazine_at(offset) };
+    // Where the cache that calls go to has told nothing, slabs may have any other length.
+    if tag == 0 && last.telling_tag(address) == magazine.tag() && last.take_back_into(magazine, address) {
         return;
     }
     let tag = likely_tag::<Home>(address);
     let owner = scopes::owner(number_of(tag));
-    if owner.take_back(tag, class, address) {
-        return scopes::set_last(owner);
+    // SAFETY: as above.
+    let magazine = unsafe { owner.magazine_at(offset) };
+    if tag == magazine.tag() && owner.take_back_into(magazine, address) {
+        let unit_shift = if owner.is_of_heap() { HEAP_UNIT_SHIFT } else { home_unit_shift::<Home>() };
+        return scopes::set_last(owner, owner.has_units_of(unit_shift).then(Home::__core));
     }
     // SAFETY: the same contract.
     unsafe { deallocate_spaced::<Home>(ptr, layout, tag) }

@@ -9,10 +9,10 @@
 //! | `entries` | – | which entry opened the scope at each depth, the first of all being 1; `count` counts them |
 //! | `homes` | the homes that the thread has allocated from | the same |
 //! | `owners`, `spaced_owners` | the thread's caches of families, by number: those with natural classes, those with spaced ones | the same |
-//! | `last` | that of which the thread last freed something that was not the scope's or the home's | the same |
+//! | `last`, and a [`CacheSlot`]'s `other` of each home | the cache that last took back something that was not the scope's or the home's; `other` only if its slabs are as long as the home's, or most heaps' | the same |
 //!
 //! A call looks at the first, and at the second where that is the empty cache; a free of another family's block at the last
-//! two. There are only caches whose slots need nothing else, *plain* ones; the empty one stands for all others, and for one
+//! two rows. There are only caches whose slots need nothing else, *plain* ones; the empty one stands for all others, and for one
 //! that the thread does not have or has not come to yet. Caches of the two kinds stand apart: one with spaced classes that was
 //! asked with natural ones would hand out slots that are too short. **V1** A `current` is set only by [`set_home`], which
 //! notes the home in `homes`; and from then on, as `spaced`, whenever another family becomes current. **V2** Who enters a
@@ -204,8 +204,14 @@ impl Here {
         let places = self.spaced_owners.iter().chain([&self.spaced]);
         let is_of = |place: &&Cell<*const Cache>| core::ptr::addr_eq(place.get(), cache);
         places.filter(is_of).for_each(|place| place.set(core::ptr::from_ref(empty())));
-        let slots = self.slots().map(|(_, slot)| slot);
-        slots.filter(|slot| core::ptr::addr_eq(slot.current(), cache)).for_each(|slot| slot.set_current(empty()));
+        for (_, slot) in self.slots() {
+            if core::ptr::addr_eq(slot.current(), cache) {
+                slot.set_current(empty());
+            }
+            if core::ptr::addr_eq(slot.other(), cache) {
+                slot.set_other(empty());
+            }
+        }
     }
 }
 
@@ -253,10 +259,15 @@ pub(crate) fn last() -> &'static Cache {
     unsafe { whole(here(|here| here.last.get())) }
 }
 
-/// Notes that a plain cache of the thread's took a slot of another family than the current one.
-#[inline(always)]
-pub(crate) fn set_last(cache: &'static Cache) {
-    here(|here| here.last.set(start(cache)));
+/// Notes that a plain cache of the thread's took a slot of another family than the current one. Calls that have this home look there
+/// first from now on.
+pub(crate) fn set_last(cache: &'static Cache, home: Option<&'static FamilyCore>) {
+    here(|here| {
+        here.last.set(start(cache));
+        // Only of a home that is noted: V1.
+        let slots = here.slots().filter(|(of, _)| home.is_some_and(|home| core::ptr::eq(*of, home)));
+        slots.for_each(|(_, slot)| slot.set_other(cache));
+    });
 }
 
 /// The family whose scope the calling thread is in.
