@@ -8,6 +8,7 @@
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use common::child;
 use common::memory::resident_bytes;
@@ -16,6 +17,8 @@ use libc::{c_int, c_void, off_t, size_t};
 
 const MIB: usize = 1 << 20;
 const HUGE: usize = 2 * MIB;
+/// Longer than it takes, on a machine that is busy with other work as well.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 family! {
     struct Adaptive { slab_bytes: 2 << 20 }
@@ -81,7 +84,7 @@ fn one_of_each<F: Family>() -> Vec<(usize, usize)> {
     (2..=largest).map(one).collect()
 }
 
-fn free_all<F: Family>(slots: Vec<(usize, usize)>) {
+fn free_all<F: Family>(slots: impl IntoIterator<Item = (usize, usize)>) {
     for (address, bytes) in slots {
         // SAFETY: a live slot of that length.
         unsafe { F::free(std::ptr::with_exposed_provenance_mut(address), bytes) };
@@ -150,6 +153,44 @@ fn advice_does_not_outlive_a_peak() {
             assert!(bytes < MIB, "{bytes} bytes");
             assert_eq!(Peak::stats().huge_bytes, 0);
             free_all::<Peak>(few);
+            Peak::trim();
+        }
+    });
+}
+
+/// How many slabs there are when memory goes back says nothing of how many there were when the last one was opened.
+#[test]
+fn the_rest_of_a_huge_slab_goes_back_when_few_are_left() {
+    /// Slots of eight slabs and a few of a ninth, of which only those are kept.
+    fn peak_but_for_its_last<F: Family>(slots: &mut Vec<(usize, usize)>, slot_bytes: usize) {
+        slots.extend((0..16 * MIB / slot_bytes + 50).map(|_| (F::malloc(slot_bytes).expose_provenance(), slot_bytes)));
+        for &(address, _) in &*slots {
+            // SAFETY: a live slot.
+            unsafe { std::ptr::with_exposed_provenance_mut::<u8>(address).write(1) };
+        }
+        free_all::<F>(slots.drain(..slots.len() - 20));
+    }
+    child::isolated("the_rest_of_a_huge_slab_goes_back_when_few_are_left", || {
+        let mut slots = Vec::with_capacity(MIB);
+        slots.resize(MIB, (0, 0));
+        slots.clear();
+        let before = resident_bytes();
+        let grown = || resident_bytes().saturating_sub(before);
+        for slot_bytes in [32, 64, 1000, 9000] {
+            peak_but_for_its_last::<Adaptive>(&mut slots, slot_bytes);
+            Adaptive::trim();
+            assert!(grown() < MIB, "{slot_bytes} bytes: {} bytes are left after `trim`", grown());
+            free_all::<Adaptive>(slots.drain(..));
+            Adaptive::trim();
+
+            peak_but_for_its_last::<Peak>(&mut slots, slot_bytes);
+            let begin = Instant::now();
+            while grown() > MIB {
+                assert!(begin.elapsed() < PATIENCE, "{slot_bytes} bytes: {} bytes are left that nobody needs", grown());
+                std::thread::sleep(Duration::from_millis(20));
+                free_all::<Peak>([(Peak::malloc(100_000).expose_provenance(), 100_000)]);
+            }
+            free_all::<Peak>(slots.drain(..));
             Peak::trim();
         }
     });
