@@ -313,7 +313,7 @@ impl Bin {
             if geometry.is_worth_a_look(slab, least, most) {
                 // Going through a slab's bits takes some microseconds, also where no page is free.
                 let Some(mut claim) = state.slabs.claim(geometry, slab) else { return Found::Nothing };
-                claim.limit(most, geometry.may_have_become_huge());
+                claim.limit(most, state.slabs.had_huge());
                 return Found::Claim(claim);
             }
         }

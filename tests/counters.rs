@@ -488,3 +488,33 @@ fn what_a_busy_thread_keeps_is_bounded() {
     assert!(usual > 0 && usual <= 2 * (256 << 10), "{usual} bytes");
     assert!(little > 0 && little < usual, "{little} bytes");
 }
+
+/// Two classes that have all that a thread may keep leave some to a third, also where none of them is idle between two looks.
+#[test]
+fn a_third_class_finds_room_in_a_cache_that_two_have_filled() {
+    family! { struct Shared; struct SharedSpaced { classes: Spaced, cache_bytes: 256 << 10 } }
+    type Slots = Vec<(*mut u8, usize)>;
+    /// One of each in turn, so many times.
+    fn in_turn<F: Family>(sizes: &[usize], rounds: usize) -> Slots {
+        (0..rounds).flat_map(|_| sizes).map(|&size| (F::malloc(size), size)).collect()
+    }
+    fn free<F: Family>(slots: Slots) {
+        // SAFETY: allocated above with this size.
+        slots.into_iter().for_each(|(slot, size)| unsafe { F::free(slot, size) });
+    }
+    fn cached<F: Family>(size: usize) -> usize {
+        F::stats().classes.iter().filter(|class| class.slot_bytes == size).map(|class| class.cached_slots).sum()
+    }
+    fn check<F: Family>() {
+        (0..40).for_each(|_| free::<F>(in_turn::<F>(&[1024, 2048], 2000)));
+        assert!(cached::<F>(1024) > 0 && cached::<F>(2048) > 0);
+        let first = in_turn::<F>(&[1024, 2048, 4096], 1000);
+        let then: Vec<(Slots, usize)> =
+            (0..100).map(|_| (in_turn::<F>(&[1024, 2048, 4096], 10), cached::<F>(4096))).collect();
+        assert!(then.iter().any(|&(_, cached)| cached > 0), "{}", F::stats());
+        then.into_iter().for_each(|(slots, _)| free::<F>(slots));
+        free::<F>(first);
+    }
+    check::<Shared>();
+    check::<SharedSpaced>();
+}

@@ -67,7 +67,7 @@ extern "C" fn begin_child() {
         family.all_bins().for_each(Bin::begin_child);
     }
     // Some may end by this, and all must have begun for that.
-    cores().for_each(FamilyCore::end_look_left_behind);
+    cores().for_each(FamilyCore::end_look);
 }
 
 /// Frees what [`hold_all`] took, in the parent and in the child.

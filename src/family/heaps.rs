@@ -289,7 +289,12 @@ impl FamilyCore {
         }
     }
 
-    /// Ends what [`hold_to_look`](Self::hold_to_look) has begun.
+    /// Whether a thread looks after a heap here.
+    pub(super) fn is_looked_after(&self) -> bool {
+        self.heap.as_ref().is_some_and(|heap| heap.life.is_looked_after())
+    }
+
+    /// Ends what [`hold_to_look`](Self::hold_to_look) has begun; in the child of a fork also what a thread has that is not here.
     pub(super) fn end_look(&'static self) {
         if self.heap.as_ref().is_some_and(|heap| heap.life.end_look()) {
             self.end_lineage();
@@ -344,14 +349,6 @@ impl FamilyCore {
     pub(super) fn survive_fork(&self) {
         if let Some(heap) = self.heap.as_ref().filter(|heap| heap.life.is_ending()) {
             heap.life.orphan(usize::MAX);
-        }
-    }
-
-    /// In the child of a fork: ends the handle of a thread that was looking after the heap, and is not here.
-    #[cfg(all(unix, not(any(miri, loom))))]
-    pub(super) fn end_look_left_behind(&'static self) {
-        if self.heap.as_ref().is_some_and(|heap| heap.life.end_look_left_behind()) {
-            self.end_lineage();
         }
     }
 

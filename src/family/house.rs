@@ -133,7 +133,11 @@ fn look(now: u64, last: u32) -> Left {
     }
     let mut left = Left::Nothing;
     for family in families().filter(|family| family.core.restless.load(Relaxed) != 0) {
-        let Some(family) = family.hold_to_look() else { continue };
+        let Some(family) = family.hold_to_look() else {
+            // Another thread has not ended with a heap: what it then sees may wait.
+            left = left.max(if family.core.is_looked_after() { Left::Waiting } else { Left::Nothing });
+            continue;
+        };
         let restless = family.restless.load(Relaxed);
         let here = family.keep_house(now);
         let still = if here == Left::Nothing { restless.saturating_sub(1) } else { RESTLESS };

@@ -233,16 +233,16 @@ impl Life {
         self.end_marked(0)
     }
 
-    /// Ends the handle of who looks after the house; whether it was the last.
-    pub(super) fn end_look(&self) -> bool {
-        self.end_marked(LOOKED_AFTER)
+    /// Whether somebody looks after the house.
+    pub(super) fn is_looked_after(&self) -> bool {
+        // Relaxed: it only says that somebody does.
+        self.state.load(Relaxed) & LOOKED_AFTER != 0
     }
 
-    /// The same in the child of a fork, if another thread has left one behind.
-    #[cfg(all(unix, not(any(miri, loom))))]
-    pub(super) fn end_look_left_behind(&self) -> bool {
-        // Relaxed: there are no other threads.
-        self.state.load(Relaxed) & LOOKED_AFTER != 0 && self.end_look()
+    /// Ends the handle of who looks after the house; whether it was the last. Nothing is left to end where that thread was the one that
+    /// forked, in the child: its handle ended there with those of the others.
+    pub(super) fn end_look(&self) -> bool {
+        self.is_looked_after() && self.end_marked(LOOKED_AFTER)
     }
 
     #[inline(always)]

@@ -209,7 +209,12 @@ unsafe fn purge_and_look(start: NonNull<u8>, bytes: usize) -> bool {
     }
     // SAFETY: the caller gives the contents up.
     let done = keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, PURGE) }) == 0;
-    done && looks && first.load(Relaxed) == 0
+    let is_gone = done && looks && first.load(Relaxed) == 0;
+    if looks && !is_gone {
+        // What was never written to has to read zero still.
+        first.store(0, Relaxed);
+    }
+    is_gone
 }
 
 /// The advice that gives memory back. Where it is not `MADV_DONTNEED`, that is only a hint which frees nothing; after this one

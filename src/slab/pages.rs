@@ -34,7 +34,6 @@ use super::page_set::{PAGE_SHIFT_MIN, PageSet, WORDS_MAX, all_set, clear_all, se
 use super::{Geometry, first_offset, slots_memory, slots_start};
 use crate::fault::{FaultKind, Truth};
 use crate::header::{STATE_UNIT_COUNT, SlabHeader, UNIT_COUNT, UNIT_SHIFTS, purged_pages_at};
-use crate::huge_pages::Pages;
 use crate::os;
 use crate::states::LEAST_SHIFT;
 
@@ -111,12 +110,6 @@ impl Geometry<'_> {
     /// Whether a slab can be one huge page.
     pub(crate) fn may_be_huge(&self) -> bool {
         self.unit_bytes() == os::HUGE_PAGE_BYTES
-    }
-
-    /// Whether a slab of the bin may be one, by how many there were when it was opened. How many there are now says nothing of
-    /// those that are left.
-    pub(crate) fn may_have_become_huge(&self) -> bool {
-        self.may_be_huge() && self.pages_of_slab(usize::MAX) == Pages::Huge
     }
 
     /// Words that have a bit for each slot of any slab.

@@ -4,6 +4,7 @@
 //! current slab stays with a rest that nobody has touched. If that rest went first, a program that drops the structure
 //! and builds it again would touch a slab's length of memory more each time that the last slab is another.
 
+use super::shelves::HAS_WORN;
 use super::{Geometry, Shelves, slots_start};
 use crate::header::SlabHeader;
 use crate::os;
@@ -44,12 +45,12 @@ impl Shelves {
         }
         match geometry.reopen(self.slab_count() + 1) {
             Some(slab) => {
-                self.slab_count += 1;
+                self.count_opened(geometry);
                 self.carved_slots += slab.fresh.get() as usize;
                 self.reopened = number(geometry, slab);
                 self.link(slab);
             }
-            None => self.has_worn = false,
+            None => self.note(HAS_WORN, false),
         }
     }
 

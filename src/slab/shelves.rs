@@ -74,6 +74,11 @@ pub(crate) struct BinCounts {
     pub(crate) purged_slots: usize,
 }
 
+/// A worn unit went back from here, and may be in the pool still.
+pub(super) const HAS_WORN: u8 = 1;
+/// A slab was opened with huge pages since there was none: how many there are now says nothing of those that are left.
+const HAD_HUGE: u8 = 2;
+
 /// All slabs of a bin.
 pub(crate) struct Shelves {
     pub(super) partial: SlabList,
@@ -89,8 +94,8 @@ pub(crate) struct Shelves {
     /// The least number of idle slots since the last [`look`](Self::look), or 2³² − 1.
     least_idle: u32,
     pub(super) tail: Tail,
-    /// Whether a worn unit went back from here, and may be in the pool still.
-    pub(super) has_worn: bool,
+    /// What of [`HAS_WORN`] and [`HAD_HUGE`] is so: bits of one byte, because a bin is two cache lines.
+    history: u8,
     /// The unit of the slab that was opened last of a worn one, by its number modulo 2¹⁶: see [`reopen`](super::reopen).
     pub(super) reopened: u16,
 }
@@ -109,7 +114,7 @@ impl Shelves {
             lost_slots: 0,
             least_idle: 0,
             tail: Tail::Used,
-            has_worn: false,
+            history: 0,
             reopened: 0,
         }
     }
@@ -190,10 +195,31 @@ impl Shelves {
         geometry.may_be_huge() && geometry.pages_of_slab(self.slab_count as usize) == Pages::Huge
     }
 
+    /// Counts a slab that was opened.
+    pub(super) fn count_opened(&mut self, geometry: &Geometry<'_>) {
+        self.slab_count += 1;
+        self.note(HAD_HUGE, self.had_huge() || self.are_huge(geometry));
+    }
+
+    /// Whether slabs that are left may be huge pages.
+    pub(crate) fn had_huge(&self) -> bool {
+        self.history & HAD_HUGE != 0
+    }
+
+    /// Whether a worn unit may be in the pool.
+    pub(super) fn has_worn(&self) -> bool {
+        self.history & HAS_WORN != 0
+    }
+
+    /// Notes whether something is so of what is in [`history`](Self::history).
+    pub(super) fn note(&mut self, what: u8, is_so: bool) {
+        self.history = self.history & !what | if is_so { what } else { 0 };
+    }
+
     /// As [`Bin::take_tail`](crate::bin::Bin::take_tail).
     pub(crate) fn take_tail(&mut self, geometry: &Geometry<'_>, any: bool) -> Option<Range<usize>> {
         let slab = self.current?;
-        let may_have_memory = geometry.may_have_become_huge() || !slab.zeroed.get();
+        let may_have_memory = self.had_huge() || !slab.zeroed.get();
         if geometry.has_guards() || !may_have_memory || !(any || self.tail == Tail::Unused) {
             return None;
         }
@@ -313,7 +339,7 @@ impl Shelves {
 
     pub(crate) fn take_recycled(&mut self, geometry: &Geometry<'_>, out: &mut [usize]) -> Result<usize, Twice> {
         let mut count = 0;
-        if self.has_worn && self.partial.first().is_none() {
+        if self.has_worn() && self.partial.first().is_none() {
             self.reopen(geometry);
         }
         while let (Some(slab), true) = (self.partial.first(), count < out.len()) {
@@ -358,7 +384,7 @@ impl Shelves {
             Some(slab) if geometry.fresh_room(slab) > 0 => slab,
             _ => {
                 let slab = geometry.open(self.slab_count as usize + 1)?;
-                self.slab_count += 1;
+                self.count_opened(geometry);
                 self.current.insert(slab)
             }
         };
@@ -446,7 +472,8 @@ impl Shelves {
             self.current = None;
         }
         self.slab_count -= 1;
-        self.has_worn |= geometry.can_reopen() && geometry.is_worn(slab);
+        self.note(HAD_HUGE, self.had_huge() && self.slab_count > 0);
+        self.note(HAS_WORN, self.has_worn() || geometry.can_reopen() && geometry.is_worn(slab));
         geometry.close(slab);
     }
 

@@ -55,10 +55,13 @@ impl ThreadCache {
         fits()
     }
 
-    /// Halves the largest magazine whose class has not been exchanged since this was last tried.
+    /// Halves the largest magazine whose class has not been exchanged since this was last tried; for a class that has nothing also one
+    /// that has: two classes may have all between them.
     fn shorten_an_idle_one(&self, but: SizeClass) {
         let bytes = |class: &SizeClass| self.cache.magazine(*class).capacity() * class.slot_bytes();
-        let is_idle = |class: &SizeClass| *class != but && !self.cache.magazine(*class).take_exchanged();
+        let has_nothing = self.cache.magazine(but).capacity() == 0;
+        let is_idle =
+            |class: &SizeClass| *class != but && (!self.cache.magazine(*class).take_exchanged() || has_nothing);
         if let Some(class) =
             self.family.all_classes().filter(|class| bytes(class) > 0).filter(is_idle).max_by_key(bytes)
         {
