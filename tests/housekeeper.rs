@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::child;
-use common::memory::resident_bytes;
+use common::memory::{page_bytes, resident_bytes};
 use family_alloc::allocator_api2::alloc::Allocator;
 use family_alloc::{Box, Family, Heap, Housekeeper, Vec, families, family};
 
@@ -84,7 +84,7 @@ fn around_what_stays_pages_go_back_in_silence() {
         let kept = peak(&Texts, 24 * MIB, 4000);
         assert!(resident_bytes() > before + 20 * MIB && kept.len() > 200);
         // A page for each that stays, and as much again for what stands beside it.
-        wait_for(before + 8 * MIB + 2 * 4096 * kept.len(), "one in 4000");
+        wait_for(before + 8 * MIB + 2 * page_bytes() * kept.len(), "one in 4000");
         assert!(kept.iter().all(|buffer| buffer.iter().all(|&byte| byte == 1)), "what is live stays as it is");
     });
 }
