@@ -296,8 +296,9 @@ mod tests {
         assert!(!is_resident(), "it went with its unit");
     }
 
-    /// Where slots have states those of purged pages stay in the list, and others take them like all that are free. So a page can be
-    /// purged of which all slots are claimed again, with their neighbours on the pages beside: they are nobody else's meanwhile (P3).
+    /// Where slots have states those of purged pages stay in the list, and others take them like
+    /// all that are free. So a page can be purged of which all slots are claimed again, with their
+    /// neighbours on the pages beside: they are nobody else's meanwhile (P3).
     #[test]
     #[cfg(all(unix, feature = "std", not(any(miri, loom, feature = "portable"))))]
     fn purged_slots_that_are_claimed_are_not_handed_out() {

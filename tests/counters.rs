@@ -490,7 +490,8 @@ fn what_a_busy_thread_keeps_is_bounded() {
     assert!(little > 0 && little < usual, "{little} bytes");
 }
 
-/// Two classes that have all that a thread may keep leave some to a third, also where none of them is idle between two looks.
+/// Two classes that have all that a thread may keep leave some to a third, also where none of them
+/// is idle between two looks.
 #[test]
 fn a_third_class_finds_room_in_a_cache_that_two_have_filled() {
     family! { struct Shared; struct SharedSpaced { classes: Spaced, cache_bytes: 256 << 10 } }

@@ -168,8 +168,8 @@ fn a_child_of_a_fork_leaves_the_thread_alone_and_starts_another() {
     }
 }
 
-/// A child has the handle of whoever looked after a heap when it was forked, but not that thread: the heap ends with its other handles
-/// all the same.
+/// A child has the handle of whoever looked after a heap when it was forked, but not that thread:
+/// the heap ends with its other handles all the same.
 #[test]
 #[cfg_attr(miri, ignore = "no process can be started there")]
 fn a_heap_that_is_looked_after_ends_in_the_child_of_a_fork() {
@@ -178,7 +178,8 @@ fn a_heap_that_is_looked_after_ends_in_the_child_of_a_fork() {
         let (mut children, mut left) = (0, 0);
         for _ in 0..3 {
             let heap = Heap::new("forked").unwrap();
-            // Each slab keeps some slots, so that its pages go back one by one while the heap is held.
+            // Each slab keeps some slots, so that its pages go back one by one while the heap is
+            // held.
             let mut live: std::vec::Vec<_> =
                 (0..150_000).map(|_| Some(Box::new_in([1_u8; 1024], heap.clone()))).collect();
             live.iter_mut().enumerate().filter(|(index, _)| index % 64 != 0).for_each(|(_, block)| *block = None);

@@ -158,7 +158,8 @@ fn advice_does_not_outlive_a_peak() {
     });
 }
 
-/// How many slabs there are when memory goes back says nothing of how many there were when the last one was opened.
+/// How many slabs there are when memory goes back says nothing of how many there were when the last
+/// one was opened.
 #[test]
 fn the_rest_of_a_huge_slab_goes_back_when_few_are_left() {
     /// Slots of eight slabs and a few of a ninth, of which only those are kept.

@@ -393,8 +393,9 @@ fn sizes_of_one_class_stay_where_they_are() {
     }
 }
 
-/// Slots follow one another within a region. It becomes longer while nobody has the space behind it, which other tests'
-/// threads may have, and anybody whom the system puts there; then there is another region.
+/// Slots follow one another within a region. It becomes longer while nobody has the space behind
+/// it, which other tests' threads may have, and anybody whom the system puts there; then there is
+/// another region.
 #[test]
 fn fresh_slots_are_consecutive_through_all_slabs_of_a_region() {
     family! { struct Linear { slab_bytes: 64 * 1024 } }
@@ -402,7 +403,8 @@ fn fresh_slots_are_consecutive_through_all_slabs_of_a_region() {
     let doors = Doors::of::<Linear>();
     let start = Instant::now();
     let slots: Vec<_> = (0..63 * Linear::SLAB_BYTES / 64).map(|_| allocate(doors, 64)).collect();
-    // A thread that is seen to call now and then gives some of its cache up, and gets it back in another order.
+    // A thread that is seen to call now and then gives some of its cache up, and gets it back in
+    // another order.
     let is_busy = start.elapsed() < Duration::from_secs(1);
     for pair in slots.windows(2) {
         let (end, next) = (pair[0].addr().get() + 64, pair[1].addr().get());
@@ -442,8 +444,9 @@ fn an_emptied_slab_serves_any_class_of_its_family() {
             (doors.trim)();
             assert_eq!((doors.stats)().slab_bytes, 0);
         }
-        // One region of 64 units, or another behind the first 32, where somebody has the space: one time in fifty the
-        // system puts the thread's caches there. Each class needs 32, and all of them 256.
+        // One region of 64 units, or another behind the first 32, where somebody has the space: one
+        // time in fifty the system puts the thread's caches there. Each class needs 32, and all of
+        // them 256.
         let units = (doors.stats)().reserved_bytes / Reused::SLAB_BYTES;
         assert!(units < 128, "{units} units for what needs 32");
         assert!(page_bytes() <= Reused::SLAB_BYTES);

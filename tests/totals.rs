@@ -251,8 +251,9 @@ fn what_is_seen_meanwhile_does_not_go_back() {
     check::<D>();
 }
 
-/// Slots that one thread allocates and another frees: whoever looks meanwhile never sees more frees than allocations, and
-/// what was seen leaves nothing behind. A thread that only frees has allocated nothing, whatever its array holds.
+/// Slots that one thread allocates and another frees: whoever looks meanwhile never sees more frees
+/// than allocations, and what was seen leaves nothing behind. A thread that only frees has
+/// allocated nothing, whatever its array holds.
 #[test]
 fn what_others_free_was_allocated_before() {
     fn check<F: Family>() {

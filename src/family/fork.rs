@@ -1,8 +1,8 @@
 //! `fork` in the middle of everything: all locks are held while the process is copied, so the child finds none of them taken by
 //! a thread that it does not have.
 //!
-//! The child has only the forking thread; what the caches of the others held stays out there, counted as cached. A heap that another
-//! thread was looking after is let go for it.
+//! The child has only the forking thread; what the caches of the others held stays out there,
+//! counted as cached. A heap that another thread was looking after is let go for it.
 
 use super::FamilyCore;
 use super::caches;

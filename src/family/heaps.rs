@@ -271,7 +271,8 @@ impl FamilyCore {
         self.is_held(|life| life.hold_if(generation))
     }
 
-    /// The same for who looks after the house, until [`end_look`](Self::end_look); `false` also if another does.
+    /// The same for who looks after the house, until [`end_look`](Self::end_look); `false` also if
+    /// another does.
     pub(super) fn hold_to_look(&'static self, generation: u32) -> bool {
         self.is_held(|life| life.hold_to_look(generation))
     }
@@ -294,7 +295,8 @@ impl FamilyCore {
         self.heap.as_ref().is_some_and(|heap| heap.life.is_looked_after())
     }
 
-    /// Ends what [`hold_to_look`](Self::hold_to_look) has begun; in the child of a fork also what a thread has that is not here.
+    /// Ends what [`hold_to_look`](Self::hold_to_look) has begun; in the child of a fork also what a
+    /// thread has that is not here.
     pub(super) fn end_look(&'static self) {
         if self.heap.as_ref().is_some_and(|heap| heap.life.end_look()) {
             self.end_lineage();

@@ -58,8 +58,8 @@ pub(super) struct Life {
 /// handles, it is ending.
 const ALIVE: usize = 1 << (usize::BITS - 2);
 const ORPHAN: usize = 1 << (usize::BITS - 1);
-/// One of the handles is that of who looks after the house: in one word with the count, so that the child of a fork, which does not have that
-/// thread, knows of it and ends it.
+/// One of the handles is that of who looks after the house: in one word with the count, so that the
+/// child of a fork, which does not have that thread, knows of it and ends it.
 const LOOKED_AFTER: usize = 1 << (usize::BITS - 3);
 const COUNT: usize = LOOKED_AFTER - 1;
 
@@ -151,7 +151,8 @@ impl Life {
         self.hold_marked(generation, 0)
     }
 
-    /// The same for who looks after the house, until [`end_look`](Self::end_look): one at a time. `Err(false)` also if another does.
+    /// The same for who looks after the house, until [`end_look`](Self::end_look): one at a time.
+    /// `Err(false)` also if another does.
     pub(super) fn hold_to_look(&self, generation: u32) -> Result<(), bool> {
         self.hold_marked(generation, LOOKED_AFTER)
     }
@@ -239,8 +240,9 @@ impl Life {
         self.state.load(Relaxed) & LOOKED_AFTER != 0
     }
 
-    /// Ends the handle of who looks after the house; whether it was the last. Nothing is left to end where that thread was the one that
-    /// forked, in the child: its handle ended there with those of the others.
+    /// Ends the handle of who looks after the house; whether it was the last. Nothing is left to
+    /// end where that thread was the one that forked, in the child: its handle ended there with
+    /// those of the others.
     pub(super) fn end_look(&self) -> bool {
         self.is_looked_after() && self.end_marked(LOOKED_AFTER)
     }

@@ -146,11 +146,13 @@ impl Limits {
         usize::MAX - self.below_max.load(Relaxed)
     }
 
-    /// Adds up to `bytes`, a multiple of `unit` and at least one; returns how many, 0 if there is no room, and under which limit.
+    /// Adds up to `bytes`, a multiple of `unit` and at least one; returns how many, 0 if there is
+    /// no room, and under which limit.
     fn charge(&self, bytes: usize, unit: usize) -> (usize, usize) {
         let limit = self.limit();
         if limit == usize::MAX {
-            // Acquire, here and below: pairs with `look`, so that who charges after a limit's setter has looked sees the limit.
+            // Acquire, here and below: pairs with `look`, so that who charges after a limit's
+            // setter has looked sees the limit.
             self.charged.fetch_add(bytes, Acquire);
             return (bytes, limit);
         }
@@ -171,7 +173,8 @@ impl Limits {
 
     /// Sees what was charged by those who have not seen the limit that was set just now.
     fn look(&self) {
-        // Release: pairs with the charges, which all change the same number: each comes before or after this.
+        // Release: pairs with the charges, which all change the same number: each comes before or
+        // after this.
         self.charged.fetch_add(0, Release);
     }
 }

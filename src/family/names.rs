@@ -172,7 +172,8 @@ impl FamilyCore {
 mod tests {
     use super::*;
 
-    /// A fork may come between the stores of address and length: with either of the old ones and of the new ones it is a name.
+    /// A fork may come between the stores of address and length: with either of the old ones and of
+    /// the new ones it is a name.
     #[test]
     fn a_name_is_forgotten_by_its_length_alone() {
         for text in ["", "short", &"long ".repeat(20), &"very long ".repeat(1000)] {

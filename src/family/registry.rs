@@ -189,7 +189,8 @@ impl FamilyRef {
         self.core.hold_if(self.generation).then(|| Held(self.core))
     }
 
-    /// The family, to look after its house. `None`: a heap that has ended, or that another thread looks after.
+    /// The family, to look after its house. `None`: a heap that has ended, or that another thread
+    /// looks after.
     pub(super) fn hold_to_look(self) -> Option<LookedAfter> {
         self.core.hold_to_look(self.generation).then(|| LookedAfter(self.core))
     }

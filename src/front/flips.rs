@@ -140,8 +140,9 @@ fn a_flipped_bit_of_a_tag_is_reported() {
     assert!(output.status.success(), "{}: {out}", output.status);
 }
 
-/// A slab with free slots of which a wild write takes all bits: where they stand in the header, where they stand in the side
-/// table, and where only the header knows that there are some. It has fewer than it counts then, and is told by its address.
+/// A slab with free slots of which a wild write takes all bits: where they stand in the header,
+/// where they stand in the side table, and where only the header knows that there are some. It has
+/// fewer than it counts then, and is told by its address.
 #[test]
 fn a_slab_with_fewer_free_slots_than_it_counts_is_told() {
     const NAME: &str = "front::flips::a_slab_with_fewer_free_slots_than_it_counts_is_told";

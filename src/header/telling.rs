@@ -86,7 +86,8 @@ impl Telling {
         tag.load(Relaxed)
     }
 
-    /// What the mask leaves of a number. An `and` with memory loads as any load does, but compilers make none of an atomic.
+    /// What the mask leaves of a number. An `and` with memory loads as any load does, but compilers
+    /// make none of an atomic.
     #[inline(always)]
     fn masked(&self, number: usize) -> usize {
         #[cfg(counts_in_one)]

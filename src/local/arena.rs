@@ -39,13 +39,15 @@ pub(super) struct Arena {
     /// Where the next slot is carved: not 0, which the compiler sees.
     bump: Cell<NonZeroUsize>,
     end: Cell<usize>,
-    /// What is no longer than this is carved without a look at the lists: [`SHORT_BYTES`] while all of them are empty, and maybe longer 0.
+    /// What is no longer than this is carved without a look at the lists: [`SHORT_BYTES`] while all
+    /// of them are empty, and maybe longer 0.
     at_once: Cell<usize>,
     /// Slots that clients have.
     live_count: Cell<usize>,
     /// Bytes of all chunks without their headers and what is left unused at their ends.
     carvable_bytes: Cell<usize>,
-    /// Bytes of slots that are in lists. Not beside `live_count`, or the compiler changes both at once, which takes longer.
+    /// Bytes of slots that are in lists. Not beside `live_count`, or the compiler changes both at
+    /// once, which takes longer.
     free_bytes: Cell<usize>,
     /// The address of the chunk that was taken last, or 0.
     newest: Cell<usize>,
@@ -68,12 +70,14 @@ fn slice(address: NonZeroUsize, bytes: usize) -> NonNull<[u8]> {
     NonNull::slice_from_raw_parts(unsafe { NonNull::new_unchecked(slot(address.get())) }, bytes)
 }
 
-/// The same, and the compiler sees that only a call returns none: so where that is asked for, what comes without a call is not tested.
+/// The same, and the compiler sees that only a call returns none: so where that is asked for, what
+/// comes without a call is not tested.
 #[inline(always)]
 fn refused_apart(memory: Option<NonNull<[u8]>>) -> Option<NonNull<[u8]>> {
     if memory.is_none() {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
-        // SAFETY: there is nothing in it; but the compiler does not join what is before and behind it.
+        // SAFETY: there is nothing in it; but the compiler does not join what is before and behind
+        // it.
         unsafe {
             core::arch::asm!("", options(nomem, nostack, preserves_flags));
         }
@@ -144,7 +148,8 @@ impl Arena {
         (self.live_count.get(), bytes)
     }
 
-    /// Whether an allocation of so many bytes is carved at once: see [`carve_at_once`](Self::carve_at_once). Not one of 0.
+    /// Whether an allocation of so many bytes is carved at once: see
+    /// [`carve_at_once`](Self::carve_at_once). Not one of 0.
     #[inline(always)]
     pub(super) fn carves_at_once(&self, bytes: usize) -> bool {
         let at_once = self.at_once.get();
@@ -154,7 +159,8 @@ impl Arena {
         bytes.wrapping_sub(1) < at_once
     }
 
-    /// A slot for so many bytes, aligned to 8, without a look at the lists, which are empty. `None`: out of memory.
+    /// A slot for so many bytes, aligned to 8, without a look at the lists, which are empty.
+    /// `None`: out of memory.
     #[inline(always)]
     pub(super) fn carve_at_once(&self, supply: &Supply, bytes: usize) -> Option<NonNull<[u8]>> {
         debug_assert!(self.free_bytes.get() == 0, "lists are empty");

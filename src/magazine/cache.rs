@@ -226,7 +226,8 @@ impl Cache {
         Classes::Natural.class(offset / size_of::<Magazine>())
     }
 
-    /// The magazine that begins there: for who has found one of the class already, in this cache or another.
+    /// The magazine that begins there: for who has found one of the class already, in this cache or
+    /// another.
     ///
     /// # Safety
     /// The [`offset`](Self::offset) of a class that the cache [has](Self::has).
@@ -256,7 +257,8 @@ impl Cache {
         self.telling.get().is_for(unit_shift)
     }
 
-    /// The same, for slabs of a length that is known when the program is compiled: that of the cache's family.
+    /// The same, for slabs of a length that is known when the program is compiled: that of the
+    /// cache's family.
     #[inline(always)]
     pub(crate) fn telling_tag_by(&self, unit_shift: u32, address: usize) -> u32 {
         self.telling.get().tag_by(unit_shift, address)

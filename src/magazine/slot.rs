@@ -53,14 +53,16 @@ impl CacheSlot {
         self.current.set(core::ptr::from_ref(cache).cast());
     }
 
-    /// What was last given to [`set_other`](Self::set_other), if the thread still has it; or the empty cache.
+    /// What was last given to [`set_other`](Self::set_other), if the thread still has it; or the
+    /// empty cache.
     #[inline(always)]
     pub(crate) fn other(&self) -> &'static Cache {
         // SAFETY: as in `current`.
         unsafe { &*Cache::of_classes(self.other.get(), NATURAL_COUNT) }
     }
 
-    /// Notes a cache with the natural classes that took back a global allocation, though these go to another.
+    /// Notes a cache with the natural classes that took back a global allocation, though these go
+    /// to another.
     pub(crate) fn set_other(&self, cache: &'static Cache) {
         self.other.set(core::ptr::from_ref(cache).cast());
     }

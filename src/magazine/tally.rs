@@ -53,15 +53,16 @@ impl Counts {
         Self { allocations: later(self.allocations, other.allocations), frees: later(self.frees, other.frees) }
     }
 
-    /// As sums over several threads can be. What one of them freed may have been allocated by another whose count had
-    /// been read by then: it was allocated all the same.
+    /// As sums over several threads can be. What one of them freed may have been allocated by
+    /// another whose count had been read by then: it was allocated all the same.
     pub(crate) fn in_order(self) -> Self {
         Self { allocations: later(self.allocations, self.frees), ..self }
     }
 }
 
-/// The larger of two counts that are near each other. An allocation count that is read while its thread frees is too low
-/// by what it frees meanwhile, and of a thread that has allocated nothing that is less than 0: a large number here.
+/// The larger of two counts that are near each other. An allocation count that is read while its
+/// thread frees is too low by what it frees meanwhile, and of a thread that has allocated nothing
+/// that is less than 0: a large number here.
 fn later(one: Count, other: Count) -> Count {
     if one.wrapping_sub(other) <= Count::MAX / 2 { one } else { other }
 }
@@ -123,9 +124,9 @@ impl Cache {
         &self.tally
     }
 
-    /// What the owner has allocated and freed by now; exact for the owner, and for others while it is
-    /// in no call. `classes` are the family's. Frees never go back, and allocations are too few by what
-    /// is freed meanwhile, or one too many. `None`: it is in the middle of a change.
+    /// What the owner has allocated and freed by now; exact for the owner, and for others while it
+    /// is in no call. `classes` are the family's. Frees never go back, and allocations are too few
+    /// by what is freed meanwhile, or one too many. `None`: it is in the middle of a change.
     pub(crate) fn counts(&self, classes: impl Iterator<Item = SizeClass> + Clone) -> Option<Counts> {
         (0..TRIES).find_map(|_| self.try_counts(classes.clone()))
     }

@@ -224,12 +224,13 @@ struct Back {
     offset: usize,
 }
 
-/// Frees what the cache that calls go to does not take: most often a slot of another family of which the thread has a cache.
-/// What is known already is passed on: see [`Back`]. All that is rarer is a call at the end, of which each argument is where it was.
+/// Frees what the cache that calls go to does not take: most often a slot of another family of
+/// which the thread has a cache. What is known already is passed on: see [`Back`]. All that is
+/// rarer is a call at the end, of which each argument is where it was.
 ///
 /// # Safety
-/// `ptr` is live, of some family, and was allocated with the layout of `size` and `align`. `offset` is that of its natural class, which
-/// has an index below [`NATURAL_COUNT`].
+/// `ptr` is live, of some family, and was allocated with the layout of `size` and `align`. `offset`
+/// is that of its natural class, which has an index below [`NATURAL_COUNT`].
 #[inline(never)]
 pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, size: usize, align: usize, tag: u32, offset: usize) {
     let (back, address) = (Back { ptr, size, align, tag, offset }, ptr.as_ptr().expose_provenance());
@@ -238,8 +239,8 @@ pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, size: usize, ali
         // SAFETY: the same contract.
         return unsafe { push::<Home>(back, cache, |_| tag, |magazine| cache.take_back_into(magazine, address)) };
     }
-    // The family of which something was freed last that is in slabs of another length than those of the cache that calls go to. How
-    // long they are, `deallocate_by_tag` has made sure of.
+    // The family of which something was freed last that is in slabs of another length than those of
+    // the cache that calls go to. How long they are, `deallocate_by_tag` has made sure of.
     let cache = Home::default().slot().other();
     if cache.is_of_heap() {
         let tag = |address| cache.telling_tag_by(HEAP_UNIT_SHIFT, address);
@@ -252,7 +253,8 @@ pub(super) unsafe fn deallocate<Home: Family>(ptr: NonNull<u8>, size: usize, ali
     }
 }
 
-/// Frees a slot to one of the thread's caches, if its tag says that it is of that; or goes on looking.
+/// Frees a slot to one of the thread's caches, if its tag says that it is of that; or goes on
+/// looking.
 ///
 /// # Safety
 /// As for [`deallocate`]. The cache has all natural classes.

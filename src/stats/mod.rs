@@ -60,10 +60,11 @@ pub struct Stats {
     pub live_allocations: usize,
     /// Bytes of the slots and mappings that clients hold now.
     pub live_bytes: usize,
-    /// Allocations since the family was first used, by all threads, also those that have ended; the frees of these are
-    /// `total_frees`. Exact when no thread is in the middle of a call; then the difference of the two is
-    /// `live_allocations`. Otherwise it may be one too many for each thread that is in the middle of a free, and what is
-    /// allocated and freed while this is read may be missing. It is never less than `total_frees`.
+    /// Allocations since the family was first used, by all threads, also those that have ended; the
+    /// frees of these are `total_frees`. Exact when no thread is in the middle of a call; then the
+    /// difference of the two is `live_allocations`. Otherwise it may be one too many for each
+    /// thread that is in the middle of a free, and what is allocated and freed while this is read
+    /// may be missing. It is never less than `total_frees`.
     ///
     /// A resize counts as nothing where the allocation stays in its class, or is a large one that is made longer or
     /// shorter, also if the system moves it. Where another takes its place it counts as an allocation and a free: from

@@ -11,12 +11,14 @@
 //! | `owners`, `spaced_owners` | the thread's caches of families, by number: those with natural classes, those with spaced ones | the same |
 //! | `last`, and a [`CacheSlot`]'s `other` of each home | the cache that last took back something that was not the scope's or the home's; `other` only if its slabs are as long as the home's, or most heaps' | the same |
 //!
-//! A call looks at the first, and at the second where that is the empty cache; a free of another family's block at the last
-//! two rows. There are only caches whose slots need nothing else, *plain* ones; the empty one stands for all others, and for one
-//! that the thread does not have or has not come to yet. Caches of the two kinds stand apart: one with spaced classes that was
-//! asked with natural ones would hand out slots that are too short. **V1** A `current` is set only by [`set_home`], which
-//! notes the home in `homes`; and from then on, as `spaced`, whenever another family becomes current. **V2** Who enters a
-//! scope holds its family, so the cache is one of a heap that lives; and whoever gives a cache up takes it out of here.
+//! A call looks at the first, and at the second where that is the empty cache; a free of another
+//! family's block at the last two rows. There are only caches whose slots need nothing else,
+//! *plain* ones; the empty one stands for all others, and for one that the thread does not have or
+//! has not come to yet. Caches of the two kinds stand apart: one with spaced classes that was asked
+//! with natural ones would hand out slots that are too short. **V1** A `current` is set only by
+//! [`set_home`], which notes the home in `homes`; and from then on, as `spaced`, whenever another
+//! family becomes current. **V2** Who enters a scope holds its family, so the cache is one of a
+//! heap that lives; and whoever gives a cache up takes it out of here.
 
 use crate::checks::Checks;
 use crate::family::{FamilyCore, ThreadCache};
@@ -259,8 +261,8 @@ pub(crate) fn last() -> &'static Cache {
     unsafe { whole(here(|here| here.last.get())) }
 }
 
-/// Notes that a plain cache of the thread's took a slot of another family than the current one. Calls that have this home look there
-/// first from now on.
+/// Notes that a plain cache of the thread's took a slot of another family than the current one.
+/// Calls that have this home look there first from now on.
 pub(crate) fn set_last(cache: &'static Cache, home: Option<&'static FamilyCore>) {
     here(|here| {
         here.last.set(start(cache));

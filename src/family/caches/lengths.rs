@@ -55,8 +55,8 @@ impl ThreadCache {
         fits()
     }
 
-    /// Halves the largest magazine whose class has not been exchanged since this was last tried; for a class that has nothing also one
-    /// that has: two classes may have all between them.
+    /// Halves the largest magazine whose class has not been exchanged since this was last tried;
+    /// for a class that has nothing also one that has: two classes may have all between them.
     fn shorten_an_idle_one(&self, but: SizeClass) {
         let bytes = |class: &SizeClass| self.cache.magazine(*class).capacity() * class.slot_bytes();
         let has_nothing = self.cache.magazine(but).capacity() == 0;

@@ -32,7 +32,8 @@ pub fn who_settles_last_is_right() {
     });
 }
 
-/// A thread allocates while the limit that it would cross is set: it is refused, or whoever set the limit knows.
+/// A thread allocates while the limit that it would cross is set: it is refused, or whoever set the
+/// limit knows.
 fn set_meanwhile(first_limit: Option<usize>) {
     explore(Sleep::Lightly, move || {
         forget_all();
