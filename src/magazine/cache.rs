@@ -118,11 +118,7 @@ impl Cache {
     /// The same, for the cache of a heap.
     #[inline(always)]
     pub(crate) fn take_back_by_door(&self, magazine: &Magazine, address: usize) -> bool {
-        self.enter() && {
-            let is_pushed = magazine.push_behind::<HEAD_BYTES>(address);
-            self.leave();
-            is_pushed
-        }
+        self.by_the_door(|| magazine.push_behind::<HEAD_BYTES>(address))
     }
 
     /// Whether it is a heap's.
@@ -141,9 +137,12 @@ impl Cache {
     /// Does something with the cache if its door is not shut, which only a heap's ever is (M6); `false`: it is shut.
     #[inline(always)]
     fn through_the_door(&self, push: impl FnOnce() -> bool) -> bool {
-        if self.heap() == 0 {
-            return push();
-        }
+        if self.heap() == 0 { push() } else { self.by_the_door(push) }
+    }
+
+    /// The same, for the cache of a heap.
+    #[inline(always)]
+    fn by_the_door(&self, push: impl FnOnce() -> bool) -> bool {
         self.enter() && {
             let is_pushed = push();
             self.leave();
